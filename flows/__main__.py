@@ -1,0 +1,84 @@
+"""The `avatar` command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+EXIT_CODES = """exit codes:
+  0 published   2 bad input or usage   3 refused before paying   4 provider failed
+  5 outcome unknown, needs a person    1 anything else
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line. Imports nothing heavy, so that --help is instant."""
+    parser = argparse.ArgumentParser(
+        prog="avatar",
+        description="Turn a portrait and a voice track into a checked, published talking video.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and Prefect's own log")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_quote(commands)
+    _add_status(commands)
+    commands.add_parser(
+        "up", help="run store, Prefect server, deployments and worker on this machine; Ctrl-C stops all"
+    )
+    doctor = commands.add_parser(
+        "doctor", help="check that store, Prefect, worker and provider settings are usable"
+    )
+    _add_json(doctor)
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _add_provider(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--provider",
+        choices=["preview", "fal", "pixazo"],
+        help="who renders (default: AVATAR_PROVIDER, else preview)",
+    )
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("generate", help="render one job and publish it")
+    parser.add_argument("portrait", metavar="PORTRAIT", help="image file, or s3://bucket/key")
+    parser.add_argument("voice", metavar="VOICE", help="audio file, or s3://bucket/key")
+    parser.add_argument("--prompt", default=".", help="guides expression and motion")
+    _add_provider(parser)
+    parser.add_argument("--out", metavar="FILE", help="also write the video to this file")
+    parser.add_argument("--max-cost", metavar="USD", help="refuse before paying if the quote is above this")
+    parser.add_argument(
+        "--force", action="store_true", help="buy a new take of a job that is already published"
+    )
+    _add_json(parser)
+
+
+def _add_quote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("quote", help="tell length and price of a voice; spends nothing")
+    parser.add_argument("voice", metavar="VOICE", help="audio file")
+    _add_provider(parser)
+    _add_json(parser)
+
+
+def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("status", help="list videos and open renders, or show one in full")
+    parser.add_argument("id", metavar="ID", nargs="?", help="a job id or a render id")
+    _add_json(parser)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `avatar`. Returns the exit code."""
+    arguments = build_parser().parse_args(argv)
+    from flows.commands import run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""`avatar status`: what was published, what is open, and the whole story of one job or render."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from tasks.errors import InvalidInput
+from tasks.jobs.publish import find_published
+from tasks.models import Video
+from tasks.settings import AvatarSettings
+from tasks.storage.journal import Record
+from tasks.workspace import Workspace
+
+#: Manifests read for the list: the newest ones.
+NEWEST = 50
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from flows.local import environment, services
+
+    with services(AvatarSettings(), api=False, say=lambda text: print(text, file=sys.stderr)) as running:
+        os.environ.update(environment(AvatarSettings(), running))
+        found = asyncio.run(_status(arguments.id))
+    print(json.dumps(found) if arguments.json else _as_text(found))
+    return 0
+
+
+async def _status(wanted: str | None) -> dict[str, Any]:
+    workspace = Workspace(AvatarSettings())
+    try:
+        await workspace.store.ensure_bucket()
+        return await (_one(workspace, wanted) if wanted else _all(workspace))
+    finally:
+        await workspace.aclose()
+
+
+async def _all(workspace: Workspace) -> dict[str, Any]:
+    manifests = [
+        stat for stat in await workspace.store.list("videos/") if stat.key.endswith("/manifest.json")
+    ]
+    newest = sorted(manifests, key=lambda stat: stat.modified, reverse=True)[:NEWEST]
+    videos = await asyncio.gather(*(find_published(workspace, stat.key.split("/")[1]) for stat in newest))
+    heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
+    return {
+        "published": len(manifests),
+        "videos": [_video(video) for video in videos if video],
+        "open": [_record(head) for head in heads if head],
+    }
+
+
+async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
+    if video := await find_published(workspace, wanted):
+        renders = [await workspace.journal.history(render.render_id) for render in video.renders]
+        return {
+            "video": _video(video),
+            "journal": [_record(record) for history in renders for record in history],
+        }
+    if history := await workspace.journal.history(wanted):
+        return {"journal": [_record(record) for record in history]}
+    raise InvalidInput(f"There is no job and no render {wanted!r} in {workspace.store.bucket!r}.")
+
+
+def _video(video: Video) -> dict[str, Any]:
+    return {
+        "job_id": video.job_id,
+        "uri": video.uri,
+        "seconds": round(video.seconds, 3),
+        "provider": video.provider,
+        "billed": str(video.cost.billed),
+        "published_at": f"{video.published_at:%Y-%m-%d %H:%M:%S}",
+    }
+
+
+def _record(record: Record) -> dict[str, Any]:
+    entry = record.entry
+    facts = {
+        "render_id": entry.render_id,
+        "seq": entry.seq,
+        "state": entry.state,
+        "at": f"{entry.at:%Y-%m-%d %H:%M:%S}",
+        "provider": entry.provider,
+        "quoted": str(entry.quoted),
+        "request_id": entry.submission.request_id if entry.submission else None,
+        "why": entry.failure.message if entry.failure else None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    if "published" in found:
+        lines = [f"{found['published']} published, {len(found['open'])} open"]
+        lines += [_line(row, "published_at", "job_id", "seconds", "billed", "uri") for row in found["videos"]]
+        return "\n".join(lines + ["open:"] * bool(found["open"]) + [_step(row) for row in found["open"]])
+    lines = [_line(found["video"], *found["video"])] if "video" in found else []
+    return "\n".join(lines + [_step(row) for row in found["journal"]])
+
+
+def _line(row: dict[str, Any], *names: str) -> str:
+    units = {"seconds": "{} s", "billed": "${}"}
+    return "  ".join(units.get(name, "{}").format(row[name]) for name in names)
+
+
+def _step(row: dict[str, Any]) -> str:
+    return f"  {_line(row, 'at', 'render_id', 'seq', 'state', 'provider')}  {row.get('request_id', '')} {row.get('why', '')}".rstrip()

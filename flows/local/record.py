@@ -1,0 +1,111 @@
+"""`services.json`: what runs on this machine, so that every command finds it and a crash leaves nothing unknown."""
+
+import os
+import threading
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flows.local.processes import Process, alive
+from tasks.settings import StoreSettings
+from tasks.storage.embedded import EmbeddedStore, settings_for
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    process: Process
+
+    @property
+    def runs(self) -> bool:
+        return alive(self.process)
+
+
+class StoreEntry(_Entry):
+    """The embedded store."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    directory: Path
+
+    def settings(self, wanted: StoreSettings) -> StoreSettings:
+        """`wanted`, with this store's address and keys; its bucket and public endpoint stay the user's."""
+        store = EmbeddedStore(self.endpoint, self.access_key, self.secret_key, self.process.pid, self.directory)
+        found = settings_for(store, wanted.bucket)
+        return wanted.model_copy(update={name: getattr(found, name) for name in found.model_fields_set})
+
+
+class ApiEntry(_Entry):
+    """The local Prefect server."""
+
+    port: int
+
+    @property
+    def ui_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.ui_url}/api"
+
+
+class WorkerEntry(_Entry):
+    """The worker, and a fingerprint of the environment its flows get."""
+
+    fingerprint: str
+
+
+class Record(BaseModel):
+    """Everything that was started and not yet stopped."""
+
+    model_config = ConfigDict(frozen=True)
+
+    store: StoreEntry | None = None
+    api: ApiEntry | None = None
+    worker: WorkerEntry | None = None
+    up: Process | None = None
+
+
+class StateDirectory:
+    """The places under `AVATAR_STATE_DIR` that local services use. Only its owner may look inside."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+        self.services = self.path / "services.json"
+        self.store = self.path / "store"
+        self.prefect_home = self.path / "prefect"
+        self.in_use = self.path / "in-use.lock"
+        self.starting = self.path / "start.lock"
+        self.up = self.path / "up.lock"
+        self._changing = threading.Lock()
+
+    def prepare(self) -> None:
+        for directory in (self.path, self.path / "logs", self.prefect_home):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def log(self, name: str) -> Path:
+        return self.path / "logs" / f"{name}.log"
+
+    def read(self) -> Record:
+        """What is recorded; nothing if the file is missing or was written by another version."""
+        try:
+            return Record.model_validate_json(self.services.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return Record()
+
+    def change(self, **entries: _Entry | Process | None) -> Record:
+        """Replace entries of the record in one atomic step. The calling process holds the start lock."""
+        with self._changing:
+            record = self.read().model_copy(update=entries)
+            self._write(record)
+        return record
+
+    def _write(self, record: Record) -> None:
+        draft = self.services.with_suffix(".draft")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(record.model_dump_json(indent=2))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.services)

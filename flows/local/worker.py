@@ -1,0 +1,136 @@
+"""The worker of this machine: it takes flow runs from the work pool and gives each a process of its own."""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+import flows
+from flows.local.prefect_api import worker_online
+from flows.local.processes import alive, children, ended, kill, python, spawn, tail, terminate
+from flows.local.record import StateDirectory, WorkerEntry
+from tasks.errors import AvatarError
+
+POOL = "avatar"
+START_SECONDS = 60.0
+#: A flow that is told to stop says so to the API and the store first.
+STOP_SECONDS = 20.0
+#: Flow runs at a time. Each is a Python process of some 100 MB that mostly waits for a provider.
+LIMIT = 8
+
+_TUNING = {
+    # Seconds between looks for new runs; Prefect's 10 are felt by whoever pressed "Run".
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    # The API calls a worker offline after three missed heartbeats: 30 s instead of 90.
+    "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
+}
+
+
+def ensure_worker(
+    state: StateDirectory, variables: Mapping[str, str], api_url: str, wanted: Callable[[], bool]
+) -> WorkerEntry:
+    """The worker, started unless one runs with these very settings.
+
+    It creates the work pool if need be. A worker left behind by a crash is kept, with the runs in it,
+    unless the settings have changed since.
+
+    Raises:
+        AvatarError: it did not come online; the text holds the last lines of its log.
+    """
+    known = state.read().worker
+    if known and known.runs and known.fingerprint == fingerprint(variables):
+        return known
+    if known:
+        stop_worker(known)
+    entry = start_worker(state, variables)
+    if not _online(entry, api_url, wanted):
+        stop_worker(entry)
+        state.change(worker=None)
+        log = state.log("worker")
+        raise AvatarError(
+            f"The worker did not start. Nothing was spent. The end of its log, {log}:\n{tail(log)}",
+            hint=f"see whether the work pool {POOL!r} is of type `process` and not paused",
+        )
+    return entry
+
+
+def start_worker(state: StateDirectory, variables: Mapping[str, str]) -> WorkerEntry:
+    """Start the worker, without waiting for it."""
+    name = f"avatar-{socket.gethostname()}-{os.getpid()}"
+    options = ["--pool", POOL, "--type", "process", "--name", name, "--limit", str(LIMIT)]
+    process = spawn(
+        python("-m", "prefect", "--no-prompt", "worker", "start", *options),
+        {**_TUNING, **os.environ, **variables},
+        state.log("worker"),
+    )
+    entry = WorkerEntry(process=process, fingerprint=fingerprint(variables))
+    state.change(worker=entry)
+    return entry
+
+
+def stop_worker(entry: WorkerEntry) -> None:
+    """Stop the worker and the flow runs in it.
+
+    By itself it would wait for them to finish, which may take as long as a provider does. Each run has a
+    session of its own, so the runs are told one by one; the journal lets them go on later where they were.
+    """
+    runs = children(entry.process)
+    terminate(entry.process)
+    for run in runs:
+        terminate(run)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in (*runs, entry.process):
+        if not ended(process, deadline - time.monotonic()):
+            kill(process)
+
+
+def deploy(variables: Mapping[str, str]) -> list[str]:
+    """Create or update every deployment of prefect.yaml; returns their names. Repeating it changes nothing.
+
+    Raises:
+        AvatarError: Prefect refused; the text holds its last words.
+    """
+    command = python("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file()))
+    # Wide, so that no name is broken over two lines.
+    wide = {**os.environ, **variables, "COLUMNS": "400", "NO_COLOR": "1"}
+    done = subprocess.run(command, env=wide, capture_output=True, text=True, check=False)  # noqa: S603 (fixed arguments)
+    if done.returncode:
+        words = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+        raise AvatarError(f"The deployments could not be created. Nothing was spent. Prefect said:\n{words}")
+    return re.findall(r"Deployment '(.+?)' successfully", done.stdout)
+
+
+def prefect_file() -> Path:
+    """prefect.yaml: at the root of a checkout, or inside the installed package."""
+    package = Path(flows.__file__).parent
+    for candidate in (package.parent / "prefect.yaml", package / "prefect.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise AvatarError(
+        "There is no prefect.yaml beside this installation, so there is nothing to deploy.",
+        hint="install from a checkout with `pip install -e .`",
+    )
+
+
+def fingerprint(variables: Mapping[str, str]) -> str:
+    """Tells whether two workers' flows would see the same settings, without revealing them."""
+    return hashlib.sha256(json.dumps(sorted(variables.items())).encode()).hexdigest()
+
+
+def _online(entry: WorkerEntry, api_url: str, wanted: Callable[[], bool]) -> bool:
+    """Wait until the API lists the worker, or it has died, or is no longer wanted."""
+    deadline = time.monotonic() + START_SECONDS
+    while alive(entry.process) and wanted() and time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            if worker_online(api_url, POOL):
+                return True
+        time.sleep(0.2)
+    return False

@@ -1,0 +1,121 @@
+"""What people see of a job in the Prefect UI: progress while it renders, then the video's page and its figures."""
+
+import asyncio
+import base64
+import logging
+import time
+from datetime import timedelta
+from logging import LoggerAdapter
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+
+from tasks.media.poster import thumbnail
+from tasks.models import RemoteState, Snapshot, Video
+from tasks.renders.describe import describe_snapshot
+from tasks.workspace import Workspace
+
+#: Shortest time between two updates of a progress artifact, in seconds: each is a request to the Prefect server.
+UPDATE_SECONDS = 3.0
+LINK_LIFETIME = timedelta(days=7)
+
+
+class RenderProgress:
+    """The progress artifact of one polling attempt, and its line in the log when something changes."""
+
+    def __init__(self, render_id: str, logger: "logging.Logger | LoggerAdapter[Any]") -> None:
+        self.render_id = render_id
+        self.logger = logger
+        self._artifact: UUID | None = None
+        self._shown = 0.0
+        self._told = ""
+
+    async def show(self, snapshot: Snapshot, age: float) -> None:
+        text = describe_snapshot(snapshot, age)
+        if snapshot.word != self._told or snapshot.state is RemoteState.DONE:
+            self.logger.info("Render %s: %s", self.render_id[:8], text)
+            self._told = snapshot.word
+        due = time.monotonic() - self._shown >= UPDATE_SECONDS or snapshot.state is RemoteState.DONE
+        if due:
+            self._shown = time.monotonic()
+            await self._update(round(_percent(snapshot), 1), text)
+
+    async def _update(self, percent: float, text: str) -> None:
+        if self._artifact is None:
+            self._artifact = await acreate_progress_artifact(
+                progress=percent, key=f"render-{self.render_id}", description=text
+            )
+        else:
+            await aupdate_progress_artifact(artifact_id=self._artifact, progress=percent, description=text)
+
+
+def _percent(snapshot: Snapshot) -> float:
+    if snapshot.state is RemoteState.DONE:
+        return 100.0
+    return 100 * (snapshot.progress or 0.0)
+
+
+async def show_video(workspace: Workspace, video: Video) -> None:
+    """Leave the video's page, its cost and its checks as artifacts."""
+    poster = await workspace.store.get(video.poster_key)
+    link = await workspace.store.presign(video.key, expires=LINK_LIFETIME)
+    await asyncio.gather(
+        acreate_markdown_artifact(
+            key=f"video-{video.job_id}",
+            markdown=_page(video, poster.data, link),
+            description="The published video",
+        ),
+        acreate_table_artifact(
+            key=f"cost-{video.job_id}", table=_cost_table(video), description="What the video cost"
+        ),
+        acreate_table_artifact(
+            key=f"checks-{video.job_id}",
+            table=_check_table(video),
+            description="What was checked before publishing",
+        ),
+    )
+
+
+def _page(video: Video, poster: bytes, link: str) -> str:
+    image = base64.b64encode(thumbnail(poster)).decode()
+    return (
+        f"![poster](data:image/jpeg;base64,{image})\n\n"
+        f"**[Play the video]({link})** (the link works for {LINK_LIFETIME.days} days)\n\n"
+        f"| | |\n| --- | --- |\n"
+        f"| Length | {video.seconds:.2f} s, {video.width}×{video.height} |\n"
+        f"| Rendered by | {video.provider} ({video.model}) |\n"
+        f"| Cost | ${video.cost.billed:.2f} (quoted ${video.cost.quoted:.2f}) |\n"
+        f"| Stored as | `{video.uri}` |\n"
+        f"| Job | `{video.job_id}` |\n"
+    )
+
+
+def _cost_table(video: Video) -> list[dict[str, str]]:
+    return [
+        {
+            "render": render.render_id,
+            "provider": render.provider,
+            "request": render.request_id,
+            "quoted": f"${render.quoted:.4f}",
+            "billed": f"${render.billed:.4f}",
+        }
+        for render in video.renders
+    ]
+
+
+def _check_table(video: Video) -> list[dict[str, str]]:
+    return [
+        {
+            "check": check.name,
+            "value": check.value,
+            "bound": check.bound,
+            "verdict": "ok" if check.passed else "FAILED",
+        }
+        for check in video.checks
+    ]

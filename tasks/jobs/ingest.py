@@ -1,0 +1,107 @@
+"""Bring what the user named into the store, under the name of its content."""
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tasks.errors import InvalidInput, ObjectNotFound
+from tasks.models import Asset
+from tasks.workspace import Workspace
+
+#: (offset, magic bytes, extension, content type): enough to name a file; decoding it decides what it is.
+_SIGNATURES = (
+    (0, b"\x89PNG\r\n\x1a\n", "png", "image/png"),
+    (0, b"\xff\xd8\xff", "jpg", "image/jpeg"),
+    (0, b"GIF8", "gif", "image/gif"),
+    (8, b"WEBP", "webp", "image/webp"),
+    (8, b"WAVE", "wav", "audio/wav"),
+    (0, b"ID3", "mp3", "audio/mpeg"),
+    (0, b"OggS", "ogg", "audio/ogg"),
+    (0, b"fLaC", "flac", "audio/flac"),
+    (4, b"ftypM4A", "m4a", "audio/mp4"),
+    (4, b"ftyp", "mp4", "video/mp4"),
+)
+_MPEG_FRAME = (0xFF, 0xE0)
+
+
+def sniff(head: bytes) -> tuple[str, str]:
+    """Extension and content type by the first bytes, not by the name."""
+    for offset, magic, extension, content_type in _SIGNATURES:
+        if head[offset : offset + len(magic)] == magic:
+            return extension, content_type
+    sync, mask = _MPEG_FRAME
+    if len(head) > 1 and head[0] == sync and head[1] & mask == mask:
+        return "mp3", "audio/mpeg"
+    return "bin", "application/octet-stream"
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def store_file(workspace: Workspace, path: Path) -> Asset:
+    """Store a local file by its content. The same bytes a second time move nothing."""
+    sha256 = await asyncio.to_thread(hash_file, path)
+    with path.open("rb") as file:
+        extension, content_type = sniff(file.read(16))
+    asset = Asset(
+        key=f"assets/{sha256}.{extension}", sha256=sha256, size=path.stat().st_size, content_type=content_type
+    )
+    await workspace.store.put_file(asset.key, path, content_type=content_type, sha256=sha256)
+    return asset
+
+
+async def ingest(workspace: Workspace, source: str, *, what: str) -> Asset:
+    """Store the file that `source` names: a path, or s3://bucket/key of our own bucket.
+
+    Raises:
+        InvalidInput: there is no such file, it is empty, or the address is of a kind that is not read.
+        StoreUnavailable: the store failed.
+    """
+    async with _as_file(workspace, source, what=what) as path:
+        if not path.is_file():
+            raise InvalidInput(
+                f"The {what} {source!r} is not a file on this machine. Nothing was sent or spent.",
+                hint="Give a path that the worker can read, or s3://bucket/key.",
+            )
+        if path.stat().st_size == 0:
+            raise InvalidInput(f"The {what} {source!r} is empty (0 bytes). Nothing was sent or spent.")
+        return await store_file(workspace, path)
+
+
+@asynccontextmanager
+async def _as_file(workspace: Workspace, source: str, *, what: str) -> AsyncIterator[Path]:
+    if "://" not in source:
+        yield Path(source).expanduser()
+        return
+    key = _own_key(workspace, source, what=what)
+    with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
+        path = Path(folder) / "download"
+        try:
+            await workspace.store.download(key, path)
+        except ObjectNotFound as error:
+            raise InvalidInput(
+                f"The {what} {source!r} is not in the store. Nothing was sent or spent."
+            ) from error
+        yield path
+
+
+def _own_key(workspace: Workspace, source: str, *, what: str) -> str:
+    parts = urlsplit(source)
+    if parts.scheme != "s3":
+        raise InvalidInput(
+            f"The {what} is given as a {parts.scheme}:// address, which is not read. Nothing was sent or spent.",
+            hint="Give a path, or upload the file to the bucket and give s3://bucket/key.",
+        )
+    if parts.netloc != workspace.store.bucket:
+        raise InvalidInput(
+            f"The {what} is in bucket {parts.netloc!r}; this installation reads {workspace.store.bucket!r} only. "
+            "Nothing was sent or spent.",
+            hint="Copy the file there, or set AVATAR_STORE__BUCKET.",
+        )
+    return unquote(parts.path.lstrip("/"))

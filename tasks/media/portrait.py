@@ -1,0 +1,223 @@
+"""Portraits: decoded fully, checked, and turned into what every provider accepts."""
+
+import shutil
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from tasks.errors import InvalidInput
+from tasks.media.facts import PortraitFacts
+from tasks.providers.base import Limits
+
+__all__ = ["PORTRAIT_SPEC", "PortraitFacts", "prepare_portrait"]
+
+#: Names this preparation in identities: raise it when the same source would be prepared to another picture.
+PORTRAIT_SPEC = "p1"
+
+#: Formats read. Not EPS or PDF: Pillow hands those to an outside interpreter.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+#: Pixels above which an image is refused undecoded: 8 bytes of upload can claim gigabytes of picture.
+MAX_PIXELS = 90_000_000
+JPEG_QUALITIES = (95, 90, 85)
+EXIF_ORIENTATION = 0x0112
+PNG_BIT_DEPTH_OFFSET = 24
+
+
+@dataclass
+class _Draft:
+    """A portrait under preparation, and what was done to it."""
+
+    image: Image.Image
+    profile: bytes | None = None
+    notes: list[str] = field(default_factory=list)
+    changed: bool = False
+
+    def become(self, image: Image.Image, note: str = "") -> None:
+        self.image, self.changed = image, True
+        if note:
+            self.notes.append(note)
+
+
+def prepare_portrait(path: Path, target: Path, limits: Limits) -> PortraitFacts:
+    """Write to `target` the portrait as a provider takes it: upright, opaque, 8-bit RGB (or grey), JPEG or PNG.
+
+    A plain JPEG or PNG within the limits is copied byte for byte.
+
+    Raises:
+        InvalidInput: not an image, too small, too long-drawn, or too large; the text tells the number and the bound.
+    """
+    with _open(path) as image:
+        draft = _Draft(image, profile=image.info.get("icc_profile"))
+        _check_pixels(path.name, image)
+        _load(path.name, image)
+        source_format = "JPEG" if image.format == "MPO" else str(image.format)
+        _take_first_frame(draft)
+        _turn_upright(draft)
+        _flatten(draft)
+        _reduce_depth(draft, path)
+        _check_shape(path.name, draft.image, limits)
+        plain = not draft.changed and image.format in limits.image_formats
+        if plain and path.stat().st_size <= limits.max_image_bytes:
+            shutil.copyfile(path, target)
+            return _facts(draft, source_format, target)
+        draft.changed = True
+        target_format = _write(draft, target, limits, path.name)
+        return _facts(draft, target_format, target)
+
+
+def _facts(draft: _Draft, image_format: str, target: Path) -> PortraitFacts:
+    return PortraitFacts(
+        width=draft.image.width,
+        height=draft.image.height,
+        format=image_format,
+        size=target.stat().st_size,
+        changed=draft.changed,
+        notes=tuple(draft.notes),
+    )
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise InvalidInput(f"{path.name}: there is no such file.")
+    if not path.stat().st_size:
+        raise InvalidInput(f"{path.name} is empty (0 bytes).")
+    try:
+        return Image.open(path, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InvalidInput(f"{path.name} claims too many pixels to be a portrait: {error}") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise InvalidInput(
+            f"{path.name} is not an image that Pillow can read{_what_instead(path)}.",
+            hint="Use a JPEG or PNG file.",
+        ) from error
+
+
+def _what_instead(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif"):
+        return " (it is HEIC, which phones write: export it as JPEG)"
+    return ""
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}×{image.height} px"  # noqa: RUF001 - the sign people know from cameras
+
+
+def _check_pixels(name: str, image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise InvalidInput(f"{name} is {_size(image)}; the bound is {MAX_PIXELS:,} pixels in all.")
+
+
+def _load(name: str, image: Image.Image) -> None:
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise InvalidInput(
+            f"{name} is damaged: its picture cannot be decoded to the end ({error})."
+        ) from error
+
+
+def _take_first_frame(draft: _Draft) -> None:
+    frames = getattr(draft.image, "n_frames", 1)
+    if frames > 1:
+        # The second image of an MPO is a phone's own affair (depth, gain map), not a picture people know of.
+        kind = "" if draft.image.format == "MPO" else f"has {frames} frames: the first is used"
+        draft.become(draft.image.copy(), kind)
+
+
+def _turn_upright(draft: _Draft) -> None:
+    if draft.image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
+        draft.become(ImageOps.exif_transpose(draft.image), "turned upright as its EXIF data says")
+
+
+def _flatten(draft: _Draft) -> None:
+    image = draft.image
+    if not image.has_transparency_data:
+        return
+    layered = image.convert("RGBA")
+    lowest, _ = layered.getchannel("A").getextrema()
+    white = Image.new("RGBA", layered.size, "white")
+    # fal shows transparency as black (providers.md §1.6), so it is settled here.
+    white.alpha_composite(layered)
+    see_through = isinstance(lowest, int | float) and lowest < 255  # noqa: PLR2004 - opaque
+    draft.become(white.convert("RGB"), "transparency laid on white" if see_through else "")
+
+
+def _reduce_depth(draft: _Draft, path: Path) -> None:
+    image = draft.image
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        draft.become(_to_eight_bits(image), "reduced to 8 bits per channel")
+    elif image.mode == "1":
+        draft.become(image.convert("L"))
+    elif image.mode not in ("RGB", "L"):
+        draft.become(_to_rgb(image, draft.profile), f"converted from {image.mode} to RGB")
+        # The profile described the former channels; only a palette's colours are RGB already.
+        draft.profile = draft.profile if image.mode == "P" else None
+    elif _has_deep_png_samples(image, path):
+        draft.become(image.copy(), "reduced to 8 bits per channel")
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if image.mode == "CMYK" and profile:
+        try:
+            inks = ImageCms.ImageCmsProfile(BytesIO(profile))
+            colours = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except ImageCms.PyCMSError:
+            return image.convert("RGB")
+        return colours or image.convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    highest = values.max(initial=0.0)
+    full = 1.0 if highest <= 1 else 255.0 if highest <= 255 else 65535.0  # noqa: PLR2004 - usual full scales
+    return Image.fromarray(np.clip(values / full * 255, 0, 255).round().astype(np.uint8))
+
+
+def _has_deep_png_samples(image: Image.Image, path: Path) -> bool:
+    """Whether a PNG holds 16 bits per channel, which Pillow reads as 8 without a word."""
+    if image.format != "PNG":
+        return False
+    with path.open("rb") as file:
+        return file.read(PNG_BIT_DEPTH_OFFSET + 1)[PNG_BIT_DEPTH_OFFSET] > 8  # noqa: PLR2004 - bits
+
+
+def _check_shape(name: str, image: Image.Image, limits: Limits) -> None:
+    short, long = sorted(image.size)
+    size = f"{name} is {_size(image)}"
+    if short < limits.min_image_side:
+        raise InvalidInput(f"{size}; the provider needs at least {limits.min_image_side} px on each side.")
+    if long > limits.max_aspect * short:
+        raise InvalidInput(
+            f"{size}, 1:{long / short:.2f}; the provider takes at most 1:{limits.max_aspect:g} (or {limits.max_aspect:g}:1)."
+        )
+
+
+def _write(draft: _Draft, target: Path, limits: Limits, name: str) -> str:
+    bound = limits.max_image_bytes
+    # A PNG of a photograph takes more than a byte per pixel: don't spend seconds on one that can't fit.
+    if draft.image.width * draft.image.height <= bound and len(png := _encode(draft, "PNG")) <= bound:
+        target.write_bytes(png)
+        return "PNG"
+    while min(draft.image.size) >= limits.min_image_side:
+        for quality in JPEG_QUALITIES:
+            jpeg = _encode(draft, "JPEG", quality=quality, subsampling=0)
+            if len(jpeg) <= bound:
+                draft.notes.append(f"compressed to fit {bound:,} bytes ({_size(draft.image)})")
+                target.write_bytes(jpeg)
+                return "JPEG"
+        smaller = (draft.image.width * 3 // 4, draft.image.height * 3 // 4)
+        draft.image = draft.image.resize(smaller, Image.Resampling.LANCZOS)
+    raise InvalidInput(f"{name} does not fit into {bound:,} bytes at {limits.min_image_side} px or more.")
+
+
+def _encode(draft: _Draft, image_format: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    draft.image.save(buffer, image_format, icc_profile=draft.profile, **options)
+    return buffer.getvalue()

@@ -1,0 +1,235 @@
+"""What a voice or a video really is: decoded to the end, believed by content and never by name."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from tasks.errors import InvalidInput, VideoRejected
+from tasks.media.facts import VideoFacts, VoiceFacts
+from tasks.media.sound import Sound, as_float, open_media, open_sound
+
+__all__ = ["VideoFacts", "Viewer", "VoiceFacts", "has_faststart", "probe_video", "probe_voice"]
+
+#: Below this peak (-60 dBFS) nobody would hear anything: a talking video of it is never wanted.
+SILENT_PEAK = 0.001
+#: RMS level, dBFS, under which a voice is called very quiet. Speech is usually recorded at -30 to -15.
+QUIET_DBFS = -42.0
+#: Share of samples at full scale from which clipping is audible rather than incidental.
+CLIPPED_SHARE = 0.0005
+
+CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
+SUFFIXES = {
+    ".mp3": "mp3", ".wav": "wav", ".wave": "wav", ".flac": "flac", ".aac": "aac", ".aif": "aiff",
+    ".aiff": "aiff", ".ogg": "ogg", ".oga": "ogg", ".opus": "ogg", ".m4a": "mp4", ".mp4": "mp4",
+    ".mov": "mp4", ".webm": "matroska", ".mkv": "matroska", ".mka": "matroska",
+}  # fmt: skip
+
+Viewer = Callable[[VideoFrame | AudioFrame], None]
+
+
+@dataclass
+class Levels:
+    """Running peak and power of a sound, and its length by sample rate."""
+
+    per_rate: Counter[int] = field(default_factory=Counter)
+    values: int = 0
+    peak: float = 0.0
+    power: float = 0.0
+    clipped: int = 0
+
+    def add(self, frame: AudioFrame) -> None:
+        block = as_float(frame).ravel()
+        self.per_rate[frame.sample_rate] += frame.samples
+        self.values += block.size
+        self.power += float(block @ block)
+        peak = float(max(block.max(initial=0.0), -block.min(initial=0.0)))
+        if peak >= 0.999:  # noqa: PLR2004 - full scale, less one step of 10 bits
+            self.clipped += int(np.count_nonzero(np.abs(block) >= 0.999))  # noqa: PLR2004
+        if not peak <= self.peak:  # NaN passes this, so that it is seen at the end
+            self.peak = peak
+
+    @property
+    def seconds(self) -> float:
+        return sum(samples / rate for rate, samples in self.per_rate.items())
+
+    @property
+    def loudness(self) -> float:
+        mean = self.power / self.values if self.values else 0.0
+        return 10 * math.log10(mean) if mean > 1e-12 else -120.0  # noqa: PLR2004 - the floor itself
+
+
+def probe_voice(path: Path) -> VoiceFacts:
+    """Decode a voice to the end and describe it.
+
+    Length is decoded samples over sample rate, after the encoder's delay and padding have been taken off as
+    FFmpeg's decoders do. Loudness is RMS over all channels in dBFS.
+
+    Raises:
+        InvalidInput: not readable as audio, no samples, not numbers, silent all through, or mostly damaged.
+    """
+    levels = Levels()
+    with open_sound(path) as sound:
+        for frame in sound.frames():
+            levels.add(frame)
+        _refuse_unusable(path.name, levels, sound.damaged)
+        return _describe(path, sound, levels)
+
+
+def _refuse_unusable(name: str, levels: Levels, damaged: int) -> None:
+    if not levels.values:
+        raise InvalidInput(f"{name} holds no sound: not one sample could be decoded.")
+    if not math.isfinite(levels.power):
+        raise InvalidInput(f"{name} holds samples that are not numbers (NaN or infinite).")
+    if levels.peak < SILENT_PEAK:
+        raise InvalidInput(f"{name} is silent all through ({levels.seconds:.1f} s).")
+    if damaged > 10 + levels.seconds:
+        raise InvalidInput(f"{name} is damaged: {damaged} of its packets could not be decoded.")
+
+
+def _describe(path: Path, sound: Sound, levels: Levels) -> VoiceFacts:
+    stream, rate = sound.stream, next(iter(levels.per_rate))
+    return VoiceFacts(
+        seconds=levels.seconds,
+        samples=round(levels.seconds * rate),
+        sample_rate=rate,
+        channels=stream.channels,
+        codec=stream.codec_context.codec.canonical_name,
+        container=container_name(sound.container),
+        peak=levels.peak,
+        loudness=levels.loudness,
+        notes=tuple(_voice_notes(path, sound, levels)),
+    )
+
+
+def container_name(container: InputContainer) -> str:
+    """FFmpeg's name of the format found, its families reduced to one word."""
+    return CONTAINERS.get(container.format.name, container.format.name)
+
+
+def _voice_notes(path: Path, sound: Sound, levels: Levels) -> list[str]:
+    found = container_name(sound.container)
+    told = SUFFIXES.get(path.suffix.lower(), found)
+    pictures = [s for s in sound.container.streams.video if not s.disposition & Disposition.attached_pic]
+    duration = sound.container.duration
+    declared = duration / 1_000_000 if duration else 0.0
+    notes = [
+        (told != found, f"named {path.suffix}, but its content is {found}"),
+        (bool(pictures), "a video file: its sound is used"),
+        (
+            len(sound.container.streams.audio) > 1,
+            f"several audio streams: number {sound.stream.index} is used",
+        ),
+        (sound.damaged > 0, f"damaged: {sound.damaged} packets could not be decoded"),
+        (
+            declared > levels.seconds + 0.5,
+            f"declares {declared:.1f} s, but only {levels.seconds:.1f} s could be decoded: it may be cut off",
+        ),
+        (len(levels.per_rate) > 1, "its sample rate changes on the way"),
+        (levels.loudness < QUIET_DBFS, f"very quiet ({levels.loudness:.0f} dBFS)"),
+        (levels.clipped > CLIPPED_SHARE * levels.values, "clipped: its loudest parts are cut off"),
+    ]
+    return [text for holds, text in notes if holds]
+
+
+@dataclass
+class _Track:
+    """What was decoded of one stream: when it began and ended (seconds), and how much of it there was."""
+
+    frames: int = 0
+    samples: int = 0
+    start: float = 0.0
+    end: float = 0.0
+
+    def add(self, start: float | None, seconds: float, samples: int = 0) -> None:
+        start = self.end if start is None else start
+        self.start = min(self.start, start) if self.frames else start
+        self.end = max(self.end, start + seconds)
+        self.frames += 1
+        self.samples += samples
+
+
+def probe_video(path: Path, *viewers: Viewer) -> VideoFacts:
+    """Decode a video to the end, picture and sound, showing every frame to the viewers on the way.
+
+    Raises:
+        VideoRejected: not a video, without picture, damaged, or cut short.
+    """
+    try:
+        with open_media(path) as container:
+            video, audio = container.streams.best("video"), container.streams.best("audio")
+            if not isinstance(video, VideoStream):
+                raise VideoRejected(f"{path.name} has no picture in it.")
+            sound = audio if isinstance(audio, AudioStream) else None
+            tracks = _decode(container, video, sound, viewers)
+            _refuse_cut(path.name, video, tracks[0])
+            facts = _video_facts(video, sound, *tracks)
+            return replace(facts, container=container_name(container), faststart=has_faststart(path))
+    except (FFmpegError, OSError) as error:
+        raise VideoRejected(f"{path.name} does not decode as a video: {error}") from error
+
+
+def _decode(
+    container: InputContainer, video: VideoStream, audio: AudioStream | None, viewers: tuple[Viewer, ...]
+) -> tuple[_Track, _Track]:
+    video.thread_type = "AUTO"
+    step = 1 / float(video.average_rate or 25)
+    picture, sound = _Track(), _Track()
+    for frame in container.decode([stream for stream in (video, audio) if stream]):
+        if isinstance(frame, AudioFrame):
+            sound.add(frame.time, frame.samples / frame.sample_rate, frame.samples)
+        elif isinstance(frame, VideoFrame):
+            picture.add(frame.time, float(frame.duration * (frame.time_base or 0)) or step)
+        else:
+            continue
+        for see in viewers:
+            see(frame)
+    return picture, sound
+
+
+def _refuse_cut(name: str, video: VideoStream, picture: _Track) -> None:
+    if not picture.frames:
+        raise VideoRejected(f"{name}: not one frame of its picture could be decoded.")
+    # An edit list may hide a frame or two on purpose; a download cut short loses more.
+    if picture.frames < 0.98 * video.frames - 2:
+        raise VideoRejected(f"{name} is cut short: {picture.frames} of {video.frames} frames decode.")
+
+
+def _video_facts(video: VideoStream, audio: AudioStream | None, picture: _Track, sound: _Track) -> VideoFacts:
+    return VideoFacts(
+        width=video.width,
+        height=video.height,
+        fps=float(video.average_rate or 0),
+        frames=picture.frames,
+        video_start=picture.start,
+        video_seconds=picture.end - picture.start,
+        audio_start=sound.start,
+        audio_seconds=sound.samples / audio.sample_rate if audio and sound.samples else 0.0,
+        has_audio=sound.samples > 0,
+        video_codec=video.codec_context.codec.canonical_name,
+        audio_codec=audio.codec_context.codec.canonical_name if audio else "",
+    )
+
+
+def has_faststart(path: Path) -> bool:
+    """Whether an MP4's index lies before its media, so that it plays while it loads."""
+    with path.open("rb") as file:
+        while len(head := file.read(8)) == 8:  # noqa: PLR2004 - size and type of a box
+            size, kind = int.from_bytes(head[:4]), head[4:]
+            if kind in (b"moov", b"mdat"):
+                return kind == b"moov"
+            size = int.from_bytes(file.read(8)) - 8 if size == 1 else size
+            if size < 8:  # noqa: PLR2004 - smaller than its own header
+                return False
+            file.seek(size - 8, 1)
+    return False

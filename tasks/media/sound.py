@@ -1,0 +1,97 @@
+"""Opening media files safely, and sound as numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from numpy.typing import NDArray
+
+from tasks.errors import InvalidInput
+
+#: Demuxers that read one file and nothing else. Playlists (HLS, DASH, concat) are left out because they make
+#: FFmpeg open what they name: other files of this machine.
+FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
+OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+
+#: What full scale is, and where zero is, in each of FFmpeg's sample formats.
+SCALES = {"u8": (128.0, 128.0), "s16": (32768.0, 0.0), "s32": (2147483648.0, 0.0), "s64": (2.0**63, 0.0)}
+
+Samples = NDArray[np.float32]
+
+
+def open_media(path: Path) -> InputContainer:
+    """Open a media file by its content; its name is never taken for a protocol or a format."""
+    return av.open(f"file:{path}", options=dict(OPEN_OPTIONS))
+
+
+def as_float(frame: AudioFrame) -> Samples:
+    """The samples of a frame, full scale = 1, in the frame's own layout (planar or packed)."""
+    samples = frame.to_ndarray()
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    scale, zero = SCALES[frame.format.name.removesuffix("p")]
+    return ((samples.astype(np.float32) - zero) / scale).astype(np.float32, copy=False)
+
+
+class Sound:
+    """An open audio stream, decoded once from beginning to end.
+
+    Attributes:
+        damaged: packets that could not be decoded so far.
+    """
+
+    def __init__(self, container: InputContainer, stream: AudioStream) -> None:
+        self.container = container
+        self.stream = stream
+        self.damaged = 0
+
+    def frames(self) -> Iterator[AudioFrame]:
+        for packet in self.container.demux(self.stream):
+            yield from self._decode(packet)
+
+    def _decode(self, packet: "Packet[AudioStream]") -> list[AudioFrame]:
+        try:
+            return packet.decode()
+        except FFmpegError:
+            self.damaged += 1
+            return []
+
+
+@contextmanager
+def open_sound(path: Path) -> Iterator[Sound]:
+    """Open the best audio stream of a file.
+
+    Raises:
+        InvalidInput: missing, empty, not media, or media without sound.
+    """
+    if not path.is_file():
+        raise InvalidInput(f"{path.name}: there is no such file.")
+    if not path.stat().st_size:
+        raise InvalidInput(f"{path.name} is empty (0 bytes).")
+    try:
+        container = open_media(path)
+    except (FFmpegError, OSError) as error:
+        raise InvalidInput(
+            f"{path.name} is not audio that FFmpeg can read.", hint="Use an MP3 or WAV file."
+        ) from error
+    with container:
+        stream = container.streams.best("audio")
+        if not isinstance(stream, AudioStream):
+            raise InvalidInput(f"{path.name} has no sound in it.", hint="Use an MP3 or WAV file.")
+        yield Sound(container, stream)
+
+
+def read_mono(path: Path, sample_rate: int) -> Samples:
+    """The whole sound mixed to one channel at `sample_rate` Hz, full scale = 1."""
+    with open_sound(path) as sound:
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+        blocks = [block.to_ndarray()[0] for frame in sound.frames() for block in resampler.resample(frame)]
+        blocks += [block.to_ndarray()[0] for block in resampler.resample(None)]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)

@@ -1,0 +1,198 @@
+"""How a paid POST ended: one table, because every mistake in it costs money.
+
+=======================================================  ==========  ==============================================
+what was seen                                            verdict     why
+=======================================================  ==========  ==============================================
+no byte left (seen by the connection, not guessed from   not_sent    there is nothing to be charged for
+the exception): DNS, refused, TLS, connect timeout
+an answer that names a request id, but for a 4xx         accepted    whatever else it says, this id can be asked for
+429                                                      throttled   documented as "not taken, come back"
+400 401 402 403 404 405 410 413 414 415 422 431 451      refused     the request was judged and turned down
+2xx with `success: false` or only an `error` (Pixazo)    refused     its page promises `success: true` on success
+408 409 425 499 and any other 4xx                        unknown     may be said after the request was passed on
+1xx 3xx 5xx                                              unknown     a box in the middle speaks, not the provider
+2xx without a request id, cut, HTML, nonsense            unknown     accepted, most likely
+no answer after a byte left: timeout, reset, disconnect  unknown     the classic
+=======================================================  ==========  ==============================================
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from tasks.errors import AvatarError, NotSent, OutcomeUnknown, SubmitRefused, Throttled
+from tasks.providers.answers import clean, error_kind, error_words, parse_object, usable_id
+from tasks.providers.base import RenderInputs
+from tasks.providers.wire import Exchange, Wire, retry_after
+
+#: Client errors that say the request itself was judged and turned down, with the kind we call them by.
+REFUSALS = {
+    400: "bad_request",
+    401: "key_refused",
+    402: "balance",
+    403: "key_refused",
+    404: "endpoint_not_found",
+    405: "method_not_allowed",
+    410: "endpoint_gone",
+    413: "too_large",
+    414: "url_too_long",
+    415: "unsupported_media_type",
+    422: "invalid_input",
+    431: "headers_too_large",
+    451: "unavailable_for_legal_reasons",
+}
+_THROTTLED = 429
+#: What a refusal in a 200 may consist of; anything more could be a receipt.
+_REFUSAL_FIELDS = {"error", "message", "detail", "error_message", "error_type", "code", "status_code", "statuscode"}
+
+
+class Verdict(StrEnum):
+    ACCEPTED = "accepted"
+    NOT_SENT = "not_sent"
+    THROTTLED = "throttled"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A verdict and what it rests on. `seen_id` is a request id that was seen but cannot be relied on."""
+
+    verdict: Verdict
+    reason: str = ""
+    request_id: str | None = None
+    seen_id: str | None = None
+    kind: str = ""
+    status: int | None = None
+    retry_after: float | None = None
+
+
+def classify_submit(
+    *,
+    error: type[BaseException] | None,
+    sent: bool,
+    status: int | None,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    refusals_in_200: bool = False,
+) -> Outcome:
+    """Judge one POST by the module's table.
+
+    Args:
+        error: class of the exception that ended it, None if the answer was read to its end.
+        sent: whether any byte of the request may have left.
+        status: of the answer, None if there was none.
+        headers: of the answer, by lower-case name.
+        body: the answer, None if it was not read to its end.
+        refusals_in_200: whether this provider refuses with a 200.
+    """
+    if status is None:
+        name = error.__name__ if error else "no answer"
+        if not sent:
+            return Outcome(Verdict.NOT_SENT, f"connecting failed ({name})")
+        return Outcome(Verdict.UNKNOWN, f"the request left and no answer came back ({name})")
+    data = parse_object(body) if body is not None else None
+    if status == _THROTTLED:
+        words = clean(error_words(data))
+        return Outcome(Verdict.THROTTLED, words, status=status, retry_after=retry_after(headers))
+    if status in REFUSALS:
+        return _refusal(status, data)
+    return _judge_answer(status, headers, data, refusals_in_200=refusals_in_200)
+
+
+def _refusal(status: int, data: Mapping[str, Any] | None) -> Outcome:
+    kind = error_kind(data) or REFUSALS.get(status, "refused")
+    return Outcome(Verdict.REFUSED, clean(error_words(data)) or "no reason given", kind=kind, status=status)
+
+
+def _judge_answer(
+    status: int, headers: Mapping[str, str], data: Mapping[str, Any] | None, *, refusals_in_200: bool
+) -> Outcome:
+    request_id = usable_id(data.get("request_id")) if data else None
+    if request_id and not 400 <= status < 500 or request_id and status == 409:  # noqa: PLR2004
+        return Outcome(Verdict.ACCEPTED, request_id=request_id, status=status)
+    if 200 <= status < 300 and refusals_in_200 and data and _refuses(data):  # noqa: PLR2004
+        return _refusal(status, data)
+    seen = request_id or usable_id(headers.get("x-fal-request-id"))
+    what = "an answer that cannot be read" if data is None else "an answer without a request id"
+    words = clean(error_words(data))
+    reason = f"{status} came back with {what}" + (f": {words}" if words else "")
+    return Outcome(Verdict.UNKNOWN, reason, seen_id=seen, status=status)
+
+
+def _refuses(data: Mapping[str, Any]) -> bool:
+    """Whether a 200 says no: `success: false`, or nothing but an error."""
+    if data.get("success") is False:
+        return True
+    names = {name.lower() for name in data}
+    return bool(error_words(data)) and bool(data.get("error")) and names <= _REFUSAL_FIELDS
+
+
+def judge(exchange: Exchange, *, refusals_in_200: bool = False) -> Outcome:
+    """`classify_submit` of what was seen on the wire."""
+    return classify_submit(
+        error=type(exchange.error) if exchange.error else None,
+        sent=exchange.sent,
+        status=exchange.status,
+        headers=exchange.headers,
+        body=bytes(exchange.body) if exchange.complete else None,
+        refusals_in_200=refusals_in_200,
+    )
+
+
+def accepted_id(outcome: Outcome, wire: Wire, inputs: RenderInputs, *, dashboard: str) -> str:
+    """The request id of an accepted submit.
+
+    Raises:
+        NotSent, Throttled, SubmitRefused, OutcomeUnknown: as the table says.
+    """
+    if outcome.verdict is Verdict.ACCEPTED and outcome.request_id:
+        return outcome.request_id
+    raise _error(outcome, wire, inputs, dashboard)
+
+
+def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str) -> AvatarError:
+    who, render_id, reason = wire.provider, inputs.render_id, wire.clean(outcome.reason)
+    if outcome.verdict is Verdict.NOT_SENT:
+        text = f"Render {render_id} was not sent to {who}: {reason}. Nothing was spent; it may be tried again."
+        return NotSent(text, provider=who, render_id=render_id)
+    if outcome.verdict is Verdict.THROTTLED:
+        text = f"{who} takes no more requests for now (429){': ' + reason if reason else ''}. Nothing was spent."
+        return Throttled(text, provider=who, render_id=render_id, retry_after=outcome.retry_after)
+    if outcome.verdict is Verdict.REFUSED:
+        return SubmitRefused(
+            f"{who} refused render {render_id} ({outcome.status}, {outcome.kind}): {reason}. It was not accepted and "
+            "is not charged.",
+            provider=who,
+            render_id=render_id,
+            hint=_remedy(outcome.kind),
+            kind=outcome.kind,
+            status=outcome.status,
+        )
+    return _unknown(outcome, wire, inputs, dashboard, reason)
+
+
+def _remedy(kind: str) -> str:
+    return {
+        "key_refused": "Check the key and what it is allowed to do.",
+        "balance": "Add credit at the provider, then run the job again.",
+        "endpoint_not_found": "Check the base URL in the settings.",
+    }.get(kind, "Change the input the text names, then run the job again.")
+
+
+def _unknown(outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str, reason: str) -> OutcomeUnknown:
+    render_id, seen = inputs.render_id, wire.clean(outcome.seen_id or "")
+    return OutcomeUnknown(
+        f"Whether {wire.provider} accepted render {render_id} is not known: {reason}. Up to {inputs.segment.seconds:.1f} "
+        f"seconds of video may have been charged. It is not sent again. Look on {dashboard} for a request made in the "
+        f"two minutes before {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        + (f"; the answer mentioned {seen}, which may be it" if seen else "")
+        + f". Then settle it: `avatar resolve {render_id} --request-id X` if it is there, "
+        f"`avatar resolve {render_id} --not-charged` if it is not.",
+        provider=wire.provider,
+        render_id=render_id,
+        request_id=outcome.seen_id,
+        hint=f"avatar resolve {render_id} --request-id {seen or 'X'} | --not-charged",
+    )

@@ -1,0 +1,228 @@
+"""HTTP as every provider needs it: bounded, never redirected, its key for one origin only, and discreet."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
+from functools import cache
+from json import dumps
+from typing import Any
+
+import httpx
+
+from tasks.errors import NotConfigured, ProviderFailure, ProviderUnavailable
+from tasks.models import ProviderName
+from tasks.providers.answers import clean, error_words, number, parse_object
+
+#: Largest answer read, in bytes. A status is below 10 KB.
+MAX_BODY = 1024**2
+#: Seconds per phase; a submit has a limit on the whole beside it.
+PHASES = httpx.Timeout(connect=10, write=30, read=60, pool=5)
+#: Seconds that one free call may take in all.
+FREE_CALL_SECONDS = 30.0
+#: Longest Retry-After believed, in seconds.
+MAX_RETRY_AFTER = 3600.0
+
+_KEY_REFUSED = {401, 402, 403}
+_LATER = {408, 425, 429}
+
+
+class _WithoutQuery(logging.Filter):
+    """httpx logs the URL of every request: what follows the path may be a signature."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_bare(arg) if isinstance(arg, httpx.URL) else arg for arg in record.args)
+        return True
+
+
+_WITHOUT_QUERY = _WithoutQuery()
+
+
+def _bare(url: httpx.URL) -> httpx.URL:
+    return url.copy_with(query=None, fragment=None, userinfo=b"")
+
+
+@cache
+def tls() -> ssl.SSLContext:
+    """One TLS context per process: loading the certificates takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
+def new_client(connections: int = 2) -> httpx.AsyncClient:
+    """A client with no connection yet, no retries and no redirects; proxies as the environment says."""
+    logging.getLogger("httpx").addFilter(_WITHOUT_QUERY)
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    headers = {"User-Agent": "avatar-flows", "Accept-Encoding": "identity"}
+    return httpx.AsyncClient(
+        verify=tls(), http2=False, follow_redirects=False, timeout=PHASES, limits=limits, headers=headers
+    )
+
+
+class Exchange:
+    """One request and what became of it, filled in as it happens so that a cut leaves the truth behind."""
+
+    def __init__(self) -> None:
+        self.sent = False  #: whether any byte of it may have left, as seen by the connection
+        self.status: int | None = None
+        self.headers = httpx.Headers()
+        self.body = bytearray()
+        self.complete = False  #: whether the answer was read to its end
+        self.error: Exception | None = None
+
+    async def run(self, client: httpx.AsyncClient, method: str, url: str, **request: Any) -> None:
+        """Send it and read the answer, up to `MAX_BODY` bytes."""
+        request["extensions"] = {"trace": self._trace}
+        async with client.stream(method, url, **request) as response:
+            self.status, self.headers = response.status_code, response.headers
+            async for chunk in response.aiter_bytes():
+                self.body += chunk[: MAX_BODY + 1 - len(self.body)]
+                if len(self.body) > MAX_BODY:
+                    return
+        self.complete = True
+
+    async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        # A proxy's CONNECT goes by the same event, and is not the request.
+        if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
+            self.sent = True
+
+    @property
+    def ok(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300  # noqa: PLR2004 - 2xx
+
+    @property
+    def object(self) -> dict[str, Any] | None:
+        """The JSON object answered, or None for anything else."""
+        return parse_object(bytes(self.body)) if self.complete else None
+
+    @property
+    def retry_after(self) -> float | None:
+        return retry_after(self.headers)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds the server asks to wait, from a number or an HTTP date (RFC 9110 §10.2.3); at most an hour."""
+    value = headers.get("retry-after", "").strip()
+    seconds = number(value)
+    if seconds is None and value:
+        try:
+            moment = parsedate_to_datetime(value)
+        except (ValueError, OverflowError):
+            return None
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        seconds = max(0.0, (aware - datetime.now(UTC)).total_seconds())
+    return None if seconds is None else min(seconds, MAX_RETRY_AFTER)
+
+
+class Wire:
+    """The way to one provider's API.
+
+    Args:
+        provider: for messages.
+        base: the configured URL; the key goes to its scheme, host and port and nowhere else.
+        key: the API key, None if not configured.
+        header: name of the header the key goes in, and what precedes it there.
+    """
+
+    def __init__(self, provider: ProviderName, base: str, key: str | None, header: tuple[str, str]) -> None:
+        self.provider = provider
+        self.base = base.rstrip("/")
+        self._key = (key or "").strip()
+        self._auth = {header[0]: header[1] + self._key}
+
+    def check_key(self, setting: str) -> None:
+        """Raise `NotConfigured` for a key that is missing, or that no header can carry."""
+        if self._key and self._key.isascii() and self._key.isprintable() and " " not in self._key:
+            return
+        what = "contains characters no key has" if self._key else "is not set"
+        raise NotConfigured(
+            f"The {self.provider} key {what}. Nothing was sent or spent.",
+            provider=self.provider,
+            hint=f"Set {setting}, or use AVATAR_PROVIDER=preview, which is free.",
+        )
+
+    def clean(self, words: str) -> str:
+        """Words by others, fit for an error or a log (see `answers.clean`)."""
+        return clean(words, self._key)
+
+    def own(self, url: Any) -> str | None:
+        """`url` if it lies on the configured origin (scheme, host and port); otherwise None."""
+        try:
+            theirs, ours = httpx.URL(url), httpx.URL(self.base)
+        except (httpx.InvalidURL, TypeError):
+            return None
+        return url if _origin(theirs) == _origin(ours) and not theirs.userinfo else None
+
+    def headers(self, url: str, **more: str) -> dict[str, str]:
+        """Headers for a request to `url`: with the key, if it is ours."""
+        return {**(self._auth if self.own(url) else {}), "Accept": "application/json", **more}
+
+    async def post_once(self, url: str, body: Any, *, seconds: float, headers: Mapping[str, str]) -> Exchange:
+        """Send one POST on a connection of its own; never raises but for a cancellation.
+
+        A kept-alive connection may be closed under a request, which leaves its outcome open: hence a fresh one.
+        """
+        exchange = Exchange()
+        content = dumps(body).encode()
+        sent = self.headers(url, **{"Content-Type": "application/json"}, **headers)
+        try:
+            async with asyncio.timeout(seconds), new_client(1) as client:
+                await exchange.run(client, "POST", url, content=content, headers=sent)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the outcome table judges it
+            exchange.error = error
+        return exchange
+
+    async def ask(self, client: httpx.AsyncClient, method: str, url: str, *, body: Any = None) -> Exchange:
+        """A free call, which may be repeated. Raises `ProviderUnavailable` if no answer came."""
+        exchange = Exchange()
+        more = {} if body is None else {"Content-Type": "application/json", "Cache-Control": "no-cache"}
+        request: dict[str, Any] = {"headers": self.headers(url, **more)}
+        if body is not None:
+            request["content"] = dumps(body).encode()
+        try:
+            async with asyncio.timeout(FREE_CALL_SECONDS):
+                await exchange.run(client, method, url, **request)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise self.unavailable(self.describe(error)) from None
+        return exchange
+
+    def describe(self, error: BaseException) -> str:
+        """A transport error in words."""
+        said = self.clean(str(error))
+        return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+    def words(self, exchange: Exchange) -> str:
+        """The provider's words in an answer, or what the answer was instead."""
+        said = self.clean(error_words(exchange.object))
+        kind = exchange.headers.get("content-type", "nothing readable").partition(";")[0]
+        return said or f"an answer of {self.clean(kind)} that gives no reason"
+
+    def unavailable(self, why: str, *, wait: float | None = None) -> ProviderUnavailable:
+        return ProviderUnavailable(
+            f"{self.provider} could not be asked: {why}. This says nothing about the render, which goes on.",
+            provider=self.provider,
+            retry_after=wait,
+        )
+
+    def check(self, exchange: Exchange, request_id: str) -> None:
+        """Raise for an answer to a free call that tells nothing about the render."""
+        status = exchange.status or 0
+        if status in _KEY_REFUSED:
+            raise self.key_refused(exchange, request_id)
+        if status in _LATER or status >= 500 or not 200 <= status < 500 or 300 <= status < 400:  # noqa: PLR2004
+            raise self.unavailable(f"{status}, {self.words(exchange)}", wait=exchange.retry_after)
+
+    def key_refused(self, exchange: Exchange, request_id: str) -> ProviderFailure:
+        return ProviderFailure(
+            f"{self.provider} refused the key ({exchange.status}): {self.words(exchange)}. Request "
+            f"{self.clean(request_id)} was accepted before and goes on there; it is not lost and not paid for again.",
+            provider=self.provider,
+            request_id=request_id,
+            hint=f"Check the {self.provider} key and the account's balance, then run the job again: it continues.",
+        )
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)

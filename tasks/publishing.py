@@ -1,0 +1,26 @@
+"""Publishing: inspect the video, put it in place with poster and manifest, and show it in the Prefect UI."""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.artifacts import show_video
+from tasks.jobs.publish import publish_video as publish
+from tasks.models import Plan, Render, Video
+from tasks.progress import Step, announce
+from tasks.results import passes_by_itself
+from tasks.workspace import workspace
+
+
+@task(
+    task_run_name="publish the video",
+    retries=5,
+    retry_delay_seconds=[1, 3, 10, 30, 60],
+    retry_condition_fn=passes_by_itself,
+    cache_policy=NO_CACHE,
+)
+async def publish_video(plan: Plan, renders: list[Render]) -> Video:
+    """Inspect and publish; then leave the artifacts that people look at."""
+    announce(Step("publish", "checking and publishing"))
+    video = await publish(workspace(), plan, renders)
+    await show_video(workspace(), video)
+    return video

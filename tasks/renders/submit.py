@@ -1,0 +1,302 @@
+"""The one paid request of a render, under the journal.
+
+Read `submit_render` from the top: look at the journal, follow if somebody was there before, otherwise write the
+intent, send exactly one request, and write down how it ended. A request is sent only by whoever created the intent.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from tasks.errors import (
+    AvatarError,
+    NotSent,
+    OutcomeUnknown,
+    RenderFailed,
+    StoreUnavailable,
+    StoreUnfit,
+    SubmitRefused,
+    Throttled,
+    Transient,
+)
+from tasks.jobs.identity import render_id as identify
+from tasks.jobs.quote import price_segment
+from tasks.models import Plan, Segment, Submission
+from tasks.providers.base import Provider, RenderInputs
+from tasks.storage.journal import Failure, Journal, Record, RenderState
+from tasks.workspace import Workspace
+
+log = logging.getLogger("avatar.submit")
+
+#: Paid requests begun for one render in one go: each but the last was provably not sent, or refused for now.
+MAX_ATTEMPTS = 6
+#: Longest wait a provider's Retry-After is followed for, in seconds.
+MAX_RETRY_AFTER = 120.0
+#: How long an accepted submit is tried to be written down while the store is away, in seconds.
+PERSIST_SECONDS = 600.0
+#: A link must outlive the longest queue, and S3 signs for 7 days at most.
+LINK_LIFETIME = timedelta(days=2)
+
+_FREE_TO_TRY = {RenderState.NOT_SENT, RenderState.REFUSED, RenderState.RESOLVED}
+_ACCEPTED = {RenderState.SUBMITTED, RenderState.RENDERED, RenderState.COLLECTED}
+
+
+@dataclass(frozen=True)
+class Order:
+    """One render to be bought: what, by whom, at what price."""
+
+    render_id: str
+    plan: Plan
+    segment: Segment
+    provider: Provider
+    quoted: Decimal
+
+
+def order_for(workspace: Workspace, plan: Plan, segment: Segment) -> Order:
+    provider = workspace.provider(plan.provider)
+    return Order(
+        render_id=identify(
+            portrait=plan.portrait, segment=segment, prompt=plan.prompt, model=plan.model, take=plan.take
+        ),
+        plan=plan,
+        segment=segment,
+        provider=provider,
+        quoted=price_segment(segment, provider.price_per_second),
+    )
+
+
+async def submit_render(workspace: Workspace, plan: Plan, segment: Segment) -> Record:
+    """Make sure that this render was asked for exactly once, by us or by another.
+
+    Returns:
+        The journal's newest record: submitted, rendered or collected.
+
+    Raises:
+        NotSent, Throttled: not sent, or refused for now, `MAX_ATTEMPTS` times.
+        SubmitRefused, RenderFailed: the provider said no; the text says whether it charges.
+        OutcomeUnknown: it may have been accepted; only a person or the provider can tell.
+        StoreUnfit: the store cannot keep two workers from paying for the same render.
+        StoreUnavailable: the store failed. Nothing is sent without its word.
+    """
+    order = order_for(workspace, plan, segment)
+    inputs: RenderInputs | None = None
+    wait = 1.0
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        record = await _settled(workspace.journal, order)
+        if record is not None and record.state in _ACCEPTED:
+            return record
+        if inputs is None:
+            inputs = await _prepare(workspace, order)
+        intent = await workspace.journal.begin(
+            record, render_id=order.render_id, job_id=plan.job_id, provider=plan.provider, quoted=order.quoted
+        )
+        if intent is None:
+            continue  # another run was first; look at what it wrote
+        try:
+            return await _send(workspace.journal, order, inputs, intent)
+        except (NotSent, Throttled) as error:
+            if attempt == MAX_ATTEMPTS:
+                raise
+            wait = _pause(error, wait)
+            log.warning("%s Trying again in %.0f s.", error, wait)
+            await asyncio.sleep(wait)
+    raise StoreUnavailable(f"Render {order.render_id} is contended: other runs keep taking its turn.")
+
+
+async def _prepare(workspace: Workspace, order: Order) -> RenderInputs:
+    """All that can fail before the intent is written: keys, the store's fitness, links, uploads."""
+    order.provider.check_configured()
+    if order.provider.capabilities.paid and not await workspace.store.proves_conditional_create():
+        raise StoreUnfit(
+            "This store overwrites an object although asked not to (it ignores If-None-Match), so two workers could "
+            "pay for the same render. Paid providers are refused on it; nothing was sent or spent.",
+            render_id=order.render_id,
+            hint="Use MinIO (Silo, AIStor), AWS S3, Ceph RGW or SeaweedFS; `avatar doctor` tells which stores are fit.",
+        )
+    links = [
+        await workspace.store.presign(asset.key, expires=LINK_LIFETIME)
+        for asset in (order.plan.portrait.asset, order.segment.asset)
+    ]
+    inputs = RenderInputs(
+        render_id=order.render_id,
+        portrait=order.plan.portrait,
+        segment=order.segment,
+        prompt=order.plan.prompt,
+        portrait_url=links[0],
+        voice_url=links[1],
+    )
+    return await order.provider.deliver(inputs)
+
+
+async def _settled(journal: Journal, order: Order) -> Record | None:
+    """Wait until nobody else is in the middle of the request, then return where the render stands.
+
+    Raises for states that only a person can leave.
+    """
+    while True:
+        record = await journal.head(order.render_id)
+        if record is None or record.state in _FREE_TO_TRY | _ACCEPTED:
+            return record
+        if record.state is RenderState.UNKNOWN:
+            raise_unknown(record)
+        if record.state is RenderState.FAILED:
+            if record.entry.failure and record.entry.failure.billed is False:
+                return record
+            raise_failed(record)
+        if record.lease_expired:
+            await journal.append(record, RenderState.UNKNOWN, failure=_silent_holder(record))
+            continue
+        log.info(
+            "Another run (%s) is submitting render %s; waiting for it.", record.entry.holder, order.render_id
+        )
+        await asyncio.sleep(1.0)
+
+
+def _silent_holder(record: Record) -> Failure:
+    return Failure(
+        kind="holder_gone",
+        message=f"{record.entry.holder} wrote its intent and gave no sign of life for {record.age or 0:.0f} s.",
+    )
+
+
+async def _send(journal: Journal, order: Order, inputs: RenderInputs, intent: Record) -> Record:
+    """Send the paid request once, and write down how it ended whatever happens."""
+    holding = _Holding(journal, intent)
+    try:
+        async with holding:
+            submission = await order.provider.submit(inputs)
+    except NotSent as error:
+        await holding.write(RenderState.NOT_SENT, failure=_failure(error, "not_sent"))
+        raise
+    except Throttled as error:
+        await holding.write(RenderState.REFUSED, failure=_failure(error, "throttled"))
+        raise
+    except SubmitRefused as error:
+        await holding.write(RenderState.REFUSED, failure=_failure(error, error.kind))
+        raise
+    except BaseException as error:
+        # Also a cancellation or a defect of ours in mid-request: the request may have left.
+        record = await asyncio.shield(
+            holding.write(RenderState.UNKNOWN, failure=_failure(error, "answer_lost"))
+        )
+        if isinstance(error, OutcomeUnknown):
+            raise_unknown(record)
+        raise
+    return await _write_receipt(holding, submission)
+
+
+async def _write_receipt(holding: "_Holding", submission: Submission) -> Record:
+    """Write the provider's receipt, for minutes if need be: losing it loses a paid video."""
+    deadline = time.monotonic() + PERSIST_SECONDS
+    pause = 1.0
+    while True:
+        try:
+            return await asyncio.shield(holding.write(RenderState.SUBMITTED, submission=submission))
+        except Transient as error:
+            log.error(  # noqa: TRY400 - a traceback would bury the one fact that matters
+                "Render %s was accepted by %s as request %s, but the journal cannot be written: %s Still trying.",
+                submission.render_id, submission.provider, submission.request_id, error,
+            )  # fmt: skip
+            if time.monotonic() > deadline:
+                raise OutcomeUnknown(
+                    f"Render {submission.render_id} was accepted by {submission.provider} as request "
+                    f"{submission.request_id}, and will be charged, but the store would not record it.",
+                    provider=submission.provider,
+                    render_id=submission.render_id,
+                    request_id=submission.request_id,
+                    hint=f"avatar resolve {submission.render_id} --request-id {submission.request_id}",
+                ) from error
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 15.0)
+
+
+class _Holding:
+    """A held intent: renewed while the request is under way, then followed by how it ended."""
+
+    def __init__(self, journal: Journal, intent: Record) -> None:
+        self.journal = journal
+        self.record = intent
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._renewal = asyncio.create_task(self._renew())
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._renewal:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self.journal.lease_seconds / 3)
+            with contextlib.suppress(StoreUnavailable):
+                renewed = await self.journal.append(self.record, RenderState.INTENT)
+                if renewed is None:
+                    return  # declared unknown by another; the answer is appended after that
+                self.record = renewed
+
+    async def write(self, state: RenderState, **facts: Any) -> Record:
+        """Append `state`, after whatever others wrote in the meantime."""
+        while True:
+            written = await self.journal.append(self.record, state, **facts)
+            if written is not None:
+                return written
+            newest = await self.journal.head(self.record.entry.render_id)
+            if newest is None:
+                raise StoreUnavailable(f"The journal of render {self.record.entry.render_id} has vanished.")
+            if newest.state is state or newest.state in _ACCEPTED:
+                return newest
+            self.record = newest
+
+
+def _failure(error: BaseException, kind: str) -> Failure:
+    return Failure(
+        kind=kind,
+        message=str(error) if isinstance(error, AvatarError) else f"{type(error).__name__} in mid-request",
+        status=getattr(error, "status", None),
+        billed=None if kind == "answer_lost" else False,
+        retry_after=getattr(error, "retry_after", None),
+    )
+
+
+def _pause(error: Transient, last: float) -> float:
+    asked = getattr(error, "retry_after", None)
+    return min(asked, MAX_RETRY_AFTER) if asked is not None else min(last * 2, 30.0)
+
+
+def raise_unknown(record: Record) -> NoReturn:
+    """Tell a person what may have been charged, and how to find out."""
+    entry = record.entry
+    why = entry.failure.message if entry.failure else "the answer was lost"
+    raise OutcomeUnknown(
+        f"Whether {entry.provider} accepted render {entry.render_id} is not known: {why} Up to ${entry.quoted:.2f} may "
+        f"have been charged. It is not sent again. Look for a request made around {entry.at:%Y-%m-%d %H:%M:%S} UTC, "
+        f"tagged {entry.render_id}, on the provider's dashboard.",
+        provider=entry.provider,
+        render_id=entry.render_id,
+        cost_at_risk=entry.quoted,
+        hint=f"avatar resolve {entry.render_id} --request-id ID, or --not-charged if it is not there.",
+    )
+
+
+def raise_failed(record: Record) -> NoReturn:
+    entry, failure = record.entry, record.entry.failure
+    kind, message = (failure.kind, failure.message) if failure else ("failed", "no reason given")
+    billed = failure.billed if failure else None
+    raise RenderFailed(
+        f"{entry.provider} failed render {entry.render_id} ({kind}): {message} "
+        + ("It was not charged." if billed is False else f"Up to ${entry.quoted:.2f} may have been charged.")
+        + " It is not sent again by itself.",
+        provider=entry.provider,
+        render_id=entry.render_id,
+        request_id=entry.submission.request_id if entry.submission else None,
+        cost_at_risk=None if billed is False else entry.quoted,
+        hint="Change the input, or ask for another take.",
+        kind=kind,
+        billed=billed,
+    )

@@ -1,0 +1,142 @@
+"""Settings, read from the environment (prefix `AVATAR_`, nested by `__`) and from `.env`."""
+
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, StringConstraints
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.models import ProviderName
+
+Dollars = Annotated[Decimal, Field(ge=0, decimal_places=4)]
+BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+
+
+class Section(BaseModel):
+    """A group of settings; unknown names are errors, so that a typo is seen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FalSettings(Section):
+    key: SecretStr | None = Field(None, description="fal API key, from fal.ai/dashboard/keys.")
+    queue_url: HttpUrl = Field(HttpUrl("https://queue.fal.run"), description="Base URL of fal's queue API.")
+    rest_url: HttpUrl = Field(
+        HttpUrl("https://rest.fal.ai"), description="Base URL of fal's storage API (uploads)."
+    )
+    delivery: Literal["presign", "upload"] = Field(
+        "presign",
+        description="How fal gets the inputs: `presign` links to the store's public endpoint, or `upload` to fal storage.",
+    )
+
+
+class PixazoSettings(Section):
+    key: SecretStr | None = Field(None, description="Pixazo subscription key (Ocp-Apim-Subscription-Key).")
+    base_url: HttpUrl = Field(
+        HttpUrl("https://gateway.pixazo.ai"), description="Base URL of the Pixazo gateway."
+    )
+
+
+class StoreSettings(Section):
+    endpoint: str | None = Field(
+        None, description="host:port of an S3 server. Unset: the embedded store is started."
+    )
+    access_key: SecretStr | None = Field(None, description="S3 access key.")
+    secret_key: SecretStr | None = Field(None, description="S3 secret key.")
+    bucket: BucketName = Field("avatar", description="The one bucket everything is kept in.")
+    secure: bool = Field(True, description="Use https. False is for a server on this machine.")
+    region: str = Field("us-east-1", description="Region used in signatures.")
+    public_endpoint: str | None = Field(
+        None,
+        description="host:port (or URL) at which providers and browsers reach the store. Default: the endpoint.",
+    )
+
+
+class BudgetSettings(Section):
+    per_job: Dollars | None = Field(None, description="Most that one job may cost, in US dollars.")
+    per_day: Dollars | None = Field(
+        None, description="Most that may be committed in one UTC day, in US dollars."
+    )
+    per_batch: Dollars | None = Field(None, description="Most that one batch may cost, in US dollars.")
+    approve_above: Dollars | None = Field(
+        None, description="A job quoted above this waits for a person's approval."
+    )
+
+
+class LimitSettings(Section):
+    """Overrides of the provider's limits; unset means what the provider is known to take."""
+
+    min_seconds: float | None = Field(None, gt=0, description="Shortest voice, in seconds.")
+    max_seconds: float | None = Field(None, gt=0, description="Longest voice (or segment), in seconds.")
+    max_audio_bytes: int | None = Field(
+        None, gt=0, description="Largest audio file sent to the provider, in bytes."
+    )
+    max_image_bytes: int | None = Field(
+        None, gt=0, description="Largest image file sent to the provider, in bytes."
+    )
+    min_image_side: int | None = Field(None, gt=0, description="Shortest side of the portrait, in pixels.")
+    max_aspect: float | None = Field(
+        None, gt=1, description="Longest side over shortest side of the portrait."
+    )
+
+
+class DownloadSettings(Section):
+    allow_private_hosts: bool = Field(
+        False, description="Accept video URLs on private addresses or plain http. For test stand-ins only."
+    )
+    max_bytes: int = Field(2 * 1024**3, gt=0, description="Largest video accepted from a provider, in bytes.")
+    attempts: int = Field(
+        6, ge=1, le=50, description="How often a cut download is resumed before the step fails."
+    )
+
+
+class JournalSettings(Section):
+    lease_seconds: float = Field(
+        120, ge=2, description="How long an intent is believed alive without a sign of life."
+    )
+
+
+class PollingSettings(Section):
+    window_seconds: float = Field(
+        90, ge=1, le=600, description="Length of one polling attempt before it is retried."
+    )
+    deadline_seconds: float = Field(7200, ge=10, description="How long after the submit polling gives up.")
+    min_interval: float = Field(1.0, gt=0, description="Shortest pause between status requests, in seconds.")
+    max_interval: float = Field(10.0, gt=0, description="Longest pause between status requests, in seconds.")
+
+
+class PreviewSettings(Section):
+    frame_rate: int = Field(25, ge=5, le=60, description="Frames per second of the preview.")
+    max_side: int = Field(720, ge=128, le=1920, description="Longest side of the preview, in pixels.")
+
+
+def default_state_dir() -> Path:
+    """Where local data lives: the XDG data directory, since videos are kept in it."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "avatar-flows"
+
+
+class AvatarSettings(BaseSettings):
+    """All settings. `AVATAR_FAL__KEY=…` sets `fal.key`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AVATAR_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+    )
+
+    provider: ProviderName = Field(
+        ProviderName.PREVIEW, description="Who renders: preview (free, local), fal or pixazo."
+    )
+    state_dir: Path = Field(
+        default_factory=default_state_dir, description="Where local data and running services live."
+    )
+    fal: FalSettings = FalSettings()
+    pixazo: PixazoSettings = PixazoSettings()
+    preview: PreviewSettings = PreviewSettings()
+    store: StoreSettings = StoreSettings()
+    budget: BudgetSettings = BudgetSettings()
+    limits: LimitSettings = LimitSettings()
+    download: DownloadSettings = DownloadSettings()
+    journal: JournalSettings = JournalSettings()
+    polling: PollingSettings = PollingSettings()

@@ -1,0 +1,1 @@
+"""Where everything is kept: one bucket of any S3 server, and an embedded one to start with."""

@@ -1,0 +1,127 @@
+"""What the store tells about an object, and which keys every S3 server takes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from minio.datatypes import Object
+
+from tasks.errors import InvalidInput, StoreUnavailable
+
+LONGEST_KEY = 900
+# Servers that keep objects as files take no longer name (255 bytes, less what they append).
+SEGMENT = re.compile(r"[A-Za-z0-9._=-]{1,200}")
+META = "x-amz-meta-"
+NEVER = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True)
+class Stat:
+    """An object without its bytes. `size` in bytes; times are the store's clock, to the second.
+
+    Listings carry no content type, metadata or `served_at`: those are empty there.
+    """
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+    served_at: datetime | None = None
+    content_type: str = ""
+    sha256: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the object was written, by the store's own clock; None if it did not say."""
+        return None if self.served_at is None else (self.served_at - self.modified).total_seconds()
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A small object with its bytes."""
+
+    data: bytes
+    stat: Stat
+
+
+def check_key(key: str) -> str:
+    """The key itself, if every S3 server keeps it as written; `InvalidInput` otherwise."""
+    segments = key.split("/")
+    plain = all(SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in segments)
+    if not plain or len(key) > LONGEST_KEY:
+        raise InvalidInput(
+            f"{key[:120]!r} cannot be used as an object key: not every S3 server keeps it as written.",
+            hint="Use letters, digits and . _ = - in parts of at most 200 characters separated by single slashes.",
+        )
+    return key
+
+
+def check_readable(key: str) -> str:
+    """The key itself, if it can be asked for: what others put into the bucket may have spaces or accents."""
+    odd = any(segment in {"", ".", ".."} for segment in key.split("/"))
+    if odd or len(key.encode()) > LONGEST_KEY or not key.isprintable():
+        raise InvalidInput(f"{key[:120]!r} cannot be used as an object key.")
+    return key
+
+
+def stat_from_headers(key: str, headers: Mapping[str, str], *, size: int | None = None) -> Stat:
+    """Read an answer to HEAD, GET or PUT. After a PUT the moment of the answer stands for `modified`."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    served_at = parse_date(lower.get("date"))
+    metadata = {name.removeprefix(META): value for name, value in lower.items() if name.startswith(META)}
+    return Stat(
+        key=key,
+        size=int(lower["content-length"]) if size is None else size,
+        etag=plain_etag(lower.get("etag")),
+        modified=parse_date(lower.get("last-modified")) or served_at or NEVER,
+        served_at=served_at,
+        content_type=lower.get("content-type", ""),
+        sha256=metadata.get("sha256"),
+        metadata=metadata,
+    )
+
+
+def stat_from_listing(item: Object) -> Stat:
+    """Read one line of a listing; a folder (only in flat listings) has size 0 and no ETag."""
+    return Stat(
+        key=item.object_name or "",
+        size=item.size or 0,
+        etag=plain_etag(item.etag),
+        modified=item.last_modified or NEVER,
+    )
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Metadata travels in HTTP headers: ASCII only."""
+    checked = dict(metadata or {})
+    for name, value in checked.items():
+        if not (name + value).isascii() or not (name + value).isprintable():
+            raise InvalidInput(f"The metadata {name[:80]!r} of an object must be printable ASCII.")
+    return checked
+
+
+def check_digest(stat: Stat, md5: str, headers: Mapping[str, str]) -> None:
+    """Raise `StoreUnavailable` if the store took other bytes than were sent.
+
+    SeaweedFS does not check the signed SHA-256 of a body. Under SSE-KMS or SSE-C the ETag is no MD5.
+    """
+    encrypted = any(name.lower().startswith("x-amz-server-side-encryption") for name in headers)
+    if not encrypted and "-" not in stat.etag and stat.etag != md5:
+        raise StoreUnavailable(
+            f"The store kept other bytes than were sent for {stat.key}. They can be sent again."
+        )
+
+
+def plain_etag(etag: str | None) -> str:
+    return (etag or "").removeprefix("W/").strip('"')
+
+
+def parse_date(text: str | None) -> datetime | None:
+    """An HTTP date, or None where a server sent something else."""
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC) if text else None
+    except ValueError:
+        return None

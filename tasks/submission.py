@@ -1,0 +1,19 @@
+"""Submission: the one paid request of a render. No retries here; see `tasks.renders.submit`."""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.models import Plan, Segment, Submission
+from tasks.progress import Step, announce
+from tasks.renders.submit import submit_render as submit_once
+from tasks.workspace import workspace
+
+
+@task(task_run_name="submit segment {segment.index} to {plan.provider}", retries=0, cache_policy=NO_CACHE)
+async def submit_render(plan: Plan, segment: Segment) -> Submission:
+    """Have the provider accept this render exactly once, and return its receipt."""
+    announce(Step("submit", f"asking {plan.provider} for {segment.seconds:.1f} s of video"))
+    record = await submit_once(workspace(), plan, segment)
+    if record.entry.submission is None:
+        raise RuntimeError(f"render {record.entry.render_id} is {record.state} without a submission")
+    return record.entry.submission

@@ -1,0 +1,73 @@
+"""What every step works with: the settings, the store, the journal and the providers, once per event loop."""
+
+import asyncio
+import tempfile
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.models import Asset, ProviderName
+from tasks.settings import AvatarSettings
+from tasks.storage.journal import Journal
+from tasks.storage.store import Store
+
+if TYPE_CHECKING:
+    from tasks.providers.base import Provider
+
+
+class Workspace:
+    """Settings, store, journal and providers that belong together. Makes no connection by itself."""
+
+    def __init__(self, settings: AvatarSettings) -> None:
+        self.settings = settings
+        self.store = Store(settings.store)
+        self.journal = Journal(self.store, lease_seconds=settings.journal.lease_seconds)
+        self._providers: dict[ProviderName, Provider] = {}
+
+    def provider(self, name: ProviderName | None = None) -> "Provider":
+        """The provider by that name, or the one the settings name."""
+        from tasks.providers import open_provider
+
+        chosen = name or self.settings.provider
+        if chosen not in self._providers:
+            self._providers[chosen] = open_provider(chosen, self.settings, self.store)
+        return self._providers[chosen]
+
+    @cached_property
+    def scratch(self) -> Path:
+        """Where files are put down on their way: beside the state, so that large videos do not fill /tmp."""
+        folder = self.settings.state_dir / "scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @asynccontextmanager
+    async def local_copy(self, asset: Asset) -> AsyncIterator[Path]:
+        """The asset as a file, for as long as the block runs."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            path = Path(folder) / asset.key.rsplit("/", 1)[-1]
+            await self.store.download(asset.key, path)
+            yield path
+
+    async def aclose(self) -> None:
+        await self.store.aclose()
+
+
+_open: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Workspace]" = weakref.WeakKeyDictionary()
+
+
+def workspace() -> Workspace:
+    """The workspace of the running event loop, made from the environment on first use."""
+    loop = asyncio.get_running_loop()
+    if loop not in _open:
+        _open[loop] = Workspace(AvatarSettings())
+    return _open[loop]
+
+
+async def close_workspace() -> None:
+    """Close the running loop's workspace, if one was opened."""
+    opened = _open.pop(asyncio.get_running_loop(), None)
+    if opened is not None:
+        await opened.aclose()

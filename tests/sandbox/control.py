@@ -1,0 +1,48 @@
+"""The sandbox's own pages, for tests: what it saw, how to misbehave, and starting afresh."""
+
+from aiohttp import web
+
+from tests.sandbox import misdeeds
+from tests.sandbox.behaviours import OPERATIONS, Behaviour
+from tests.sandbox.world import world_of
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    router.add_get("/__sandbox__/state", state, name="control.state")
+    router.add_get("/__sandbox__/behave", catalogue, name="control.catalogue")
+    router.add_post("/__sandbox__/behave", behave, name="control.behave")
+    router.add_post("/__sandbox__/reset", reset, name="control.reset")
+
+
+async def state(request: web.Request) -> web.Response:
+    return web.json_response(world_of(request).state(brief="brief" in request.query))
+
+
+async def catalogue(request: web.Request) -> web.Response:
+    """Every operation and misdeed by name, with what it does."""
+    deeds = {name: (deed.__doc__ or "").strip() for name, deed in misdeeds.MISDEEDS.items()}
+    return web.json_response({"on": OPERATIONS, "do": deeds})
+
+
+async def behave(request: web.Request) -> web.Response:
+    """Arm one behaviour or a list of them; a name that does not exist is a 400 that lists those that do."""
+    orders = await request.json()
+    try:
+        behaviours = [Behaviour.parse(order) for order in (orders if isinstance(orders, list) else [orders])]
+        for behaviour in behaviours:
+            if behaviour.do not in misdeeds.MISDEEDS:
+                raise ValueError(f"unknown do={behaviour.do!r}; one of {', '.join(sorted(misdeeds.MISDEEDS))}")
+    except (TypeError, ValueError) as error:
+        return web.json_response({"error": str(error)}, status=400)
+    for behaviour in behaviours:
+        world_of(request).armed.add(behaviour)
+    return web.json_response({"armed": world_of(request).armed.remaining()})
+
+
+async def reset(request: web.Request) -> web.Response:
+    """Forget everything; options in the body replace those of the start."""
+    try:
+        await world_of(request).reset(await request.json() if request.can_read_body else {})
+    except TypeError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    return web.json_response({"options": world_of(request).options.__dict__})
