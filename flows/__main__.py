@@ -23,6 +23,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_quote(commands)
     _add_status(commands)
+    _add_resolve(commands)
+    _add_cancel(commands)
     commands.add_parser(
         "up", help="run store, Prefect server, deployments and worker on this machine; Ctrl-C stops all"
     )
@@ -69,6 +71,30 @@ def _add_quote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("status", help="list videos and open renders, or show one in full")
     parser.add_argument("id", metavar="ID", nargs="?", help="a job id or a render id")
+    parser.add_argument(
+        "--spend", action="store_true", help="money quoted, billed, set aside and at risk, by day"
+    )
+    _add_json(parser)
+
+
+def _add_resolve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("resolve", help="settle a render whose outcome is unknown")
+    parser.add_argument("render", metavar="RENDER", help="the render id that the error named")
+    settle = parser.add_mutually_exclusive_group(required=True)
+    settle.add_argument(
+        "--request-id", metavar="ID", help="attach the request found on the provider's dashboard"
+    )
+    settle.add_argument(
+        "--not-charged", action="store_true", help="the provider has no such request: may be sent again"
+    )
+    _add_json(parser)
+
+
+def _add_cancel(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "cancel", help="ask the provider to stop a render; says whether that saves money"
+    )
+    parser.add_argument("render", metavar="RENDER", help="a render id, see `avatar status`")
     _add_json(parser)
 
 

@@ -12,6 +12,9 @@ from tasks.results import register_result_storage
 from tasks.settings import AvatarSettings
 from tasks.workspace import close_workspace, workspace
 
+#: Flows of this process that use the embedded store they found or started here; the last one lets go of it.
+_borrowers = 0
+
 
 @asynccontextmanager
 async def equipment() -> AsyncIterator[None]:
@@ -20,14 +23,28 @@ async def equipment() -> AsyncIterator[None]:
     A flow called from Python, or run by a worker that was started by hand, finds the embedded store through the
     state directory as the `avatar` command does, or starts it.
     """
-    settings = AvatarSettings()
     async with AsyncExitStack() as stack:
-        if settings.store.endpoint is None:
-            local = services(settings, api=False, say=get_run_logger().info)
-            running = await asyncio.to_thread(local.__enter__)
-            stack.push_async_callback(asyncio.to_thread, local.__exit__, None, None, None)
-            os.environ.update(environment(settings, running))
-            stack.push_async_callback(close_workspace)
+        if _borrowers or AvatarSettings().store.endpoint is None:
+            await stack.enter_async_context(_embedded_store())
         await workspace().store.ensure_bucket()
         await register_result_storage()
         yield
+
+
+@asynccontextmanager
+async def _embedded_store() -> AsyncIterator[None]:
+    global _borrowers  # noqa: PLW0603 - one embedded store a process, however many flows run in it
+    local = services(AvatarSettings(), api=False, say=get_run_logger().info)
+    running = await asyncio.to_thread(local.__enter__)
+    before = dict(os.environ)
+    os.environ.update(environment(AvatarSettings(), running))
+    _borrowers += 1
+    try:
+        yield
+    finally:
+        _borrowers -= 1
+        if not _borrowers:
+            await close_workspace()
+            os.environ.clear()
+            os.environ.update(before)
+        await asyncio.to_thread(local.__exit__, None, None, None)

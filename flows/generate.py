@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from flows.equipment import equipment
 from tasks.assets import upload_assets
 from tasks.collection import collect_render
+from tasks.jobs.commit import commit_job, release_unspent
 from tasks.jobs.plan import identify
 from tasks.jobs.publish import find_published
 from tasks.jobs.quote import check_price
@@ -43,8 +44,8 @@ async def generate_avatar(job: AvatarJob) -> Video:
             return video
         plan = await validate_inputs(job, portrait, voice)
         check_price(plan.quote, job, workspace().settings.budget)
-        renders = await asyncio.gather(*(render_segment(plan, segment) for segment in plan.segments))
-        return await publish_video(plan, list(renders))
+        renders = await render_all(plan)
+        return await publish_video(plan, renders)
 
 
 async def published_already(job: AvatarJob, portrait: Asset, voice: Asset) -> Video | None:
@@ -57,7 +58,19 @@ async def published_already(job: AvatarJob, portrait: Asset, voice: Asset) -> Vi
     return video
 
 
-async def render_segment(plan: Plan, segment: Segment) -> Render:
-    submission = await submit_render(plan, segment)
+async def render_all(plan: Plan) -> list[Render]:
+    """Render every segment. All are waited for, even when one fails: each is paid for by itself."""
+    claimed_on = await commit_job(workspace(), plan)
+    tasks = [render_segment(plan, segment, claimed_on) for segment in plan.segments]
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    failures = [each for each in ended if isinstance(each, BaseException)]
+    if failures:
+        await release_unspent(workspace(), plan, claimed_on)
+        raise failures[0]
+    return [each for each in ended if isinstance(each, Render)]
+
+
+async def render_segment(plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
+    submission = await submit_render(plan, segment, claimed_on)
     await poll_render(submission)
     return await collect_render(submission)

@@ -9,6 +9,7 @@ from logging import LoggerAdapter
 from typing import Any
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import (
     acreate_markdown_artifact,
     acreate_progress_artifact,
@@ -19,11 +20,14 @@ from prefect.artifacts import (
 from tasks.media.poster import thumbnail
 from tasks.models import RemoteState, Snapshot, Video
 from tasks.renders.describe import describe_snapshot
+from tasks.renders.reconcile import Reconciled
 from tasks.workspace import Workspace
 
 #: Shortest time between two updates of a progress artifact, in seconds: each is a request to the Prefect server.
 UPDATE_SECONDS = 3.0
 LINK_LIFETIME = timedelta(days=7)
+#: Digits of an id in an artifact's key: a whole one runs out of its card in the UI.
+KEY_DIGITS = 12
 
 
 class RenderProgress:
@@ -49,7 +53,7 @@ class RenderProgress:
     async def _update(self, percent: float, text: str) -> None:
         if self._artifact is None:
             self._artifact = await acreate_progress_artifact(
-                progress=percent, key=f"render-{self.render_id}", description=text
+                progress=percent, key=_key("render", self.render_id), description=text
             )
         else:
             await aupdate_progress_artifact(artifact_id=self._artifact, progress=percent, description=text)
@@ -62,48 +66,62 @@ def _percent(snapshot: Snapshot) -> float:
 
 
 async def show_video(workspace: Workspace, video: Video) -> None:
-    """Leave the video's page, its cost and its checks as artifacts."""
+    """Leave the video's page, its cost and its checks as artifacts, and the outcome in the run's log."""
     poster = await workspace.store.get(video.poster_key)
     link = await workspace.store.presign(video.key, expires=LINK_LIFETIME)
+    passed = sum(check.passed for check in video.checks)
     await asyncio.gather(
         acreate_markdown_artifact(
-            key=f"video-{video.job_id}",
+            key=_key("video", video.job_id),
             markdown=_page(video, poster.data, link),
-            description="The published video",
+            description=f"The published video: {video.seconds:.2f} s, {video.width}×{video.height}",
         ),
         acreate_table_artifact(
-            key=f"cost-{video.job_id}", table=_cost_table(video), description="What the video cost"
+            key=_key("cost", video.job_id), table=_cost_table(video), description=f"Cost: {_price(video)}"
         ),
         acreate_table_artifact(
-            key=f"checks-{video.job_id}",
+            key=_key("checks", video.job_id),
             table=_check_table(video),
-            description="What was checked before publishing",
+            description=f"Checked before publishing: {passed} of {len(video.checks)} passed",
         ),
     )
+    get_run_logger().info(
+        "Published %.2f s of video as %s. Cost: %s", video.seconds, video.uri, _price(video)
+    )
+
+
+def _key(what: str, content_id: str) -> str:
+    return f"{what}-{content_id[:KEY_DIGITS]}"
+
+
+def _price(video: Video) -> str:
+    return f"${video.cost.billed:.2f} (quoted ${video.cost.quoted:.2f})"
 
 
 def _page(video: Video, poster: bytes, link: str) -> str:
     image = base64.b64encode(thumbnail(poster)).decode()
+    model = f" ({video.model})" if video.model != video.provider else ""
     return (
-        f"![poster](data:image/jpeg;base64,{image})\n\n"
+        f"![The video's poster](data:image/jpeg;base64,{image})\n\n"
         f"**[Play the video]({link})** (the link works for {LINK_LIFETIME.days} days)\n\n"
         f"| | |\n| --- | --- |\n"
         f"| Length | {video.seconds:.2f} s, {video.width}×{video.height} |\n"
-        f"| Rendered by | {video.provider} ({video.model}) |\n"
-        f"| Cost | ${video.cost.billed:.2f} (quoted ${video.cost.quoted:.2f}) |\n"
+        f"| Rendered by | {video.provider}{model} |\n"
+        f"| Cost | {_price(video)} |\n"
         f"| Stored as | `{video.uri}` |\n"
         f"| Job | `{video.job_id}` |\n"
     )
 
 
 def _cost_table(video: Video) -> list[dict[str, str]]:
+    """Sums first: the ids are long, and the UI cuts what does not fit."""
     return [
         {
-            "render": render.render_id,
             "provider": render.provider,
-            "request": render.request_id,
             "quoted": f"${render.quoted:.4f}",
             "billed": f"${render.billed:.4f}",
+            "request": render.request_id,
+            "render": render.render_id,
         }
         for render in video.renders
     ]
@@ -119,3 +137,17 @@ def _check_table(video: Video) -> list[dict[str, str]]:
         }
         for check in video.checks
     ]
+
+
+async def show_reconciled(found: Reconciled, resumed: list[str]) -> None:
+    """Leave a table of what was put straight, and what needs a person."""
+    rows = [{"what": "needs a person: outcome unknown", "which": render_id} for render_id in found.unknown]
+    rows += [
+        {"what": "left as it is", "which": f"{render_id}: {why}"} for render_id, why in found.failed.items()
+    ]
+    for what in ("published", "collected", "running", "settled", "released"):
+        rows += [{"what": what, "which": which} for which in getattr(found, what)]
+    rows += [{"what": "flow run started again", "which": name} for name in resumed]
+    await acreate_table_artifact(
+        key="reconcile", table=rows, description="What was put straight, and what needs a person"
+    )

@@ -53,14 +53,14 @@ class AvatarJob(Model):
     provider: ProviderName | None = Field(
         None,
         title="Provider",
-        description="Who renders. Empty: the AVATAR_PROVIDER setting. `preview` is free.",
+        description="Who renders; preview is free. None takes the AVATAR_PROVIDER setting.",
     )
     max_cost: Decimal | None = Field(
         None,
         title="Highest price",
         ge=0,
         le=100_000,
-        description="Refuse the job before paying if its quote is above this, in US dollars.",
+        description="Refuse the job before paying if its quote is above this, in US dollars. None sets no limit here.",
         examples=["7.00"],
     )
     take: int = Field(

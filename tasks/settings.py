@@ -107,6 +107,17 @@ class PollingSettings(Section):
     max_interval: float = Field(10.0, gt=0, description="Longest pause between status requests, in seconds.")
 
 
+class RecoverySettings(Section):
+    max_resumes: int = Field(
+        3, ge=0, le=20, description="How often a crashed flow run is started again by itself."
+    )
+    stale_seconds: float = Field(
+        600,
+        ge=60,
+        description="A running flow run without a heartbeat for this long is taken for dead, in seconds.",
+    )
+
+
 class PreviewSettings(Section):
     frame_rate: int = Field(25, ge=5, le=60, description="Frames per second of the preview.")
     max_side: int = Field(720, ge=128, le=1920, description="Longest side of the preview, in pixels.")
@@ -128,6 +139,10 @@ class AvatarSettings(BaseSettings):
     provider: ProviderName = Field(
         ProviderName.PREVIEW, description="Who renders: preview (free, local), fal or pixazo."
     )
+    failover: ProviderName | None = Field(
+        None,
+        description="Provider to ask when the first one refuses, or fails without charging. Unset: none.",
+    )
     state_dir: Path = Field(
         default_factory=default_state_dir, description="Where local data and running services live."
     )
@@ -140,3 +155,4 @@ class AvatarSettings(BaseSettings):
     download: DownloadSettings = DownloadSettings()
     journal: JournalSettings = JournalSettings()
     polling: PollingSettings = PollingSettings()
+    recovery: RecoverySettings = RecoverySettings()

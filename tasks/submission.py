@@ -10,10 +10,10 @@ from tasks.workspace import workspace
 
 
 @task(task_run_name="submit segment {segment.index} to {plan.provider}", retries=0, cache_policy=NO_CACHE)
-async def submit_render(plan: Plan, segment: Segment) -> Submission:
+async def submit_render(plan: Plan, segment: Segment, claimed_on: str | None = None) -> Submission:
     """Have the provider accept this render exactly once, and return its receipt."""
     announce(Step("submit", f"asking {plan.provider} for {segment.seconds:.1f} s of video"))
-    record = await submit_once(workspace(), plan, segment)
+    record = await submit_once(workspace(), plan, segment, claimed_on=claimed_on)
     if record.entry.submission is None:
         raise RuntimeError(f"render {record.entry.render_id} is {record.state} without a submission")
     return record.entry.submission

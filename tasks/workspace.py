@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tasks.models import Asset, ProviderName
 from tasks.settings import AvatarSettings
+from tasks.storage.budget import Budget
 from tasks.storage.journal import Journal
 from tasks.storage.store import Store
 
@@ -25,6 +26,7 @@ class Workspace:
         self.settings = settings
         self.store = Store(settings.store)
         self.journal = Journal(self.store, lease_seconds=settings.journal.lease_seconds)
+        self.budget = Budget(self.store, per_day=settings.budget.per_day)
         self._providers: dict[ProviderName, Provider] = {}
 
     def provider(self, name: ProviderName | None = None) -> "Provider":

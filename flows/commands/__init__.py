@@ -11,6 +11,8 @@ _MODULES = {
     "generate": "flows.commands.generate",
     "quote": "flows.commands.quote",
     "status": "flows.commands.status",
+    "resolve": "flows.commands.settle",
+    "cancel": "flows.commands.settle",
     "up": "flows.commands.up",
     "doctor": "flows.commands.doctor",
 }

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import inspect
 import json
 import os
 import sys
@@ -72,7 +73,19 @@ async def _generate(
         url = await workspace().store.presign(video.key, expires=LINK_LIFETIME)
         return video, url, str(state.state_details.flow_run_id)
     finally:
+        await _hand_over()
         await close_workspace()
+
+
+async def _hand_over() -> None:
+    """Let Prefect send its last logs and events while the server still runs; afterwards it would wait a minute."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        drained = worker.drain_all(timeout=10)
+        if inspect.isawaitable(drained):
+            await drained
 
 
 async def _next_take(job: AvatarJob) -> AvatarJob:

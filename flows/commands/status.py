@@ -3,15 +3,15 @@
 import argparse
 import asyncio
 import json
-import os
-import sys
+from decimal import Decimal
 from typing import Any
 
+from flows.commands.desk import at_the_desk
 from tasks.errors import InvalidInput
 from tasks.jobs.publish import find_published
 from tasks.models import Video
-from tasks.settings import AvatarSettings
-from tasks.storage.journal import Record
+from tasks.storage.budget import total
+from tasks.storage.journal import Record, RenderState
 from tasks.workspace import Workspace
 
 #: Manifests read for the list: the newest ones.
@@ -19,22 +19,14 @@ NEWEST = 50
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from flows.local import environment, services
-
-    with services(AvatarSettings(), api=False, say=lambda text: print(text, file=sys.stderr)) as running:
-        os.environ.update(environment(AvatarSettings(), running))
-        found = asyncio.run(_status(arguments.id))
+    if arguments.spend:
+        found = at_the_desk(spend)
+        print(json.dumps(found) if arguments.json else _spend_as_text(found))
+        return 0
+    wanted = arguments.id
+    found = at_the_desk(lambda workspace: _one(workspace, wanted) if wanted else _all(workspace))
     print(json.dumps(found) if arguments.json else _as_text(found))
     return 0
-
-
-async def _status(wanted: str | None) -> dict[str, Any]:
-    workspace = Workspace(AvatarSettings())
-    try:
-        await workspace.store.ensure_bucket()
-        return await (_one(workspace, wanted) if wanted else _all(workspace))
-    finally:
-        await workspace.aclose()
 
 
 async def _all(workspace: Workspace) -> dict[str, Any]:
@@ -49,6 +41,36 @@ async def _all(workspace: Workspace) -> dict[str, Any]:
         "videos": [_video(video) for video in videos if video],
         "open": [_record(head) for head in heads if head],
     }
+
+
+async def spend(workspace: Workspace) -> dict[str, Any]:
+    """Money by UTC day: billed and set aside; and what is at risk in unknown renders. US dollars as text."""
+    days = []
+    for day in await workspace.budget.days():
+        claims = await workspace.budget.claims(day)
+        billed = total([claim for claim in claims if claim.state == "settled"])
+        set_aside = total([claim for claim in claims if claim.state == "open"])
+        days.append({"day": day, "renders": len(claims), "billed": str(billed), "open": str(set_aside)})
+    heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
+    unknown = [head for head in heads if head is not None and head.state is RenderState.UNKNOWN]
+    return {
+        "per_day": str(workspace.budget.per_day) if workspace.budget.per_day is not None else None,
+        "days": days,
+        "at_risk": str(sum((head.entry.quoted for head in unknown), Decimal(0))),
+        "unknown": [_record(head) for head in unknown],
+    }
+
+
+def _spend_as_text(found: dict[str, Any]) -> str:
+    limit = (
+        f"limit ${found['per_day']} a day" if found["per_day"] else "no limit a day (AVATAR_BUDGET__PER_DAY)"
+    )
+    lines = [
+        f"{row['day']}  {row['renders']} renders  billed ${row['billed']}  set aside ${row['open']}"
+        for row in found["days"]
+    ]
+    lines.append(f"at risk in unknown renders: ${found['at_risk']}; {limit}")
+    return "\n".join(lines + [_step(row) for row in found["unknown"]])
 
 
 async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 import httpx
 from pydantic import SecretStr
@@ -58,7 +59,25 @@ def read(api_url: str, path: str) -> Mapping[str, Any] | None:
     return found
 
 
-def worker_online(api_url: str, pool: str) -> bool:
-    """Whether the pool exists and a worker polls it, as far as the API knows."""
-    found = read(api_url, f"/work_pools/{pool}")
-    return bool(found) and found.get("status") == "READY"
+def online_workers(api_url: str, pool: str) -> frozenset[str]:
+    """Names of the workers that poll the pool, as far as the API knows; it notices a dead one late.
+
+    Raises:
+        httpx.HTTPError: the API did not answer, or refused.
+    """
+    access = PrefectAccess()
+    with httpx.Client(base_url=api_url, headers=access.headers(), timeout=PATIENCE * 3) as client:
+        answer = client.post(f"/work_pools/{pool}/workers/filter", json={}, headers=_csrf_token(client))
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return frozenset()
+    workers = answer.raise_for_status().json()
+    return frozenset(worker["name"] for worker in workers if worker["status"] == "ONLINE")
+
+
+def _csrf_token(client: httpx.Client) -> dict[str, str]:
+    """What a server with CSRF protection wants to see in a POST; nothing for one without."""
+    name = str(uuid4())
+    answer = client.get("/csrf-token", params={"client": name})
+    if not answer.is_success:
+        return {}
+    return {"Prefect-Csrf-Token": answer.json()["token"], "Prefect-Csrf-Client": name}

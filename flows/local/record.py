@@ -31,7 +31,9 @@ class StoreEntry(_Entry):
 
     def settings(self, wanted: StoreSettings) -> StoreSettings:
         """`wanted`, with this store's address and keys; its bucket and public endpoint stay the user's."""
-        store = EmbeddedStore(self.endpoint, self.access_key, self.secret_key, self.process.pid, self.directory)
+        store = EmbeddedStore(
+            self.endpoint, self.access_key, self.secret_key, self.process.pid, self.directory
+        )
         found = settings_for(store, wanted.bucket)
         return wanted.model_copy(update={name: getattr(found, name) for name in found.model_fields_set})
 
@@ -53,6 +55,7 @@ class ApiEntry(_Entry):
 class WorkerEntry(_Entry):
     """The worker, and a fingerprint of the environment its flows get."""
 
+    name: str
     fingerprint: str
 
 
@@ -65,6 +68,15 @@ class Record(BaseModel):
     api: ApiEntry | None = None
     worker: WorkerEntry | None = None
     up: Process | None = None
+
+    def dead(self) -> str:
+        """Names of the services that were started, not stopped, and do not run; empty if all is well."""
+        entries = {
+            "The embedded store": self.store,
+            "The Prefect server": self.api,
+            "The worker": self.worker,
+        }
+        return ", ".join(name for name, entry in entries.items() if entry and not entry.runs)
 
 
 class StateDirectory:

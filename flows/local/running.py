@@ -1,25 +1,25 @@
 """Services as a context: found or started on entry, stopped on exit by the last one who uses them."""
 
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import FrameType
-from typing import Never
+from dataclasses import replace
 
 from flows.local import locks, prefect_api
 from flows.local.environment import Services, environment
-from flows.local.prefect_api import PrefectAccess
 from flows.local.processes import identify, stop
 from flows.local.record import ApiEntry, StateDirectory, StoreEntry
 from flows.local.server import STOP_SECONDS, ensure_server
+from flows.local.signals import interrupted_by_sigterm, undisturbed
 from flows.local.worker import ensure_worker, stop_worker
-from tasks.settings import AvatarSettings
+from tasks.settings import AvatarSettings, StoreSettings
 from tasks.storage import embedded
 
 Say = Callable[[str], None]
+Wanted = Callable[[], bool]
+
+_NONE = Services(store=None, api_url="", ui_url="", started_api=False)
 
 
 def silently(_: str) -> None:
@@ -47,39 +47,118 @@ def services(
     """
     state = StateDirectory(settings.state_dir)
     state.prepare()
-    with terminated_like_interrupted(), locks.shared(state.in_use) as membership:
+    with interrupted_by_sigterm(), locks.shared(state.in_use) as membership:
         try:
             yield _bring_up(settings, state, api=api, worker=worker, say=say)
         finally:
             with undisturbed():
-                _leave(state, membership, worker=worker)
+                _leave(state, membership, worker=worker, say=say)
 
 
 def find(settings: AvatarSettings) -> Services:
-    """What runs now, without starting anything: empty addresses and no store for what does not."""
+    """What runs now, without starting anything. What does not run has no address."""
     state = StateDirectory(settings.state_dir)
     record = state.read()
+    local = _local(record.api) if record.api and record.api.runs else _NONE
     store = record.store.settings(settings.store) if record.store and record.store.runs else None
-    chosen = _chosen_api()
-    local = record.api if record.api and record.api.runs else None
-    return _services(None if settings.store.endpoint else store, chosen, None if chosen else local)
+    return replace(_configured(state, silently) or local, store=None if settings.store.endpoint else store)
 
 
-def _bring_up(settings: AvatarSettings, state: StateDirectory, *, api: bool, worker: bool, say: Say) -> Services:
-    starting = threading.Event()
-    starting.set()
+def revive(settings: AvatarSettings, running: Services, say: Say) -> Services:
+    """Start again what has died of `running`, worker included, and keep what lives."""
+    state = StateDirectory(settings.state_dir)
+    with locks.exclusive(state.starting):
+        store = _store(settings, state, say)
+        api = _local(ensure_server(state, _always)) if running.started_api else running
+        running = replace(api, store=store)
+        ensure_worker(state, environment(settings, running), running.api_url, _always)
+    return running
+
+
+def _bring_up(
+    settings: AvatarSettings, state: StateDirectory, *, api: bool, worker: bool, say: Say
+) -> Services:
+    abandoned = threading.Event()
+
+    def wanted() -> bool:
+        return not abandoned.is_set()
+
     with locks.exclusive(state.starting), ThreadPoolExecutor(2) as both:
         try:
             store = both.submit(_store, settings, state, say)
-            server = both.submit(_api, state, say, starting.is_set) if api else None
-            found, (chosen, local) = store.result(), server.result() if server else ("", None)
-            running = _services(found, chosen, local)
+            found = both.submit(_api, state, say, wanted) if api else None
+            running = replace(found.result() if found else _NONE, store=store.result())
             if worker:
-                ensure_worker(state, environment(settings, running), running.api_url, starting.is_set)
+                ensure_worker(state, environment(settings, running), running.api_url, wanted)
         except BaseException:
-            starting.clear()  # so that Ctrl-C need not wait for a start nobody wants any more
+            abandoned.set()  # so that Ctrl-C does not wait for a start that nobody wants any more
             raise
     return running
 
 
-def _services(store: object, chosen: str, local: ApiEntry | None) -> Services: ...
+def _store(settings: AvatarSettings, state: StateDirectory, say: Say) -> StoreSettings | None:
+    if settings.store.endpoint:
+        return None
+    known = state.read().store
+    if not (known and known.runs):
+        say("Starting the embedded store.")
+    store = embedded.start(state.store)
+    entry = StoreEntry(
+        process=identify(store.pid),
+        endpoint=store.endpoint,
+        access_key=store.access_key,
+        secret_key=store.secret_key,
+        directory=store.directory,
+    )
+    state.change(store=entry)
+    return entry.settings(settings.store)
+
+
+def _api(state: StateDirectory, say: Say, wanted: Wanted) -> Services:
+    if configured := _configured(state, say):
+        return configured
+    known = state.read().api
+    if not (known and known.runs):
+        say("Starting the local Prefect server, which takes some seconds.")
+    return _local(ensure_server(state, wanted))
+
+
+def _configured(state: StateDirectory, say: Say) -> Services | None:
+    """The user's own Prefect API, if one is configured and answers."""
+    access = prefect_api.PrefectAccess()
+    url = (access.api_url or "").rstrip("/")
+    known = state.read().api
+    if not url or (known and url == known.api_url):
+        return None
+    if not prefect_api.healthy(url):
+        say(f"The Prefect API at {url} (PREFECT_API_URL) does not answer; using the local one.")
+        return None
+    ui_url = access.ui_url or (url.removesuffix("/api") if url.endswith("/api") else "")
+    return Services(store=None, api_url=url, ui_url=ui_url, started_api=False)
+
+
+def _local(entry: ApiEntry) -> Services:
+    return Services(store=None, api_url=entry.api_url, ui_url=entry.ui_url, started_api=True)
+
+
+def _leave(state: StateDirectory, membership: int, *, worker: bool, say: Say) -> None:
+    """Stop the worker if we asked for it, and everything else if nobody uses it any more."""
+    with locks.exclusive(state.starting):
+        record = state.read()
+        last = locks.becomes_exclusive(membership)
+        if record.worker and (worker or last):
+            stop_worker(record.worker)
+            state.change(worker=None)
+        if not last:
+            if worker:
+                say("Store and server go on: another command uses them, and stops them when it ends.")
+            return
+        if record.api:
+            stop(record.api.process, grace=STOP_SECONDS)
+        if record.store and record.store.runs:
+            embedded.stop(record.store.process.pid)
+        state.change(api=None, store=None)
+
+
+def _always() -> bool:
+    return True

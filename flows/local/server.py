@@ -94,7 +94,9 @@ def free_port(preferred: int) -> int:
 
 
 def _spawn(state: StateDirectory, port: int) -> ApiEntry:
-    command = python("-m", "prefect", "--no-prompt", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+    command = python(
+        "-m", "prefect", "--no-prompt", "server", "start", "--host", "127.0.0.1", "--port", str(port)
+    )
     process = spawn(
         command, server_environment(state.prefect_home, port, os.environ), state.log("prefect-server")
     )
@@ -121,4 +123,4 @@ def _is_ours(entry: ApiEntry, state: StateDirectory) -> bool:
         return True  # it asks for credentials that only the user has
     except httpx.HTTPError:
         return False
-    return bool(found) and Path(found["home"]) == state.prefect_home
+    return found is not None and Path(found["home"]) == state.prefect_home

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 
 import flows
-from flows.local.prefect_api import worker_online
-from flows.local.processes import alive, children, ended, kill, python, spawn, tail, terminate
+from flows.local.prefect_api import online_workers
+from flows.local.processes import Process, alive, children, ended, kill, python, spawn, tail, terminate
 from flows.local.record import StateDirectory, WorkerEntry
 from tasks.errors import AvatarError
 
@@ -23,6 +24,8 @@ POOL = "avatar"
 START_SECONDS = 60.0
 #: A flow that is told to stop says so to the API and the store first.
 STOP_SECONDS = 20.0
+#: How long the worker itself may take after that.
+WORKER_SECONDS = 10.0
 #: Flow runs at a time. Each is a Python process of some 100 MB that mostly waits for a provider.
 LIMIT = 8
 
@@ -64,30 +67,37 @@ def ensure_worker(
 
 def start_worker(state: StateDirectory, variables: Mapping[str, str]) -> WorkerEntry:
     """Start the worker, without waiting for it."""
-    name = f"avatar-{socket.gethostname()}-{os.getpid()}"
+    name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
     options = ["--pool", POOL, "--type", "process", "--name", name, "--limit", str(LIMIT)]
     process = spawn(
         python("-m", "prefect", "--no-prompt", "worker", "start", *options),
         {**_TUNING, **os.environ, **variables},
         state.log("worker"),
     )
-    entry = WorkerEntry(process=process, fingerprint=fingerprint(variables))
+    entry = WorkerEntry(process=process, name=name, fingerprint=fingerprint(variables))
     state.change(worker=entry)
     return entry
 
 
 def stop_worker(entry: WorkerEntry) -> None:
-    """Stop the worker and the flow runs in it.
+    """Stop the flow runs in the worker, then the worker.
 
-    By itself it would wait for them to finish, which may take as long as a provider does. Each run has a
-    session of its own, so the runs are told one by one; the journal lets them go on later where they were.
+    By itself it would wait for them as long as a provider takes, or, told in the same moment as they, end them
+    before they have reported their state: they would count as running for ever. Each has a session of its own,
+    so they are told one by one. The journal lets them go on later where they were.
     """
-    runs = children(entry.process)
-    terminate(entry.process)
-    for run in runs:
-        terminate(run)
     deadline = time.monotonic() + STOP_SECONDS
-    for process in (*runs, entry.process):
+    while (runs := children(entry.process)) and time.monotonic() < deadline:
+        _end(runs, deadline)
+    left = children(entry.process)
+    _end((entry.process, *left), time.monotonic() + WORKER_SECONDS)
+
+
+def _end(processes: tuple[Process, ...], deadline: float) -> None:
+    """SIGTERM to all of them, once; SIGKILL to those that are left at `deadline`."""
+    for process in processes:
+        terminate(process)
+    for process in processes:
         if not ended(process, deadline - time.monotonic()):
             kill(process)
 
@@ -130,7 +140,7 @@ def _online(entry: WorkerEntry, api_url: str, wanted: Callable[[], bool]) -> boo
     deadline = time.monotonic() + START_SECONDS
     while alive(entry.process) and wanted() and time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
-            if worker_online(api_url, POOL):
+            if entry.name in online_workers(api_url, POOL):
                 return True
         time.sleep(0.2)
     return False

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+#: How notes begin that tell of a file which decoders may read differently.
+DAMAGED, CUT_OFF, RATE_CHANGES = "damaged", "declares", "its sample rate changes"
+
 
 @dataclass(frozen=True)
 class VoiceFacts:
@@ -16,6 +19,11 @@ class VoiceFacts:
     peak: float
     loudness: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether every decoder will make the same of the file: none had to guess or to step over anything."""
+        return not any(note.startswith((DAMAGED, CUT_OFF, RATE_CHANGES)) for note in self.notes)
 
 
 @dataclass(frozen=True)

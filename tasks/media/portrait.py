@@ -105,7 +105,7 @@ def _what_instead(path: Path) -> str:
 
 
 def _size(image: Image.Image) -> str:
-    return f"{image.width}×{image.height} px"  # noqa: RUF001 - the sign people know from cameras
+    return f"{image.width}×{image.height} px"
 
 
 def _check_pixels(name: str, image: Image.Image) -> None:

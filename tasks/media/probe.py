@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from tasks.errors import InvalidInput, VideoRejected
-from tasks.media.facts import VideoFacts, VoiceFacts
+from tasks.media.facts import CUT_OFF, DAMAGED, RATE_CHANGES, VideoFacts, VoiceFacts
 from tasks.media.sound import Sound, as_float, open_media, open_sound
 
 __all__ = ["VideoFacts", "Viewer", "VoiceFacts", "has_faststart", "probe_video", "probe_voice"]
@@ -27,6 +27,8 @@ SILENT_PEAK = 0.001
 QUIET_DBFS = -42.0
 #: Share of samples at full scale from which clipping is audible rather than incidental.
 CLIPPED_SHARE = 0.0005
+#: Writers that cannot seek back leave about this in a WAV's size field.
+STREAMED_WAV = 0x7FFF_0000
 
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 SUFFIXES = {
@@ -121,8 +123,7 @@ def _voice_notes(path: Path, sound: Sound, levels: Levels) -> list[str]:
     found = container_name(sound.container)
     told = SUFFIXES.get(path.suffix.lower(), found)
     pictures = [s for s in sound.container.streams.video if not s.disposition & Disposition.attached_pic]
-    duration = sound.container.duration
-    declared = duration / 1_000_000 if duration else 0.0
+    declared = _declared_seconds(path, sound, levels)
     notes = [
         (told != found, f"named {path.suffix}, but its content is {found}"),
         (bool(pictures), "a video file: its sound is used"),
@@ -130,16 +131,27 @@ def _voice_notes(path: Path, sound: Sound, levels: Levels) -> list[str]:
             len(sound.container.streams.audio) > 1,
             f"several audio streams: number {sound.stream.index} is used",
         ),
-        (sound.damaged > 0, f"damaged: {sound.damaged} packets could not be decoded"),
+        (sound.damaged > 0, f"{DAMAGED}: {sound.damaged} packets could not be decoded"),
         (
             declared > levels.seconds + 0.5,
-            f"declares {declared:.1f} s, but only {levels.seconds:.1f} s could be decoded: it may be cut off",
+            f"{CUT_OFF} {declared:.1f} s, but only {levels.seconds:.1f} s could be decoded: it may be cut off",
         ),
-        (len(levels.per_rate) > 1, "its sample rate changes on the way"),
+        (len(levels.per_rate) > 1, f"{RATE_CHANGES} on the way"),
         (levels.loudness < QUIET_DBFS, f"very quiet ({levels.loudness:.0f} dBFS)"),
         (levels.clipped > CLIPPED_SHARE * levels.values, "clipped: its loudest parts are cut off"),
     ]
     return [text for holds, text in notes if holds]
+
+
+def _declared_seconds(path: Path, sound: Sound, levels: Levels) -> float:
+    """Length by the file's own account, 0 if it gives none."""
+    if container_name(sound.container) == "wav":
+        # FFmpeg goes by the size of the file; only the header still knows how much there should be.
+        with path.open("rb") as file:
+            head = file.read(8)
+        announced, size = int.from_bytes(head[4:], "little") + 8, path.stat().st_size
+        return levels.seconds * announced / size if head[:4] == b"RIFF" and announced < STREAMED_WAV else 0.0
+    return (sound.container.duration or 0) / 1_000_000
 
 
 @dataclass

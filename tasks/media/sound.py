@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain, groupby
 from pathlib import Path
 
 import av
@@ -28,7 +30,7 @@ Samples = NDArray[np.float32]
 
 def open_media(path: Path) -> InputContainer:
     """Open a media file by its content; its name is never taken for a protocol or a format."""
-    return av.open(f"file:{path}", options=dict(OPEN_OPTIONS))
+    return av.open(f"file:{path}", options=dict(OPEN_OPTIONS), metadata_errors="replace")
 
 
 def as_float(frame: AudioFrame) -> Samples:
@@ -88,10 +90,34 @@ def open_sound(path: Path) -> Iterator[Sound]:
         yield Sound(container, stream)
 
 
+def resampled(sound: Sound, sample_format: str, layout: str, rate: int) -> Iterator[AudioFrame]:
+    """The sound in another form, timed from zero whatever its container says.
+
+    Encoders need the times: without them the delay they add is not written down, and the sound plays late.
+    """
+    samples = 0
+    for _, stretch in groupby(sound.frames(), key=_form):
+        # Glued-together MP3s change their form on the way; a resampler takes one form only.
+        resampler = av.AudioResampler(format=sample_format, layout=layout, rate=rate)
+        for frame in chain(stretch, (None,)):
+            for ready in resampler.resample(_untimed(frame)):
+                ready.pts, ready.time_base = samples, Fraction(1, rate)
+                samples += ready.samples
+                yield ready
+
+
+def _form(frame: AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _untimed(frame: AudioFrame | None) -> AudioFrame | None:
+    if frame is not None:
+        frame.pts = None
+    return frame
+
+
 def read_mono(path: Path, sample_rate: int) -> Samples:
     """The whole sound mixed to one channel at `sample_rate` Hz, full scale = 1."""
     with open_sound(path) as sound:
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
-        blocks = [block.to_ndarray()[0] for frame in sound.frames() for block in resampler.resample(frame)]
-        blocks += [block.to_ndarray()[0] for block in resampler.resample(None)]
+        blocks = [frame.to_ndarray()[0] for frame in resampled(sound, "flt", "mono", sample_rate)]
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)

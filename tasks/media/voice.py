@@ -4,11 +4,10 @@ import shutil
 from pathlib import Path
 
 import av
-from av.audio.frame import AudioFrame
 
 from tasks.errors import InvalidInput
 from tasks.media.facts import VoiceFacts
-from tasks.media.sound import open_sound
+from tasks.media.sound import open_sound, resampled
 from tasks.providers.base import Limits
 
 __all__ = ["VOICE_SPEC", "check_voice", "encode_mp3", "prepare_voice"]
@@ -43,8 +42,8 @@ def prepare_voice(path: Path, target: Path, facts: VoiceFacts, limits: Limits) -
     """Write to `target` the voice as a provider takes it.
 
     Returns:
-        False when the file was passed on byte for byte (MP3, or WAV of plain PCM, within the byte limit);
-        True when it was transcoded to an MP3 of the same length.
+        False when the file was passed on byte for byte (an intact MP3, or WAV of plain PCM, within the byte
+        limit); True when it was transcoded to an MP3 of the same length.
 
     Raises:
         InvalidInput: it does not fit into the byte limit even at 32 kbit/s.
@@ -59,7 +58,7 @@ def prepare_voice(path: Path, target: Path, facts: VoiceFacts, limits: Limits) -
 
 
 def _is_plain(facts: VoiceFacts, limits: Limits) -> bool:
-    if facts.container not in limits.audio_containers or facts.channels > STEREO:
+    if facts.container not in limits.audio_containers or facts.channels > STEREO or not facts.is_intact:
         return False
     return facts.codec == "mp3" if facts.container == "mp3" else facts.codec in PLAIN_PCM
 
@@ -96,17 +95,8 @@ def encode_mp3(path: Path, target: Path, *, channels: int, bitrate: int) -> None
     with open_sound(path) as sound, av.open(str(target), "w", format="mp3") as output:
         rate, layout = mp3_rate(sound.stream.rate), "stereo" if channels == STEREO else "mono"
         stream = output.add_stream("libmp3lame", rate=rate, layout=layout, bit_rate=bitrate * 1000)
-        resampler = av.AudioResampler(format="s16p", layout=layout, rate=rate)
-
-        def write(frame: AudioFrame | None) -> None:
-            for ready in resampler.resample(frame):
-                ready.pts = None
-                output.mux(stream.encode(ready))
-
-        for frame in sound.frames():
-            frame.pts = None
-            write(frame)
-        write(None)
+        for frame in resampled(sound, "s16p", layout, rate):
+            output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
 
 

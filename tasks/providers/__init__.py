@@ -1,26 +1,36 @@
 """Providers: ways of getting a render made, all behind the contract of `base`."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, cast
 
 from tasks.models import ProviderName
-from tasks.providers.base import Provider
+from tasks.providers.base import Limits, Provider
 
 if TYPE_CHECKING:
     from tasks.settings import AvatarSettings
     from tasks.storage.store import Store
 
+    Maker = Callable[[AvatarSettings, Store], Provider]
+
 
 def open_provider(name: ProviderName, settings: "AvatarSettings", store: "Store") -> Provider:
     """The provider by that name, with its limits as the settings override them. Makes no connection."""
-    provider = _provider_class(name)(settings, store)
+    provider = _maker(name)(settings, store)
     known = asdict(provider.limits)
     overrides = {key: value for key, value in settings.limits if value is not None and key in known}
     provider.limits = replace(provider.limits, **overrides)
     return provider
 
 
-def _provider_class(name: ProviderName) -> type[Provider]:
+def describe_provider(name: ProviderName, settings: "AvatarSettings") -> "tuple[Decimal, Limits]":
+    """Price per second in US dollars, and limits: for a quote, which needs neither key nor store."""
+    provider = open_provider(name, settings, cast("Store", None))
+    return provider.price_per_second, provider.limits
+
+
+def _maker(name: ProviderName) -> "Maker":
     """Imported when asked for: each brings its own heavy dependencies."""
     if name is ProviderName.FAL:
         from tasks.providers.fal import Fal

@@ -52,7 +52,9 @@ def path_segment(request_id: str) -> str:
 def number(value: Any) -> float | None:
     """A finite number of 0 or more, also when written as text; None for anything else."""
     try:
-        parsed = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+        parsed = (
+            float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+        )
     except (ValueError, OverflowError):
         return None
     return parsed if math.isfinite(parsed) and parsed >= 0 else None

@@ -5,9 +5,9 @@ what was seen                                            verdict     why
 =======================================================  ==========  ==============================================
 no byte left (seen by the connection, not guessed from   not_sent    there is nothing to be charged for
 the exception): DNS, refused, TLS, connect timeout
-an answer that names a request id, but for a 4xx         accepted    whatever else it says, this id can be asked for
 429                                                      throttled   documented as "not taken, come back"
 400 401 402 403 404 405 410 413 414 415 422 431 451      refused     the request was judged and turned down
+any other answer that names a request id                 accepted    whatever else it says, this id can be asked for
 2xx with `success: false` or only an `error` (Pixazo)    refused     its page promises `success: true` on success
 408 409 425 499 and any other 4xx                        unknown     may be said after the request was passed on
 1xx 3xx 5xx                                              unknown     a box in the middle speaks, not the provider
@@ -16,6 +16,7 @@ no answer after a byte left: timeout, reset, disconnect  unknown     the classic
 =======================================================  ==========  ==============================================
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from typing import Any
 from tasks.errors import AvatarError, NotSent, OutcomeUnknown, SubmitRefused, Throttled
 from tasks.providers.answers import clean, error_kind, error_words, parse_object, usable_id
 from tasks.providers.base import RenderInputs
-from tasks.providers.wire import Exchange, Wire, retry_after
+from tasks.providers.wire import SUCCESS, Exchange, Wire, retry_after
 
 #: Client errors that say the request itself was judged and turned down, with the kind we call them by.
 REFUSALS = {
@@ -45,7 +46,24 @@ REFUSALS = {
 }
 _THROTTLED = 429
 #: What a refusal in a 200 may consist of; anything more could be a receipt.
-_REFUSAL_FIELDS = {"error", "message", "detail", "error_message", "error_type", "code", "status_code", "statuscode"}
+_REFUSAL_FIELDS = {
+    "error",
+    "message",
+    "detail",
+    "error_message",
+    "error_type",
+    "code",
+    "status_code",
+    "statuscode",
+}
+
+
+def submit_seconds(lease: float) -> float:
+    """How long a submit may take in all: it must end while its intent's lease, in seconds, still holds."""
+    return max(1.0, min(lease * 0.75, 100.0))
+
+
+_ID_IN_TEXT = re.compile(rb'"request_id"\s*:\s*"([^"\\]{1,512})"')
 
 
 class Verdict(StrEnum):
@@ -75,7 +93,8 @@ def classify_submit(
     sent: bool,
     status: int | None,
     headers: Mapping[str, str],
-    body: bytes | None,
+    body: bytes,
+    complete: bool = True,
     refusals_in_200: bool = False,
 ) -> Outcome:
     """Judge one POST by the module's table.
@@ -85,21 +104,37 @@ def classify_submit(
         sent: whether any byte of the request may have left.
         status: of the answer, None if there was none.
         headers: of the answer, by lower-case name.
-        body: the answer, None if it was not read to its end.
+        body: of the answer, as far as it came.
+        complete: whether it was read to its end.
         refusals_in_200: whether this provider refuses with a 200.
     """
     if status is None:
-        name = error.__name__ if error else "no answer"
-        if not sent:
-            return Outcome(Verdict.NOT_SENT, f"connecting failed ({name})")
-        return Outcome(Verdict.UNKNOWN, f"the request left and no answer came back ({name})")
-    data = parse_object(body) if body is not None else None
+        return _unanswered(error, sent=sent)
+    data = parse_object(body) if complete else None
     if status == _THROTTLED:
         words = clean(error_words(data))
         return Outcome(Verdict.THROTTLED, words, status=status, retry_after=retry_after(headers))
     if status in REFUSALS:
         return _refusal(status, data)
-    return _judge_answer(status, headers, data, refusals_in_200=refusals_in_200)
+    if request_id := usable_id(data.get("request_id")) if data else None:
+        return Outcome(Verdict.ACCEPTED, request_id=request_id, status=status)
+    if status in SUCCESS and refusals_in_200 and data and _refuses(data):
+        return _refusal(status, data)
+    return _unclear(status, headers, data, body)
+
+
+def _unanswered(error: type[BaseException] | None, *, sent: bool) -> Outcome:
+    name = error.__name__ if error else "no answer"
+    if sent:
+        return Outcome(Verdict.UNKNOWN, f"the request left and no answer came back ({name})")
+    return Outcome(Verdict.NOT_SENT, f"connecting failed ({name})")
+
+
+def _unclear(status: int, headers: Mapping[str, str], data: Mapping[str, Any] | None, body: bytes) -> Outcome:
+    what = "an answer that cannot be read" if data is None else "an answer without a request id"
+    words = clean(error_words(data))
+    reason = f"{status} came back with {what}" + (f": {words}" if words else "")
+    return Outcome(Verdict.UNKNOWN, reason, seen_id=_glimpse(headers, body), status=status)
 
 
 def _refusal(status: int, data: Mapping[str, Any] | None) -> Outcome:
@@ -107,19 +142,10 @@ def _refusal(status: int, data: Mapping[str, Any] | None) -> Outcome:
     return Outcome(Verdict.REFUSED, clean(error_words(data)) or "no reason given", kind=kind, status=status)
 
 
-def _judge_answer(
-    status: int, headers: Mapping[str, str], data: Mapping[str, Any] | None, *, refusals_in_200: bool
-) -> Outcome:
-    request_id = usable_id(data.get("request_id")) if data else None
-    if request_id and not 400 <= status < 500 or request_id and status == 409:  # noqa: PLR2004
-        return Outcome(Verdict.ACCEPTED, request_id=request_id, status=status)
-    if 200 <= status < 300 and refusals_in_200 and data and _refuses(data):  # noqa: PLR2004
-        return _refusal(status, data)
-    seen = request_id or usable_id(headers.get("x-fal-request-id"))
-    what = "an answer that cannot be read" if data is None else "an answer without a request id"
-    words = clean(error_words(data))
-    reason = f"{status} came back with {what}" + (f": {words}" if words else "")
-    return Outcome(Verdict.UNKNOWN, reason, seen_id=seen, status=status)
+def _glimpse(headers: Mapping[str, str], body: bytes) -> str | None:
+    """A request id in a header or a cut body: a help to the person who looks, not a receipt."""
+    found = _ID_IN_TEXT.search(body)
+    return usable_id(found[1].decode("utf-8", "replace") if found else headers.get("x-fal-request-id"))
 
 
 def _refuses(data: Mapping[str, Any]) -> bool:
@@ -137,7 +163,8 @@ def judge(exchange: Exchange, *, refusals_in_200: bool = False) -> Outcome:
         sent=exchange.sent,
         status=exchange.status,
         headers=exchange.headers,
-        body=bytes(exchange.body) if exchange.complete else None,
+        body=bytes(exchange.body),
+        complete=exchange.complete,
         refusals_in_200=refusals_in_200,
     )
 
@@ -156,10 +183,14 @@ def accepted_id(outcome: Outcome, wire: Wire, inputs: RenderInputs, *, dashboard
 def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str) -> AvatarError:
     who, render_id, reason = wire.provider, inputs.render_id, wire.clean(outcome.reason)
     if outcome.verdict is Verdict.NOT_SENT:
-        text = f"Render {render_id} was not sent to {who}: {reason}. Nothing was spent; it may be tried again."
+        text = (
+            f"Render {render_id} was not sent to {who}: {reason}. Nothing was spent; it may be tried again."
+        )
         return NotSent(text, provider=who, render_id=render_id)
     if outcome.verdict is Verdict.THROTTLED:
-        text = f"{who} takes no more requests for now (429){': ' + reason if reason else ''}. Nothing was spent."
+        text = (
+            f"{who} takes no more requests for now (429){': ' + reason if reason else ''}. Nothing was spent."
+        )
         return Throttled(text, provider=who, render_id=render_id, retry_after=outcome.retry_after)
     if outcome.verdict is Verdict.REFUSED:
         return SubmitRefused(
@@ -182,7 +213,9 @@ def _remedy(kind: str) -> str:
     }.get(kind, "Change the input the text names, then run the job again.")
 
 
-def _unknown(outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str, reason: str) -> OutcomeUnknown:
+def _unknown(
+    outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str, reason: str
+) -> OutcomeUnknown:
     render_id, seen = inputs.render_id, wire.clean(outcome.seen_id or "")
     return OutcomeUnknown(
         f"Whether {wire.provider} accepted render {render_id} is not known: {reason}. Up to {inputs.segment.seconds:.1f} "

@@ -4,16 +4,16 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from json import dumps
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
-from tasks.errors import NotConfigured, ProviderFailure, ProviderUnavailable
-from tasks.models import ProviderName
+from tasks.errors import AvatarError, NotConfigured, ProviderFailure, ProviderUnavailable
+from tasks.models import ProviderName, Submission
 from tasks.providers.answers import clean, error_words, number, parse_object
 
 #: Largest answer read, in bytes. A status is below 10 KB.
@@ -25,8 +25,14 @@ FREE_CALL_SECONDS = 30.0
 #: Longest Retry-After believed, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
-_KEY_REFUSED = {401, 402, 403}
-_LATER = {408, 425, 429}
+E = TypeVar("E", bound=AvatarError)
+
+#: Families of answers.
+SUCCESS, REDIRECT, REFUSAL, BREAKDOWN = range(200, 300), range(300, 400), range(400, 500), range(500, 600)
+KEY_REFUSED = {401, 402, 403}
+#: Refusals that may pass by themselves: request timeout, too early, too many requests.
+LATER = {408, 425, 429}
+NOT_FOUND = {404, 410}
 
 
 class _WithoutQuery(logging.Filter):
@@ -90,7 +96,7 @@ class Exchange:
 
     @property
     def ok(self) -> bool:
-        return self.status is not None and 200 <= self.status < 300  # noqa: PLR2004 - 2xx
+        return self.status in SUCCESS
 
     @property
     def object(self) -> dict[str, Any] | None:
@@ -167,18 +173,28 @@ class Wire:
         exchange = Exchange()
         content = dumps(body).encode()
         sent = self.headers(url, **{"Content-Type": "application/json"}, **headers)
+        # Connecting and the handshake time out before the whole does: httpcore leaves a cancelled handshake open.
+        phases = httpx.Timeout(connect=min(10, seconds / 3), write=30, read=60, pool=5)
         try:
             async with asyncio.timeout(seconds), new_client(1) as client:
-                await exchange.run(client, "POST", url, content=content, headers=sent)
+                await exchange.run(client, "POST", url, content=content, headers=sent, timeout=phases)
         except Exception as error:  # noqa: BLE001 - whatever it is, the outcome table judges it
             exchange.error = error
         return exchange
 
-    async def ask(self, client: httpx.AsyncClient, method: str, url: str, *, body: Any = None) -> Exchange:
+    async def ask(
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        url: str,
+        *,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Exchange:
         """A free call, which may be repeated. Raises `ProviderUnavailable` if no answer came."""
         exchange = Exchange()
         more = {} if body is None else {"Content-Type": "application/json", "Cache-Control": "no-cache"}
-        request: dict[str, Any] = {"headers": self.headers(url, **more)}
+        request: dict[str, Any] = {"headers": self.headers(url, **more, **(headers or {}))}
         if body is not None:
             request["content"] = dumps(body).encode()
         try:
@@ -208,10 +224,10 @@ class Wire:
 
     def check(self, exchange: Exchange, request_id: str) -> None:
         """Raise for an answer to a free call that tells nothing about the render."""
-        status = exchange.status or 0
-        if status in _KEY_REFUSED:
+        status = exchange.status
+        if status in KEY_REFUSED:
             raise self.key_refused(exchange, request_id)
-        if status in _LATER or status >= 500 or not 200 <= status < 500 or 300 <= status < 400:  # noqa: PLR2004
+        if status in LATER or (status not in SUCCESS and status not in REFUSAL):
             raise self.unavailable(f"{status}, {self.words(exchange)}", wait=exchange.retry_after)
 
     def key_refused(self, exchange: Exchange, request_id: str) -> ProviderFailure:
@@ -222,6 +238,17 @@ class Wire:
             request_id=request_id,
             hint=f"Check the {self.provider} key and the account's balance, then run the job again: it continues.",
         )
+
+
+def about_render(submission: Submission, error: type[E], message: str, /, **facts: Any) -> E:
+    """An error that names its render and request."""
+    return error(
+        message,
+        provider=submission.provider,
+        render_id=submission.render_id,
+        request_id=submission.request_id,
+        **facts,
+    )
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -32,15 +32,23 @@ async def collect_render(workspace: Workspace, render_id: str) -> Render:
     if record is None or record.entry.submission is None:
         raise RenderLost(f"The journal holds no submission for render {render_id}.", render_id=render_id)
     if record.entry.render is not None and await workspace.store.exists(record.entry.render.key):
+        await _book(workspace, record, record.entry.render)
         return record.entry.render
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
         path = Path(folder) / "video.mp4"
         record, facts = await _fetch(workspace, record, path)
         render = await _keep(workspace, record, path, facts)
     if record.state is not RenderState.COLLECTED:
-        await workspace.journal.append(record, RenderState.COLLECTED, render=render)
-    await workspace.journal.close(render_id)
+        record = await workspace.journal.append(record, RenderState.COLLECTED, render=render) or record
+    await _book(workspace, record, render)
     return render
+
+
+async def _book(workspace: Workspace, record: Record, render: Render) -> None:
+    """What was set aside becomes what was billed; then the render is at rest."""
+    if record.entry.claimed_on is not None:
+        await workspace.budget.settle(record.entry.claimed_on, render.render_id, render.billed)
+    await workspace.journal.close(render.render_id)
 
 
 async def _fetch(workspace: Workspace, record: Record, path: Path) -> tuple[Record, VideoFacts]:

@@ -34,6 +34,7 @@ async def follow_render(workspace: Workspace, render_id: str, on_snapshot: OnSna
         return Snapshot(state=RemoteState.DONE, progress=1.0)
     if record.state is RenderState.FAILED:
         raise_failed(record)
+    await workspace.journal.keep_open(render_id)
     snapshot = await _watch(workspace, record, on_snapshot)
     if snapshot is not None and snapshot.state is RemoteState.DONE:
         return snapshot
@@ -84,6 +85,8 @@ async def record_failure(workspace: Workspace, record: Record, failure: Failure)
     failed = await workspace.journal.append(record, RenderState.FAILED, failure=failure)
     if failed is None:
         failed = await workspace.journal.head(record.entry.render_id)
+    if failure.billed is False and record.entry.claimed_on is not None:
+        await workspace.budget.release(record.entry.claimed_on, record.entry.render_id)
     await workspace.journal.close(record.entry.render_id)
     raise_failed(failed or record)
 

@@ -28,6 +28,7 @@ from tasks.jobs.identity import render_id as identify
 from tasks.jobs.quote import price_segment
 from tasks.models import Plan, Segment, Submission
 from tasks.providers.base import Provider, RenderInputs
+from tasks.renders import receipts
 from tasks.storage.journal import Failure, Journal, Record, RenderState
 from tasks.workspace import Workspace
 
@@ -70,7 +71,9 @@ def order_for(workspace: Workspace, plan: Plan, segment: Segment) -> Order:
     )
 
 
-async def submit_render(workspace: Workspace, plan: Plan, segment: Segment) -> Record:
+async def submit_render(
+    workspace: Workspace, plan: Plan, segment: Segment, *, claimed_on: str | None = None
+) -> Record:
     """Make sure that this render was asked for exactly once, by us or by another.
 
     Returns:
@@ -87,18 +90,23 @@ async def submit_render(workspace: Workspace, plan: Plan, segment: Segment) -> R
     inputs: RenderInputs | None = None
     wait = 1.0
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        record = await _settled(workspace.journal, order)
+        record = await _settled(workspace, order)
         if record is not None and record.state in _ACCEPTED:
             return record
         if inputs is None:
             inputs = await _prepare(workspace, order)
         intent = await workspace.journal.begin(
-            record, render_id=order.render_id, job_id=plan.job_id, provider=plan.provider, quoted=order.quoted
+            record,
+            render_id=order.render_id,
+            job_id=plan.job_id,
+            provider=plan.provider,
+            quoted=order.quoted,
+            claimed_on=claimed_on,
         )
         if intent is None:
             continue  # another run was first; look at what it wrote
         try:
-            return await _send(workspace.journal, order, inputs, intent)
+            return await _send(workspace, order, inputs, intent)
         except (NotSent, Throttled) as error:
             if attempt == MAX_ATTEMPTS:
                 raise
@@ -133,13 +141,13 @@ async def _prepare(workspace: Workspace, order: Order) -> RenderInputs:
     return await order.provider.deliver(inputs)
 
 
-async def _settled(journal: Journal, order: Order) -> Record | None:
+async def _settled(workspace: Workspace, order: Order) -> Record | None:
     """Wait until nobody else is in the middle of the request, then return where the render stands.
 
     Raises for states that only a person can leave.
     """
     while True:
-        record = await journal.head(order.render_id)
+        record = await current(workspace, order.render_id)
         if record is None or record.state in _FREE_TO_TRY | _ACCEPTED:
             return record
         if record.state is RenderState.UNKNOWN:
@@ -148,13 +156,30 @@ async def _settled(journal: Journal, order: Order) -> Record | None:
             if record.entry.failure and record.entry.failure.billed is False:
                 return record
             raise_failed(record)
-        if record.lease_expired:
-            await journal.append(record, RenderState.UNKNOWN, failure=_silent_holder(record))
-            continue
         log.info(
             "Another run (%s) is submitting render %s; waiting for it.", record.entry.holder, order.render_id
         )
         await asyncio.sleep(1.0)
+
+
+async def current(workspace: Workspace, render_id: str) -> Record | None:
+    """Where a render stands, after what can be told without sending anything.
+
+    A receipt on this machine settles an unknown render; an intent whose holder is gone becomes unknown.
+    """
+    record = await workspace.journal.head(render_id)
+    if record is None or record.state not in {RenderState.INTENT, RenderState.UNKNOWN}:
+        return record
+    if record.state is RenderState.INTENT and not record.lease_expired:
+        return record
+    if receipt := receipts.find(workspace.settings.state_dir, render_id):
+        written = await workspace.journal.append(record, RenderState.SUBMITTED, submission=receipt)
+        receipts.drop(workspace.settings.state_dir, render_id)
+    elif record.state is RenderState.INTENT:
+        written = await workspace.journal.append(record, RenderState.UNKNOWN, failure=_silent_holder(record))
+    else:
+        return record
+    return written or await workspace.journal.head(render_id)
 
 
 def _silent_holder(record: Record) -> Failure:
@@ -164,9 +189,9 @@ def _silent_holder(record: Record) -> Failure:
     )
 
 
-async def _send(journal: Journal, order: Order, inputs: RenderInputs, intent: Record) -> Record:
+async def _send(workspace: Workspace, order: Order, inputs: RenderInputs, intent: Record) -> Record:
     """Send the paid request once, and write down how it ended whatever happens."""
-    holding = _Holding(journal, intent)
+    holding = _Holding(workspace.journal, intent)
     try:
         async with holding:
             submission = await order.provider.submit(inputs)
@@ -187,7 +212,10 @@ async def _send(journal: Journal, order: Order, inputs: RenderInputs, intent: Re
         if isinstance(error, OutcomeUnknown):
             raise_unknown(record)
         raise
-    return await _write_receipt(holding, submission)
+    receipts.keep(workspace.settings.state_dir, submission)
+    record = await _write_receipt(holding, submission)
+    receipts.drop(workspace.settings.state_dir, submission.render_id)
+    return record
 
 
 async def _write_receipt(holding: "_Holding", submission: Submission) -> Record:

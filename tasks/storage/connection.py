@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 #: Seconds between the tries of a call that may be repeated.
 PAUSES = (0.2, 0.8)
-#: No try is begun later than this many seconds after the first.
-PATIENCE = 10.0
+#: No try is begun later than this many seconds after the first: of short calls, of transfers.
+PATIENCE, TRANSFER_PATIENCE = 10.0, 120.0
 THREADS = 16
 # Transfers get threads of their own: sixteen uploads must not keep a journal entry waiting.
 TRANSFER_THREADS = 4
@@ -51,14 +51,19 @@ class Connection:
 
     async def run(self, action: str, call: Callable[[], T], *, pauses: tuple[float, ...] = PAUSES) -> T:
         """Run a call that may be repeated. Raises what `explain` makes of its last failure."""
-        return await self._run(self._threads, action, call, pauses)
+        return await self._run(self._threads, action, call, pauses, PATIENCE)
 
-    async def transfer(self, action: str, call: Callable[[], T], *, pauses: tuple[float, ...] = PAUSES) -> T:
+    async def transfer(self, action: str, call: Callable[[], T]) -> T:
         """Like `run`, for calls that move a file."""
-        return await self._run(self._transfer_threads, action, call, pauses)
+        return await self._run(self._transfer_threads, action, call, PAUSES, TRANSFER_PATIENCE)
 
     async def _run(
-        self, threads: Executor, action: str, call: Callable[[], T], pauses: tuple[float, ...]
+        self,
+        threads: Executor,
+        action: str,
+        call: Callable[[], T],
+        pauses: tuple[float, ...],
+        patience: float,
     ) -> T:
         loop, begun = asyncio.get_running_loop(), time.monotonic()
         for pause in (*pauses, None):
@@ -66,7 +71,7 @@ class Connection:
                 return await loop.run_in_executor(threads, call)
             except CALL_ERRORS as error:
                 failure, final = explain(error, action, self.endpoint), not may_pass(error)
-            if pause is None or final or time.monotonic() - begun + pause > PATIENCE:
+            if pause is None or final or time.monotonic() - begun + pause > patience:
                 break
             await asyncio.sleep(pause)
         raise failure

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -83,14 +83,15 @@ def start(directory: Path, *, wait_seconds: float = 60) -> EmbeddedStore:
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
     with only_one(directory, wait_seconds):
-        state = read_state(directory)
-        if state.port and state.pid and processes.is_running(state.pid, marks(directory)):
-            store = as_store(directory, state.port, state.pid)
-        else:
-            port = choose_ports(state.port)
-            store = as_store(directory, port, launch(weed, directory, port))
-            write_state(directory, State(state.access_key, state.secret_key, port, store.pid))
-        wait_until_ready(store, wait_seconds)
+        running = find_running(directory)
+        if running and wait_until_ready(running, wait_seconds):
+            return running
+        if find_running(directory):
+            raise not_ready(directory, f"runs already, but took no object within {wait_seconds:g} s")
+        store = launch(weed, directory)
+        if not wait_until_ready(store, wait_seconds):
+            stop(store.pid)
+            raise not_ready(directory, f"ended, or was not ready after {wait_seconds:g} s")
     return store
 
 
@@ -138,29 +139,41 @@ def command(weed: Path, directory: Path, port: int) -> list[str]:
     ]
 
 
-def launch(weed: Path, directory: Path, port: int) -> int:
-    """Start `weed` apart from this process; its pid."""
+def find_running(directory: Path) -> EmbeddedStore | None:
+    """The server that an earlier start left running on this directory."""
+    state = read_state(directory)
+    if state.port and state.pid and processes.is_running(state.pid, marks(directory)):
+        return as_store(directory, state)
+    return None
+
+
+def launch(weed: Path, directory: Path) -> EmbeddedStore:
+    """Start `weed` apart from this process, on the ports of its last run if they are free."""
+    state = read_state(directory)
+    port = choose_ports(state.port)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-    return processes.launch(
-        command(weed, directory, port), environment | {"GOMEMLIMIT": MEMORY}, directory / LOG
-    )
+    environment["GOMEMLIMIT"] = MEMORY
+    pid = processes.launch(command(weed, directory, port), environment, directory / LOG)
+    state = replace(state, port=port, pid=pid)
+    write_state(directory, state)
+    return as_store(directory, state)
 
 
-def wait_until_ready(store: EmbeddedStore, wait_seconds: float) -> None:
-    """An open port is not enough: now and then it takes writes only seconds after it answers listings."""
+def wait_until_ready(store: EmbeddedStore, wait_seconds: float) -> bool:
+    """Whether it takes objects in time; False as soon as it has ended.
+
+    An open port is not enough: now and then it takes writes only seconds after it answers listings.
+    """
     deadline = time.monotonic() + wait_seconds
     connection = Connection(settings_for(store))
     try:
-        while not takes_objects(Bucket(connection.client, BUCKET)):
-            ended = not processes.is_running(store.pid, marks(store.directory))
-            if ended or time.monotonic() > deadline:
-                stop(store.pid)
-                raise not_ready(
-                    store.directory, "ended by itself" if ended else f"was not ready in {wait_seconds:g} s"
-                )
+        while time.monotonic() < deadline and processes.is_running(store.pid, marks(store.directory)):
+            if takes_objects(Bucket(connection.client, BUCKET)):
+                return True
             time.sleep(0.05)
     finally:
         connection.close()
+    return False
 
 
 def takes_objects(bucket: Bucket) -> bool:
@@ -207,9 +220,10 @@ def marks(directory: Path) -> tuple[str, ...]:
     return ("mini", f"-dir={directory}")
 
 
-def as_store(directory: Path, port: int, pid: int) -> EmbeddedStore:
-    state = read_state(directory)
-    return EmbeddedStore(f"127.0.0.1:{port}", state.access_key, state.secret_key, pid, directory)
+def as_store(directory: Path, state: State) -> EmbeddedStore:
+    return EmbeddedStore(
+        f"127.0.0.1:{state.port}", state.access_key, state.secret_key, state.pid or 0, directory
+    )
 
 
 def read_state(directory: Path) -> State:

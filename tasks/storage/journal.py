@@ -76,6 +76,7 @@ class Entry(Model):
     provider: ProviderName
     job_id: str
     quoted: Decimal
+    claimed_on: str | None = Field(None, description="UTC day of the budget the sum is claimed on")
     attempt: int = Field(1, ge=1, description="how many paid requests were begun for this render")
     submission: Submission | None = None
     failure: Failure | None = None
@@ -144,16 +145,37 @@ class Journal:
         stats = await self.store.list("open/")
         return [stat.key.removeprefix("open/").removesuffix(".json") for stat in stats]
 
+    async def keep_open(self, render_id: str) -> None:
+        """Index a render that is not at rest; again, as its run's sign of life."""
+        await self.store.put(open_key(render_id), b"{}", content_type="application/json")
+
+    async def idle_for(self, render_id: str) -> float:
+        """Seconds since the last sign of life of a run that follows this render, by the store's clock."""
+        stat = await self.store.exists(open_key(render_id))
+        return 0.0 if stat is None or stat.age is None else stat.age
+
     async def begin(
-        self, after: Record | None, *, render_id: str, job_id: str, provider: ProviderName, quoted: Decimal
+        self,
+        after: Record | None,
+        *,
+        render_id: str,
+        job_id: str,
+        provider: ProviderName,
+        quoted: Decimal,
+        claimed_on: str | None = None,
     ) -> Record | None:
         """Write the intent that must stand before a paid request. None: somebody else was first."""
-        await self.store.put(open_key(render_id), b"{}", content_type="application/json")
-        attempt = after.entry.attempt + 1 if after else 1
+        await self.keep_open(render_id)
         entry = self._entry(
-            after, render_id=render_id, state=RenderState.INTENT, job_id=job_id, provider=provider, quoted=quoted,
-            attempt=attempt,
-        )  # fmt: skip
+            after,
+            state=RenderState.INTENT,
+            render_id=render_id,
+            job_id=job_id,
+            provider=provider,
+            quoted=quoted,
+            claimed_on=claimed_on,
+            attempt=after.entry.attempt + 1 if after else 1,
+        )
         return await self._create(after, entry)
 
     async def append(self, after: Record, state: RenderState, **facts: Any) -> Record | None:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def launch(command: Sequence[str], environment: Mapping[str, str], log: Path) ->
     background jobs of a shell do. Not `subprocess`: its objects complain about a child left running.
     """
     truncate = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    return os.posix_spawn(
+    pid = os.posix_spawn(
         command[0],
         [*command],
         environment,
@@ -28,6 +28,9 @@ def launch(command: Sequence[str], environment: Mapping[str, str], log: Path) ->
         setsid=True,
         setsigdef=[signal.SIGINT],
     )
+    # The system returns an instant before the new program's arguments can be seen.
+    wait_until(lambda: bool(command_line(pid)), 1.0)
+    return pid
 
 
 def is_running(pid: int, marks: Sequence[str]) -> bool:
@@ -45,16 +48,21 @@ def end(pid: int, marks: Sequence[str], wait_seconds: float) -> None:
             return
         with suppress(ProcessLookupError):
             os.kill(pid, number)
-        deadline = time.monotonic() + patience
-        while is_running(pid, marks) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: not is_running(pid, marks), patience)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Return when the condition holds, or `seconds` have passed."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def command_line(pid: int) -> list[str]:
     """The arguments of a process; empty if it is gone."""
     if Path("/proc/self").exists():
         try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
         except OSError:
             return []
     # macOS has no /proc.

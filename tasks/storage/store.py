@@ -10,6 +10,7 @@ import builtins
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,9 @@ class Store:
             (self._small, self._connection.run) if small else (self._large, self._connection.transfer)
         )
         send = partial(bucket.put, check_key(key), data, content_type, check_metadata(metadata))
+        if not small:
+            # A dead store is found out in seconds by a short call, in minutes by a transfer.
+            await self.exists(key)
         stat, headers = await run(f"write {key}", send)
         check_digest(stat, hashlib.md5(data, usedforsecurity=False).hexdigest(), headers)
         return stat
@@ -132,7 +136,7 @@ class Store:
 
         Raises `OSError` if the file cannot be written.
         """
-        fetch = partial(self._large.download, check_readable(key), path)
+        fetch = partial(self._small.download, check_readable(key), path)
         return await self._connection.transfer(f"download {key}", fetch)
 
     async def stream(self, key: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
@@ -199,7 +203,8 @@ class Store:
         except StoreUnfit:
             return False
         finally:
-            await self.remove(key)
+            with suppress(StoreUnavailable):
+                await self.remove(key)
 
     async def aclose(self) -> None:
         """Close threads and sockets, once. Calls under way are waited for."""

@@ -11,8 +11,10 @@ from aiohttp import web
 from tests.sandbox import control, fal, fal_storage, media, pixazo
 from tests.sandbox.behaviours import names_of
 from tests.sandbox.call import Call, Handler
+from tests.sandbox.jobs import Fate
 from tests.sandbox.ledger import KEYED
-from tests.sandbox.misdeeds import commit
+from tests.sandbox.misdeeds import MISDEEDS
+from tests.sandbox.misdeeds.stream import strip_content_type
 from tests.sandbox.options import Options
 from tests.sandbox.world import WORLD, World, world_of
 
@@ -26,19 +28,27 @@ async def witness(request: web.Request, handler: Handler) -> web.StreamResponse:
     names = names_of(route)
     if "control" in names:
         return await handler(request)
-    foreign = request.host in world.foreign_url
+    foreign = arrived_at(request) != world.base_url.rpartition(":")[2]
     coarse = next((name for name in names if name in KEYED), route.split(".")[1])
     world.ledger.saw(request, coarse, foreign=foreign)
     behaviour = world.armed.take(names, request)
     if behaviour is None:
         return await handler(request)
     world.ledger.misdeeds.append({"path": request.path, "on": behaviour.on, "do": behaviour.do})
-    return await commit(Call(world, request, handler, behaviour))
+    if "fate" in behaviour.args:
+        request["fate"] = Fate.parse(behaviour.args["fate"])
+    return await MISDEEDS[behaviour.do](Call(world, request, handler, behaviour))
+
+
+def arrived_at(request: web.Request) -> str:
+    """The port a request came in by, whatever host it names."""
+    return str(request.transport.get_extra_info("sockname")[1]) if request.transport else ""
 
 
 def build(world: World) -> web.Application:
     app = web.Application(middlewares=[witness], client_max_size=64 * 1024 * 1024)
     app[WORLD] = world
+    app.on_response_prepare.append(strip_content_type)
     for wire in (fal, fal_storage, pixazo, media, control):
         wire.add_routes(app.router)
     return app

@@ -42,7 +42,11 @@ class Behaviour:
     @classmethod
     def parse(cls, order: dict[str, Any]) -> "Behaviour":
         """From JSON: whatever is no field of its own is an argument of the misdeed."""
-        own = {name: value for name, value in order.items() if name in cls.__dataclass_fields__ and name != "args"}
+        own = {
+            name: value
+            for name, value in order.items()
+            if name in cls.__dataclass_fields__ and name != "args"
+        }
         args = {name: value for name, value in order.items() if name not in own}
         if own.get("on") not in OPERATIONS:
             raise ValueError(f"unknown on={own.get('on')!r}; one of {', '.join(OPERATIONS)}")
@@ -51,7 +55,11 @@ class Behaviour:
     def matches(self, names: frozenset[str], request: web.Request) -> bool:
         wanted = (self.on in names, self.provider in {"", *names})
         tag = request.headers.get("X-Fal-Tags", "")
-        return all(wanted) and self.request_id in {"", request.match_info.get("request_id")} and self.tag in {"", tag}
+        return (
+            all(wanted)
+            and self.request_id in {"", request.match_info.get("request_id")}
+            and self.tag in {"", tag}
+        )
 
 
 class Armed:

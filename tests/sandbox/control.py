@@ -1,5 +1,7 @@
 """The sandbox's own pages, for tests: what it saw, how to misbehave, and starting afresh."""
 
+from functools import partial
+
 from aiohttp import web
 
 from tests.sandbox import misdeeds
@@ -20,7 +22,10 @@ async def state(request: web.Request) -> web.Response:
 
 async def catalogue(request: web.Request) -> web.Response:
     """Every operation and misdeed by name, with what it does."""
-    deeds = {name: (deed.__doc__ or "").strip() for name, deed in misdeeds.MISDEEDS.items()}
+    deeds = {name: deed.__doc__ for name, deed in misdeeds.MISDEEDS.items() if not isinstance(deed, partial)}
+    deeds |= {
+        name: str(deed.keywords) for name, deed in misdeeds.MISDEEDS.items() if isinstance(deed, partial)
+    }
     return web.json_response({"on": OPERATIONS, "do": deeds})
 
 
@@ -31,7 +36,9 @@ async def behave(request: web.Request) -> web.Response:
         behaviours = [Behaviour.parse(order) for order in (orders if isinstance(orders, list) else [orders])]
         for behaviour in behaviours:
             if behaviour.do not in misdeeds.MISDEEDS:
-                raise ValueError(f"unknown do={behaviour.do!r}; one of {', '.join(sorted(misdeeds.MISDEEDS))}")
+                raise ValueError(
+                    f"unknown do={behaviour.do!r}; one of {', '.join(sorted(misdeeds.MISDEEDS))}"
+                )
     except (TypeError, ValueError) as error:
         return web.json_response({"error": str(error)}, status=400)
     for behaviour in behaviours:

@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from tests.sandbox.jobs import COMPLETED, IN_PROGRESS, IN_QUEUE, Job
 from tests.sandbox.behaviours import fate_of
+from tests.sandbox.jobs import COMPLETED, IN_PROGRESS, IN_QUEUE, Job
+from tests.sandbox.transport import cut
 from tests.sandbox.world import World, world_of
 
 APP = "/fal-ai/kling-video"
@@ -20,7 +21,10 @@ KEEP_ALIVE = 15.0  # seconds between comments on a quiet stream; fal's own is no
 
 def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post(MODEL, submit, name="fal.submit")
-    for form, base in (("short", REQUESTS), ("full", MODEL + "/requests/{request_id}")):  # queue.md's example has the full id
+    for form, base in (
+        ("short", REQUESTS),
+        ("full", MODEL + "/requests/{request_id}"),
+    ):  # queue.md's example has the full id
         router.add_get(base + "/status", status, name=f"fal.status.{form}")
         router.add_get(base + "/status/stream", stream, name=f"fal.stream.{form}")
         router.add_get(base, result, name=f"fal.result.{form}")
@@ -58,7 +62,9 @@ async def read_object(request: web.Request) -> dict[str, Any]:
         body = None
     if not isinstance(body, dict):
         text = json.dumps({"detail": "Request body must be a JSON object", "error_type": "bad_request"})
-        raise web.HTTPBadRequest(text=text, content_type="application/json", headers={"X-Fal-Error-Type": "bad_request"})
+        raise web.HTTPBadRequest(
+            text=text, content_type="application/json", headers={"X-Fal-Error-Type": "bad_request"}
+        )
     return body
 
 
@@ -81,7 +87,9 @@ async def submit(request: web.Request) -> web.Response:
         fate=fate,
     )
     world.studio.accept(job)
-    receipt = {"request_id": job.request_id, "gateway_request_id": job.request_id} | urls(world, job)
+    receipt: dict[str, Any] = {"request_id": job.request_id, "gateway_request_id": job.request_id} | urls(
+        world, job
+    )
     receipt |= {"status": IN_QUEUE, "queue_position": world.studio.position(job), "logs": None, "metrics": {}}
     return web.json_response(receipt, headers=identity(job))
 
@@ -118,7 +126,9 @@ async def status(request: web.Request) -> web.Response:
 async def stream(request: web.Request) -> web.StreamResponse:
     """Server-sent events: the status whenever it changes, until COMPLETED."""
     world, job = world_of(request), job_of(request)
-    answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"} | identity(job))
+    answer = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"} | identity(job)
+    )
     await answer.prepare(request)
     last, quiet = "", 0.0
     while True:
@@ -126,6 +136,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
         quiet = 0.0 if text != last else quiet + 1
         if text != last:
             await answer.write(f"data: {text}\n\n".encode())
+            if one_less(request) == 0:
+                return answer if request["ends_cleanly"] else cut(request, answer)
         elif quiet >= KEEP_ALIVE:
             await answer.write(b": ping\n\n")
             quiet = 0.0
@@ -133,6 +145,12 @@ async def stream(request: web.Request) -> web.StreamResponse:
             return answer
         last = text
         await first_of(changed, world.ended)
+
+
+def one_less(request: web.Request) -> int:
+    """How many more events a spoilt stream may send; an honest one has no end of them."""
+    request["events_left"] = left = request.get("events_left", 0) - 1
+    return int(left)
 
 
 async def first_of(*events: asyncio.Event) -> None:
@@ -147,7 +165,9 @@ async def result(request: web.Request) -> web.Response:
     """The model's own answer, with its own status code."""
     world, job = world_of(request), job_of(request)
     if job.state != COMPLETED:  # not documented; seen in public code as a 400
-        return web.json_response({"detail": "Request is still in progress"}, status=400, headers=identity(job))
+        return web.json_response(
+            {"detail": "Request is still in progress"}, status=400, headers=identity(job)
+        )
     if job.failure is not None:
         headers = identity(job) | job.failure.headers
         return web.json_response(job.failure.body, status=job.failure.status, headers=headers)

@@ -47,7 +47,9 @@ async def initiate(request: web.Request) -> web.Response:
     key_of(request)
     body = await read_object(request)
     base, place = world_of(request).base_url, f"{uuid.uuid4().hex}/{body['file_name']}"
-    return web.json_response({"upload_url": f"{base}/storage/put/{place}", "file_url": f"{base}/files/b/{place}"})
+    return web.json_response(
+        {"upload_url": f"{base}/storage/put/{place}", "file_url": f"{base}/files/b/{place}"}
+    )
 
 
 async def put(request: web.Request) -> web.Response:
@@ -61,7 +63,13 @@ def keep(request: web.Request, file_id: str, name: str, data: bytes) -> str:
     url = f"{world.base_url}/files/b/{file_id}/{name}"
     world.uploads[f"{file_id}/{name}"] = data, request.content_type
     lifecycle = request.headers.get("X-Fal-Object-Lifecycle")
-    facts = {"url": url, "name": name, "size": len(data), "content_type": request.content_type, "lifecycle": lifecycle}
+    facts = {
+        "url": url,
+        "name": name,
+        "size": len(data),
+        "content_type": request.content_type,
+        "lifecycle": lifecycle,
+    }
     world.ledger.uploads.append(facts)
     return url
 

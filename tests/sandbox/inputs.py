@@ -42,7 +42,9 @@ async def fetch(session: aiohttp.ClientSession, url: Any, field: str, limit: int
             async for piece in answer.content.iter_chunked(1 << 16):
                 data += piece
                 if len(data) > limit:
-                    raise Unusable("file_too_large", field, f"File size exceeds {limit} bytes", max_size=limit)
+                    raise Unusable(
+                        "file_too_large", field, f"File size exceeds {limit} bytes", max_size=limit
+                    )
     except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
         text = "Failed to download the file. Make sure the URL is publicly accessible."
         raise Unusable("file_download_error", field, text) from error
@@ -58,7 +60,10 @@ def check_image(data: bytes, options: Options) -> None:
         raise Unusable("image_load_error", "image_url", "Failed to load the image") from error
     if image.format not in {"JPEG", "PNG"}:
         raise Unusable(
-            "unsupported_image_format", "image_url", f"Unsupported format {image.format}", supported_formats=["jpeg", "png"]
+            "unsupported_image_format",
+            "image_url",
+            f"Unsupported format {image.format}",
+            supported_formats=["jpeg", "png"],
         )
     short, long = sorted(image.size)
     if short < options.min_image_side:
@@ -77,7 +82,10 @@ def check_audio(data: bytes, options: Options) -> float:
         raise Unusable("audio_load_error", "audio_url", "Failed to load the audio") from error
     if container_name not in {"mp3", "wav"}:
         raise Unusable(
-            "unsupported_audio_format", "audio_url", f"Unsupported format {container_name}", supported_formats=["mp3", "wav"]
+            "unsupported_audio_format",
+            "audio_url",
+            f"Unsupported format {container_name}",
+            supported_formats=["mp3", "wav"],
         )
     if seconds > options.max_seconds:
         limit = {"max_duration": options.max_seconds, "provided_duration": seconds}
@@ -90,7 +98,7 @@ def check_audio(data: bytes, options: Options) -> float:
 
 def measure(data: bytes) -> tuple[str, float]:
     """Container name and decoded length in seconds."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         rate = container.streams.audio[0].rate
         samples = sum(frame.samples for frame in container.decode(audio=0))
         return container.format.name, samples / rate

@@ -25,6 +25,17 @@ class Failure:
     word: str = "FAILED"  # Pixazo's status word
     name: str = "error"  # the field in which Pixazo puts its message
 
+    @classmethod
+    def parse(cls, order: dict[str, Any]) -> "Failure":
+        """From JSON; the body is written in fal's list shape, or its `flat` one, unless given."""
+        kind = order.get("kind", "internal_server_error")
+        message = order.get("message", "The model could not make a video of this")
+        entry = {"loc": ["body"], "msg": message, "type": kind, "url": f"https://docs.fal.ai/errors/#{kind}"}
+        flat = {"detail": message, "error_type": kind}
+        body = order.get("body", flat if order.get("flat") else {"detail": [entry]})
+        names = ("status", "headers", "word", "name")
+        return cls(kind, message, body=body, **{name: order[name] for name in names if name in order})
+
 
 @dataclass
 class Fate:
@@ -36,7 +47,13 @@ class Fate:
     defect: str = ""
     render_seconds: float | None = None
     queue_seconds: float | None = None
-    webhook: bool = True
+    webhooks: int = 1  # how often it is sent, once it is taken
+
+    @classmethod
+    def parse(cls, order: dict[str, Any]) -> "Fate":
+        """From JSON; `failure` in the words of `Failure.parse`."""
+        failure = order.get("failure")
+        return cls(**order | {"failure": Failure.parse(failure) if failure else None})
 
 
 @dataclass
@@ -89,13 +106,28 @@ class Job:
         reached = 1 + int(self.progress * (len(LOG_LINES) - 1))
         pause = self.render_seconds / len(LOG_LINES)
         return [
-            {"message": line, "level": "INFO", "source": "USER", "timestamp": iso(self.started + index * pause)}
+            {
+                "message": line,
+                "level": "INFO",
+                "source": "USER",
+                "timestamp": iso(self.started + index * pause),
+            }
             for index, line in enumerate(LOG_LINES[:reached])
         ]
 
     def record(self) -> dict[str, Any]:
         """The job as `/__sandbox__/state` shows it."""
-        names = ("request_id", "provider", "generation", "tag", "key", "accepted", "started", "ended", "state")
+        names = (
+            "request_id",
+            "provider",
+            "generation",
+            "tag",
+            "key",
+            "accepted",
+            "started",
+            "ended",
+            "state",
+        )
         return {name: getattr(self, name) for name in names} | {
             "body": self.body,
             "body_hash": digest(json.dumps(self.body, sort_keys=True).encode()),

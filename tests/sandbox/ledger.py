@@ -37,10 +37,23 @@ class Ledger:
     def credentials(self) -> list[dict[str, Any]]:
         """Every place a credential was sent to; `leak` where it has no business."""
         names = ("method", "host", "path", "header", "value", "leak")
-        return [dict(zip(names, seen, strict=True)) | {"times": times} for seen, times in self._credentials.items()]
+        return [
+            dict(zip(names, seen, strict=True)) | {"times": times}
+            for seen, times in self._credentials.items()
+        ]
 
     def report(self) -> dict[str, Any]:
-        names = ("submit", "status", "stream", "result", "cancel", "media", "uploaded", "upload_put", "unknown")
+        names = (
+            "submit",
+            "status",
+            "stream",
+            "result",
+            "cancel",
+            "media",
+            "uploaded",
+            "upload_put",
+            "unknown",
+        )
         credentials = self.credentials()
         return {
             "counts": {name: self.counts[name] for name in names} | self.counts,

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from tests.sandbox.jobs import COMPLETED, IN_PROGRESS, IN_QUEUE, Job, iso
 from tests.sandbox.behaviours import fate_of
+from tests.sandbox.jobs import COMPLETED, IN_PROGRESS, IN_QUEUE, Job, iso
 from tests.sandbox.world import World, world_of
 
 MODEL = "kling-ai-avatar-v2-pro-789"
@@ -47,7 +47,11 @@ async def read_object(request: web.Request, *required: str) -> dict[str, Any]:
         body = await request.json()
     except ValueError:
         body = None
-    if not plain or not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in required):
+    if (
+        not plain
+        or not isinstance(body, dict)
+        or not all(isinstance(body.get(name), str) for name in required)
+    ):
         raise refuse(400)
     return body
 
@@ -75,7 +79,9 @@ async def submit(request: web.Request) -> web.Response:
     )
     world.studio.accept(job)
     if generation == "v1":
-        foreign = f"{world.foreign_url}/kling-ai-avatar-v2-pro-request-result"  # never to be called with a key
+        foreign = (
+            f"{world.foreign_url}/kling-ai-avatar-v2-pro-request-result"  # never to be called with a key
+        )
         return web.json_response({"status": IN_QUEUE, "request_id": job.request_id, "response_url": foreign})
     polling = f"{world.base_url}/v2/requests/status/{quote(job.request_id, safe='')}"
     receipt = {"request_id": job.request_id, "status": "QUEUED", "polling_url": polling}

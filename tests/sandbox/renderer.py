@@ -1,7 +1,6 @@
 """The sandbox's renderer: portrait and voice in, a real MP4 out. Shares no code with the product."""
 
 import io
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 RATE = 44_100
-SWAY = 8  # pixels the picture moves to each side
+SWAY = 12  # pixels the picture moves to each side
 CHUNK = 1024  # samples in one AAC frame
 
 #: What a render can be made to look like; each is a fault an inspection must notice.
@@ -33,7 +32,7 @@ class Look:
 def decode(voice: bytes) -> NDArray[np.float32]:
     """The whole voice as mono samples at `RATE`."""
     resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
-    with av.open(io.BytesIO(voice)) as container:
+    with av.open(io.BytesIO(voice), "r") as container:
         pieces = [
             piece.to_ndarray()[0]
             for frame in [*container.decode(audio=0), None]
@@ -44,12 +43,13 @@ def decode(voice: bytes) -> NDArray[np.float32]:
 
 def render(portrait: bytes, voice: bytes, target: Path, look: Look) -> float:
     """Write the video to `target` (complete or not at all); returns its length in seconds."""
-    samples = spoil(decode(voice), look)
-    seconds = len(samples) / RATE + look.extra_seconds
+    spoken = decode(voice)
+    samples = spoil(spoken, look)
+    frames = max(1, round((len(samples) / RATE + look.extra_seconds) * look.frame_rate))
+    levels = [*loudness(spoken, look.frame_rate), *[0.0] * frames][:frames]
     partial = target.with_suffix(f".{os.getpid()}.part")
     with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        frames = max(1, round(seconds * look.frame_rate))
-        write(container, picture(portrait, look), samples, frames, look)
+        write(container, picture(portrait, look), samples, levels, look)
     partial.replace(target)
     return frames / look.frame_rate
 
@@ -77,9 +77,13 @@ def picture(portrait: bytes, look: Look) -> NDArray[np.uint8]:
 
 
 def write(
-    container: OutputContainer, pixels: NDArray[np.uint8], samples: NDArray[np.float32], frames: int, look: Look
+    container: OutputContainer,
+    pixels: NDArray[np.uint8],
+    samples: NDArray[np.float32],
+    levels: list[float],
+    look: Look,
 ) -> None:
-    """Encode both tracks, the voice a little ahead of the picture as a muxer likes it."""
+    """Encode both tracks: first the voice, then a frame of the picture for each level."""
     video = container.add_stream("libx264", rate=look.frame_rate) if look.defect != "no_video" else None
     audio = container.add_stream("aac", rate=RATE, layout="mono") if look.defect != "no_audio" else None
     if video is not None:
@@ -91,9 +95,8 @@ def write(
             container.mux(audio.encode(sound(samples, start)))
         container.mux(audio.encode(None))
     if video is not None:
-        levels = loudness(samples, frames)
-        for index in range(frames):
-            container.mux(video.encode(still(pixels, 0 if look.defect == "frozen" else index, levels[index], look)))
+        for index, level in enumerate(levels):
+            container.mux(video.encode(still(pixels, index, level, look)))
         container.mux(video.encode(None))
 
 
@@ -103,16 +106,17 @@ def sound(samples: NDArray[np.float32], start: int) -> av.AudioFrame:
     return frame
 
 
-def loudness(samples: NDArray[np.float32], frames: int) -> list[float]:
-    """The voice's level at each frame, 0 to 1, so that a bar in the picture shows how far apart they are."""
-    pieces = np.array_split(samples, frames)
-    return [min(1.0, 3 * float(np.sqrt(np.mean(np.square(piece)))) if len(piece) else 0.0) for piece in pieces]
+def loudness(samples: NDArray[np.float32], frame_rate: int) -> list[float]:
+    """The voice's level in each frame, 0 to 1: a bar in the picture shows how far picture and sound are apart."""
+    edges = range(0, len(samples), RATE // frame_rate)
+    pieces = (samples[start : start + RATE // frame_rate] for start in edges)
+    return [min(1.0, 3 * float(np.sqrt(np.mean(np.square(piece))))) for piece in pieces]
 
 
 def still(pixels: NDArray[np.uint8], index: int, level: float, look: Look) -> av.VideoFrame:
-    """One frame: the portrait, swaying once in three seconds, with a level bar at its foot."""
-    phase = 2 * math.pi * index / (3 * look.frame_rate)
-    left, top = SWAY + round(SWAY * math.sin(phase)), SWAY + round(SWAY / 2 * math.cos(2 * phase))
+    """One frame: the portrait, a pixel further in its zigzag than the last, with a level bar at its foot."""
+    moved = 0 if look.defect == "frozen" else index
+    left, top = zigzag(moved), zigzag(moved // 3)
     height, width = (side - 2 * SWAY for side in pixels.shape[:2])
     view = np.ascontiguousarray(pixels[top : top + height, left : left + width])
     if look.defect not in {"black", "frozen"}:
@@ -120,3 +124,8 @@ def still(pixels: NDArray[np.uint8], index: int, level: float, look: Look) -> av
     frame = av.VideoFrame.from_ndarray(view, format="rgb24")
     frame.pts = index
     return frame
+
+
+def zigzag(step: int) -> int:
+    """From 0 to twice `SWAY` and back, a pixel at a time: no two frames in a row are the same."""
+    return abs(step % (4 * SWAY) - 2 * SWAY)

@@ -63,7 +63,9 @@ class Sandbox:
 
     def behave(self, on: str, do: str, *, times: int = 1, **args: Any) -> None:
         """Arm a misbehaviour (names: `GET /__sandbox__/behave`)."""
-        self._answer(self._client.post("/__sandbox__/behave", json={"on": on, "do": do, "times": times, **args}))
+        self._answer(
+            self._client.post("/__sandbox__/behave", json={"on": on, "do": do, "times": times, **args})
+        )
 
     def reset(self, **options: Any) -> None:
         """Forget everything; `options` replace those of the start until the next reset."""

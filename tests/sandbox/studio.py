@@ -43,7 +43,9 @@ class Studio:
     def accept(self, job: Job) -> None:
         """Take a job in: from here on it is paid for."""
         chosen, options = job.fate, self.options
-        job.render_seconds = options.render_seconds if chosen.render_seconds is None else chosen.render_seconds
+        job.render_seconds = (
+            options.render_seconds if chosen.render_seconds is None else chosen.render_seconds
+        )
         job.queue_seconds = options.queue_seconds if chosen.queue_seconds is None else chosen.queue_seconds
         self.jobs[job.request_id] = self.by_media[job.media_id] = job
         self._queued[job.key][job.request_id] = None
@@ -85,7 +87,7 @@ class Studio:
         async with self._slots[job.key]:
             if job.state == IN_QUEUE:
                 await self._run(job)
-        if job.webhook and job.fate.webhook:
+        for _ in range(job.fate.webhooks if job.webhook else 0):
             await self._herald.tell(job)
 
     async def _run(self, job: Job) -> None:
@@ -108,7 +110,9 @@ class Studio:
             await self._make_video(job)
         except Unusable as refusal:
             detail = {"detail": [refusal.detail(job.body)]}
-            job.failure = Failure(refusal.kind, refusal.message, body=detail, headers={"X-Fal-Retryable": "false"})
+            job.failure = Failure(
+                refusal.kind, refusal.message, body=detail, headers={"X-Fal-Retryable": "false"}
+            )
 
     async def _make_video(self, job: Job) -> None:
         options, limit = self.options, self.options.fetch_seconds
@@ -138,8 +142,8 @@ class Studio:
                 self._checked[name] = None
             except Unusable as refusal:
                 self._checked[name] = refusal
-        if refusal := self._checked[name]:
-            raise refusal
+        if known := self._checked[name]:
+            raise known
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
@@ -147,7 +151,7 @@ class Studio:
 
 def measure(video: Path) -> tuple[float, tuple[int, int]]:
     """Length in seconds and size in pixels."""
-    with av.open(str(video)) as container:
+    with av.open(str(video), "r") as container:
         seconds = (container.duration or 0) / av.time_base
         stream = next(iter(container.streams.video), None)
         return round(seconds, 3), (stream.width, stream.height) if stream else (0, 0)

@@ -67,7 +67,11 @@ class Herald:
             headers |= self.sign(job.request_id, body)
         try:
             async with self._session.post(
-                str(job.webhook), data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=15), allow_redirects=False
+                str(job.webhook),
+                data=body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=15),
+                allow_redirects=False,
             ) as answer:
                 return answer.status
         except (aiohttp.ClientError, TimeoutError, ValueError):

@@ -10,13 +10,12 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from tests.sandbox.behaviours import Armed
 from tests.sandbox.jobs import Job
 from tests.sandbox.ledger import Ledger
-from tests.sandbox.behaviours import Armed
 from tests.sandbox.options import Options
 from tests.sandbox.studio import Studio
 from tests.sandbox.webhooks import Herald
-
 
 
 class World:
@@ -66,7 +65,12 @@ class World:
     def result_body(self, job: Job) -> dict[str, Any]:
         """The finished render in fal's shape."""
         size = job.video.stat().st_size if job.video else 0
-        file = {"url": self.media_url(job), "content_type": "video/mp4", "file_name": "output.mp4", "file_size": size}
+        file = {
+            "url": self.media_url(job),
+            "content_type": "video/mp4",
+            "file_name": "output.mp4",
+            "file_size": size,
+        }
         return {"video": file} | ({"duration": job.seconds} if self.options.tell_duration else {})
 
     def state(self, *, brief: bool) -> dict[str, Any]:
@@ -76,8 +80,11 @@ class World:
             "base_url": self.base_url,
             "foreign_url": self.foreign_url,
             "accepts": len(jobs),
+            "started": sum(job.started is not None for job in jobs),
+            "ended": sum(job.ended is not None for job in jobs),
             "charged_seconds": round(sum(job.seconds for job in jobs), 3),
             "webhooks": self.herald.deliveries,
+            "webhooks_sent": len(self.herald.deliveries),
             "armed": self.armed.remaining(),
             "accepted": [job.record() for job in jobs],
         }

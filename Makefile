@@ -1,0 +1,57 @@
+# The first of these that is Python 3.11 or later; `make PYTHON=/path/to/python` names another.
+PYTHON ?= python3
+CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+BIN := .venv/bin
+
+.PHONY: help demo up test unit lint format types bench chaos clean
+
+help:  ## show this
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+demo: .venv/.ready  ## render the examples with the free preview, into out/demo.mp4
+	$(BIN)/avatar generate examples/portrait.png examples/speech.mp3 --provider preview --out out/demo.mp4
+	@echo "The video is $(CURDIR)/out/demo.mp4"
+
+up: .venv/.ready  ## store, Prefect server and worker on this machine; Ctrl-C stops all
+	$(BIN)/avatar up
+
+test: .venv/.ready  ## every test
+	$(BIN)/python -m pytest
+
+unit: .venv/.ready  ## the tests that start no Prefect server, browser or second store
+	$(BIN)/python -m pytest -m "not server and not browser and not backends"
+
+lint: .venv/.ready  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.ready  ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: .venv/.ready  ## mypy, strict
+	$(BIN)/mypy
+
+bench: .venv/.ready  ## the numbers of the README, measured
+	$(BIN)/python -m benchmarks
+
+chaos: .venv/.ready  ## kill it at random and count what was paid twice or lost
+	$(BIN)/python -m benchmarks.chaos
+
+clean:  ## remove what was built, keep .venv and everything rendered
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find flows tasks tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.ready: requirements.txt pyproject.toml
+	@for python in $(CANDIDATES); do \
+	  if $$python -c '$(IS_NEW_ENOUGH)' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "avatar-flows needs Python 3.11 or later; none of these is: $(CANDIDATES). Name one: make PYTHON=..." >&2; \
+	  exit 1; \
+	fi; \
+	$$found -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,50 @@
+"""Our side: `generate_avatar` called in one warm process, as often as ordered (`driven.Order`)."""
+
+import asyncio
+import time
+import uuid
+from dataclasses import replace
+
+from benchmarks.driven import Job, Order, Report, cpu_seconds, order_given
+from flows.generate import generate_avatar
+from tasks.models import AvatarJob, RemoteState
+from tasks.progress import Step, listening
+from tasks.workspace import close_workspace
+
+
+async def run(order: Order) -> Report:
+    """Run the jobs, each with a prompt of its own so that none is the same as another."""
+    if order.warm:
+        await run(replace(order, jobs=1, warm=False))
+    noticed: dict[str, float] = {}
+
+    def note(step: Step) -> None:
+        if step.render_id and step.snapshot and step.snapshot.state is RemoteState.DONE:
+            noticed.setdefault(step.render_id, time.time())
+
+    turns, before = asyncio.Semaphore(order.at_a_time), cpu_seconds()
+    with listening(note):
+        jobs = await asyncio.gather(*(one(order, turns, noticed, number) for number in range(order.jobs)))
+    return Report(tuple(jobs), cpu_seconds() - before)
+
+
+async def one(order: Order, turns: asyncio.Semaphore, noticed: dict[str, float], number: int) -> Job:
+    job = AvatarJob(portrait=order.portrait, voice=order.voice, prompt=f"bench {uuid.uuid4()}")
+    await asyncio.sleep(number * order.gap)
+    async with turns:
+        began = time.time()
+        video = await generate_avatar(job)
+        (render,) = video.renders
+        return Job(render.request_id, began, noticed[render.render_id], time.time())
+
+
+async def main() -> None:
+    try:
+        report = await run(order_given())
+    finally:
+        await close_workspace()
+    report.tell()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

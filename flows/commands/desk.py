@@ -1,0 +1,29 @@
+"""A workspace for commands that need the store and nothing else."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tasks.settings import AvatarSettings
+from tasks.workspace import Workspace
+
+T = TypeVar("T")
+
+
+def at_the_desk(work: Callable[[Workspace], Awaitable[T]]) -> T:
+    """Run `work` with a workspace on the configured store, or on the embedded one, started if need be."""
+    from flows.local import environment, services
+
+    async def run() -> T:
+        workspace = Workspace(AvatarSettings())
+        try:
+            await workspace.store.ensure_bucket()
+            return await work(workspace)
+        finally:
+            await workspace.aclose()
+
+    with services(AvatarSettings(), api=False, say=lambda text: print(text, file=sys.stderr)) as running:
+        os.environ.update(environment(AvatarSettings(), running))
+        return asyncio.run(run())

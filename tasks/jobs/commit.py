@@ -1,0 +1,77 @@
+"""Commit to a job's price before its first paid request, and put the books straight afterwards."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from pydantic import ValidationError
+
+from tasks.errors import StoreUnavailable
+from tasks.models import Plan
+from tasks.renders.submit import Order, order_for
+from tasks.storage.journal import Record, RenderState
+from tasks.workspace import Workspace
+
+_NOT_CHARGED = {RenderState.NOT_SENT, RenderState.REFUSED, RenderState.RESOLVED}
+
+
+def plan_key(job_id: str) -> str:
+    return f"jobs/{job_id}.json"
+
+
+async def load_plan(workspace: Workspace, job_id: str) -> Plan:
+    """The plan a job was committed with, so that anybody can finish it. Raises `ObjectNotFound`."""
+    blob = await workspace.store.get(plan_key(job_id))
+    try:
+        return Plan.model_validate_json(blob.data)
+    except ValidationError as error:
+        raise StoreUnavailable(
+            f"The plan of job {job_id} cannot be read: run the job again to plan it anew."
+        ) from error
+
+
+async def commit_job(workspace: Workspace, plan: Plan) -> str | None:
+    """Write the plan down, and claim the day's budget for every render that is not bought yet.
+
+    Returns:
+        The UTC day the claims stand on; None when there is nothing to claim.
+
+    Raises:
+        BudgetRefused: the day's limit would be passed. Nothing was sent.
+        StoreUnavailable: it cannot be counted. Nothing was sent.
+    """
+    await workspace.store.put(
+        plan_key(plan.job_id), plan.model_dump_json().encode(), content_type="application/json"
+    )
+    if not workspace.provider(plan.provider).capabilities.paid:
+        return None
+    heads = await _heads(workspace, plan)
+    amounts = {order.render_id: order.quoted for order, head in heads if _unpaid(head)}
+    return await workspace.budget.claim(amounts) if amounts else None
+
+
+async def release_unspent(workspace: Workspace, plan: Plan, day: str | None) -> None:
+    """Give back what was claimed for renders that were not charged after all."""
+    if day is None:
+        return
+    for order, head in await _heads(workspace, plan):
+        if _unpaid(head):
+            await workspace.budget.release(day, order.render_id)
+
+
+async def settle(workspace: Workspace, record: Record, billed: Decimal) -> None:
+    """Book what was billed for a render against the claim it was bought under."""
+    if record.entry.claimed_on is not None:
+        await workspace.budget.settle(record.entry.claimed_on, record.entry.render_id, billed)
+
+
+async def _heads(workspace: Workspace, plan: Plan) -> Sequence[tuple[Order, Record | None]]:
+    orders = [order_for(workspace, plan, segment) for segment in plan.segments]
+    return [(order, await workspace.journal.head(order.render_id)) for order in orders]
+
+
+def _unpaid(head: Record | None) -> bool:
+    """Whether no money was, or may have been, spent for it so far."""
+    if head is None or head.state in _NOT_CHARGED:
+        return True
+    failure = head.entry.failure
+    return head.state is RenderState.FAILED and failure is not None and failure.billed is False

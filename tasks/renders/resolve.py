@@ -1,0 +1,91 @@
+"""Settle a render whose outcome is unknown: a person, or a webhook, brings what the machine cannot know."""
+
+from datetime import UTC, datetime
+
+from tasks.errors import InvalidInput
+from tasks.models import RemoteState, Submission
+from tasks.renders.submit import current
+from tasks.storage.journal import Record, RenderState
+from tasks.workspace import Workspace
+
+
+async def attach_request(workspace: Workspace, render_id: str, request_id: str, *, by: str) -> Record:
+    """Attach the provider's request id, after the provider confirmed that it knows it. Spends nothing.
+
+    Raises:
+        InvalidInput: there is nothing to settle, or the provider does not know the request id.
+        ProviderUnavailable: the provider could not be asked; try again.
+    """
+    record = await _unsettled(workspace, render_id)
+    if record.entry.submission is not None and record.entry.submission.request_id == request_id:
+        return record
+    submission = Submission(
+        render_id=render_id,
+        provider=record.entry.provider,
+        request_id=request_id,
+        submitted_at=record.entry.at,
+    )
+    snapshot = await workspace.provider(submission.provider).poll(submission)
+    if snapshot.state is RemoteState.LOST:
+        raise InvalidInput(
+            f"{submission.provider} does not know a request {request_id!r}. Nothing was changed.",
+            render_id=render_id,
+            hint="Copy the request id from the provider's dashboard; check the key and the base URL.",
+        )
+    return await _write(workspace, record, RenderState.SUBMITTED, submission=submission, settled_by=by)
+
+
+async def declare_not_charged(workspace: Workspace, render_id: str, *, by: str) -> Record:
+    """Record a person's word that the provider has no such request, so that it may be asked for again.
+
+    Raises:
+        InvalidInput: there is nothing to settle.
+    """
+    record = await _unsettled(workspace, render_id)
+    written = await _write(workspace, record, RenderState.RESOLVED, settled_by=by)
+    if record.entry.claimed_on is not None:
+        await workspace.budget.release(record.entry.claimed_on, render_id)
+    await workspace.journal.close(render_id)
+    return written
+
+
+async def _unsettled(workspace: Workspace, render_id: str) -> Record:
+    record = await current(workspace, render_id)
+    if record is None:
+        raise InvalidInput(
+            f"The journal knows no render {render_id!r}.", hint="`avatar status` lists open renders."
+        )
+    failed = record.state is RenderState.FAILED
+    if record.state is RenderState.UNKNOWN or failed:
+        return record
+    if record.state is RenderState.INTENT:
+        age = f"{record.age:.0f} s ago" if record.age is not None else "at a time the store does not tell"
+        raise InvalidInput(
+            f"Render {render_id} is being submitted by {record.entry.holder} (last sign of life {age}). "
+            f"It becomes unknown when {record.entry.lease_seconds:.0f} s pass without one.",
+            render_id=render_id,
+        )
+    raise InvalidInput(
+        f"Render {render_id} is {record.state}: there is nothing to settle.", render_id=render_id
+    )
+
+
+async def _write(workspace: Workspace, record: Record, state: RenderState, **facts: object) -> Record:
+    if record.state is RenderState.FAILED and state is RenderState.SUBMITTED:
+        raise InvalidInput(
+            f"{record.entry.provider} itself said that render {record.entry.render_id} failed; a request id cannot "
+            "change that.",
+            hint="--not-charged lets it be asked for again.",
+        )
+    written = await workspace.journal.append(record, state, **facts)
+    if written is None:
+        raise InvalidInput(
+            f"Render {record.entry.render_id} was settled by somebody else just now.",
+            hint="See `avatar status`.",
+        )
+    return written
+
+
+def signed_by(person: str) -> str:
+    """Who settled it and when, for the journal."""
+    return f"{person} at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"

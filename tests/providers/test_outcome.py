@@ -1,0 +1,411 @@
+"""How a paid POST can end: the table, and what real sockets do to it."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.errors import NotConfigured, NotSent, OutcomeUnknown, SubmitRefused, Throttled
+from tasks.providers.outcome import REFUSALS, Verdict, classify_submit, submit_seconds
+from tests.providers.conftest import KEY, RENDER_ID, make_inputs, open_at
+from tests.providers.sockets import Visit, closed_port, serving, silence
+
+ACCEPTED = {"request_id": "r-1", "status": "IN_QUEUE"}
+PAID = ["fal", "pixazo"]
+
+
+def classify(status=None, body=b"", **given):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    facts = {"error": None, "sent": True, "headers": {}, "body": data, "complete": True} | given
+    return classify_submit(status=status, **facts)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError,
+        httpx.ConnectTimeout,
+        httpx.PoolTimeout,
+        httpx.UnsupportedProtocol,
+        httpx.ReadError,  # whatever its name: no byte had left
+        TimeoutError,
+    ],
+)
+def test_nothing_left_means_not_sent(error):
+    """Without a byte sent there is nothing to be charged for, whatever the exception is called."""
+    assert classify(error=error, sent=False).verdict is Verdict.NOT_SENT
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError,  # whatever its name: bytes had left
+        httpx.ReadTimeout,
+        httpx.WriteTimeout,
+        httpx.WriteError,
+        httpx.ReadError,
+        httpx.RemoteProtocolError,
+        TimeoutError,
+        ValueError,
+    ],
+)
+def test_no_answer_after_a_byte_left_is_unknown(error):
+    """Once a byte has left, a lost answer is unknown."""
+    assert classify(error=error).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("status", sorted(REFUSALS))
+@pytest.mark.parametrize("body", [b"", b"<html>", {"detail": "no"}, {"detail": "no", "request_id": "r-1"}])
+def test_a_judged_request_is_refused(status, body):
+    """The client errors that judge a request refuse it, whatever their body."""
+    outcome = classify(status, body)
+    assert (outcome.verdict, outcome.status) == (Verdict.REFUSED, status)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [100, 101, 204, 301, 302, 307, 308, 304, 406, 408, 409, 418, 425, 499, 500, 501, 502, 503, 504, 520, 599],
+)
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>nginx</html>", {"error": "oops"}, {"success": True, "error": "x"}]
+)
+def test_an_answer_that_may_follow_acceptance_is_unknown(status, body):
+    """Redirects, breakdowns and ambiguous client errors say nothing about acceptance."""
+    assert classify(status, body).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 302, 408, 409, 425, 499, 500, 502, 503, 504])
+@pytest.mark.parametrize("refusals_in_200", [True, False])
+def test_an_answer_with_a_request_id_is_accepted(status, refusals_in_200):
+    """A request id is a receipt, whatever the status says beside it."""
+    outcome = classify(status, ACCEPTED, refusals_in_200=refusals_in_200)
+    assert (outcome.verdict, outcome.request_id) == (Verdict.ACCEPTED, "r-1")
+
+
+@pytest.mark.parametrize(
+    "request_id",
+    [
+        "a1b2c3d4-e5f6-7890-g1h2-i3j4k5l6m7n8",  # the page's sample, not hexadecimal
+        "kling-ai-avatar-v2-pro-789_019d",
+        "odd/../id?with#every \"kind' of <character>%2F&ü",
+        "line\nbreak\x00",
+        "x" * 10_000,
+        "..",
+    ],
+)
+def test_any_text_is_a_request_id(request_id):
+    """Ids are opaque: an accepted render is not lost for the look of its id."""
+    assert classify(200, {"request_id": request_id}).request_id == request_id
+
+
+@pytest.mark.parametrize(
+    "request_id", [None, 7, 1.5, True, "", "  ", [], ["r-1"], {"id": "r-1"}, "x" * 10_001]
+)
+def test_what_cannot_be_asked_for_is_no_receipt(request_id):
+    """A 200 whose request id is not text is unknown, not accepted."""
+    assert classify(200, {"request_id": request_id}).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"null", b"[]", b'"r-1"', b"{", b"\xff\xfe", b"[" * 100_000, {}]
+)
+def test_an_unreadable_success_is_unknown(body):
+    """A 2xx that cannot be read was accepted most likely, and is unknown."""
+    assert classify(200, body).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        ({"success": False}, Verdict.REFUSED),
+        ({"success": False, "error": "Invalid parameters"}, Verdict.REFUSED),
+        ({"error": "Invalid parameters"}, Verdict.REFUSED),
+        ({"error": "no", "message": "no", "statusCode": 400}, Verdict.REFUSED),
+        ({"success": False, "request_id": "r-1"}, Verdict.ACCEPTED),
+        ({"error": "slow", "status": "IN_QUEUE"}, Verdict.UNKNOWN),
+        ({"error": None}, Verdict.UNKNOWN),
+        ({"success": True}, Verdict.UNKNOWN),
+        ({"success": "false"}, Verdict.UNKNOWN),
+    ],
+)
+def test_a_gateway_may_refuse_with_a_200(body, verdict):
+    """Pixazo's 200 without success is a refusal, unless it could be a receipt; for fal it is unknown."""
+    assert classify(200, body, refusals_in_200=True).verdict is verdict
+    assert classify(200, body).verdict in {Verdict.UNKNOWN, Verdict.ACCEPTED}
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("1.5", 1.5),
+        ("999999", 3600.0),
+        ("soon", None),
+        ("-3", None),
+        ("nan", None),
+        ("", None),
+    ],
+)
+def test_a_throttled_submit_says_when_to_come_back(value, seconds):
+    """429 is throttled, with Retry-After in seconds if it can be read, an hour at most."""
+    outcome = classify(429, {"request_id": "r-1"}, headers={"retry-after": value})
+    assert (outcome.verdict, outcome.retry_after) == (Verdict.THROTTLED, seconds)
+
+
+def test_retry_after_may_be_a_date():
+    """An HTTP date in Retry-After counts from now; one in the past is now."""
+    soon, past = (format_datetime(datetime.now(UTC) + timedelta(seconds=s), usegmt=True) for s in (100, -100))
+    assert 90 < classify(429, headers={"retry-after": soon}).retry_after <= 100
+    assert classify(429, headers={"retry-after": past}).retry_after == 0
+
+
+def test_a_cut_answer_is_unknown_but_its_id_is_mentioned():
+    """An id in half an answer helps the person who looks; it is no receipt."""
+    outcome = classify(200, b'{"request_id": "r-1", "sta', complete=False, error=httpx.ReadError)
+    assert (outcome.verdict, outcome.request_id, outcome.seen_id) == (Verdict.UNKNOWN, None, "r-1")
+
+
+def test_a_refusal_cut_short_is_still_a_refusal():
+    """The status line of a 422 decides; its body is only words."""
+    assert classify(422, b'{"deta', complete=False, error=httpx.ReadError).verdict is Verdict.REFUSED
+
+
+@given(
+    status=st.integers(100, 599),
+    body=st.one_of(
+        st.binary(max_size=60),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.sampled_from(["request_id", "error", "detail", "x"]), inner)
+            ),
+        ).map(lambda value: json.dumps(value).encode()),
+    ),
+    complete=st.booleans(),
+    refusals=st.booleans(),
+)
+def test_no_answer_can_make_a_machine_pay_twice(status, body, complete, refusals):
+    """Whatever is answered, only 429, judged requests and Pixazo's own 200 refusal allow another POST."""
+    verdict = classify(status, body, complete=complete, refusals_in_200=refusals).verdict
+    if verdict in {Verdict.NOT_SENT, Verdict.THROTTLED, Verdict.REFUSED}:
+        assert status == 429 or status in REFUSALS or (refusals and complete and 200 <= status < 300)
+
+
+@pytest.mark.parametrize(("lease", "seconds"), [(120, 90), (2, 1.5), (1, 1), (1000, 100)])
+def test_a_submit_ends_within_its_lease(lease, seconds):
+    """The whole submit takes three quarters of the lease at most, and 100 s."""
+    assert submit_seconds(lease) == seconds
+
+
+async def drop(visit: Visit) -> None:
+    """Read the request and hang up."""
+
+
+async def reset(visit: Visit) -> None:
+    visit.reset()
+
+
+async def hang_up_in_the_headers(visit: Visit) -> None:
+    await visit.say("HTTP/1.1 200 OK\r\nContent-Ty")
+
+
+async def hang_up_in_the_body(visit: Visit) -> None:
+    await visit.say('HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{"request_id": "r-1", ')
+
+
+async def speak_another_language(visit: Visit) -> None:
+    await visit.say("220 mail.example ESMTP\r\n")
+
+
+async def drip(visit: Visit) -> None:
+    """A byte now and then: no single read times out."""
+    await visit.say("HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
+    while True:
+        await visit.say(" ")
+        await asyncio.sleep(0.05)
+
+
+async def lie_about_compression(visit: Visit) -> None:
+    await visit.answer(200, b"not gzip", Content_Encoding="gzip")
+
+
+async def flood(visit: Visit) -> None:
+    await visit.answer(200, b'{"x":"' + b"x" * 3_000_000 + b'"}')
+
+
+@pytest.mark.parametrize("name", PAID)
+@pytest.mark.parametrize(
+    "act",
+    [drop, reset, silence, hang_up_in_the_headers, hang_up_in_the_body, speak_another_language, drip,
+     lie_about_compression, flood],
+)  # fmt: skip
+async def test_a_lost_answer_is_unknown_after_one_post(name, act):
+    """Whatever breaks after the request left: one POST, no second, and the way to settle it."""
+    async with serving(act) as server:
+        provider = open_at(server.url, name, journal={"lease_seconds": 2})
+        with pytest.raises(OutcomeUnknown) as caught:
+            await provider.submit(make_inputs())
+    assert (len(server.asked("POST")), server.connections) == (1, 1)
+    text = str(caught.value)
+    assert f"avatar resolve {RENDER_ID} --request-id" in text
+    assert "--not-charged" in text
+    assert caught.value.render_id == RENDER_ID
+    assert KEY not in text
+    assert "c0ffee" not in text
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_a_request_cut_while_it_is_written_is_unknown(name):
+    """A reset before the whole request was read is unknown: the part that left may have been enough."""
+
+    async def reset_early(visit: Visit) -> None:
+        await visit.reader.read(10)
+        visit.reset()
+
+    async with serving(reset_early, read=False) as server:
+        with pytest.raises(OutcomeUnknown):
+            await open_at(server.url, name).submit(make_inputs(prompt="x" * 2000))
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("name", PAID)
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:{closed}", "http://no-such-host.invalid", "https://127.0.0.1:{closed}"]
+)
+async def test_what_cannot_connect_is_not_sent(name, url):
+    """Refused connections and unknown names are not sent: nothing was spent, and it may be tried again."""
+    with pytest.raises(NotSent, match="Nothing was spent"):
+        await open_at(url.format(closed=closed_port()), name).submit(make_inputs())
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_a_failed_handshake_is_not_sent(name):
+    """TLS to a port that speaks plain HTTP never carries the request."""
+    async with serving(lambda visit: visit.answer(400), read=False) as server:
+        with pytest.raises(NotSent):
+            await open_at(server.url.replace("http:", "https:"), name).submit(make_inputs())
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_a_handshake_that_hangs_is_not_sent(name):
+    """A time-out before the request began is not sent."""
+    async with serving(silence, read=False) as server:
+        provider = open_at(server.url.replace("http:", "https:"), name, journal={"lease_seconds": 2})
+        with pytest.raises(NotSent):
+            await provider.submit(make_inputs())
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_a_proxy_that_refuses_is_not_sent(name, monkeypatch):
+    """A proxy's CONNECT is not the request: refused there, nothing was sent to the provider."""
+    async with serving(lambda visit: visit.answer(502)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("no_proxy", "")
+        with pytest.raises(NotSent):
+            await open_at("https://provider.invalid", name).submit(make_inputs())
+    assert [visit.line.split()[0] for visit in proxy.visits] == ["CONNECT"]
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_a_cancelled_submit_stays_a_cancellation(name):
+    """A cancellation in mid-POST reaches the caller, who knows that the request may have left."""
+    arrived = asyncio.Event()
+
+    async def hold(visit: Visit) -> None:
+        arrived.set()
+        await silence(visit)
+
+    async with serving(hold) as server:
+        task = asyncio.create_task(open_at(server.url, name).submit(make_inputs()))
+        await arrived.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(server.asked("POST")) == 1
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_a_redirected_submit_is_not_followed(name):
+    """A 307 would repeat the POST elsewhere, with the key: it is not followed."""
+    async with (
+        serving(lambda visit: visit.answer(200, ACCEPTED)) as elsewhere,
+        serving(lambda visit: visit.answer(307, Location=elsewhere.url)) as server,
+    ):
+        with pytest.raises(OutcomeUnknown):
+            await open_at(server.url, name).submit(make_inputs())
+    assert elsewhere.connections == 0
+
+
+@pytest.mark.parametrize("name", PAID)
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "bad_request"),
+        (401, "key_refused"),
+        (402, "balance"),
+        (403, "key_refused"),
+        (422, "invalid_input"),
+    ],
+)
+async def test_a_refusal_gives_the_providers_words(name, status, kind):
+    """A refusal names status, kind and the provider's words, without what they quote of ours."""
+    words = f"Balance too low for {KEY}, see https://user:pw@x.example/a?token=c0ffee#b now"
+    async with serving(
+        lambda visit: visit.answer(status, {"detail" if name == "fal" else "error": words})
+    ) as server:
+        with pytest.raises(SubmitRefused) as caught:
+            await open_at(server.url, name).submit(make_inputs())
+    assert (caught.value.status, caught.value.kind) == (status, kind)
+    assert "Balance too low for [key], see https://x.example/a now" in str(caught.value)
+    assert len(server.asked("POST")) == 1
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_a_throttled_submit_is_one_post(name):
+    """429 is reported, with its Retry-After, and not repeated here."""
+    async with serving(lambda visit: visit.answer(429, {"error": "later"}, Retry_After="3")) as server:
+        with pytest.raises(Throttled) as caught:
+            await open_at(server.url, name).submit(make_inputs())
+    assert (caught.value.retry_after, len(server.visits)) == (3.0, 1)
+
+
+@pytest.mark.parametrize("name", PAID)
+@pytest.mark.parametrize("key", [None, "", "  ", "two words", "line\nbreak", "clé"])
+async def test_an_unusable_key_sends_nothing(name, key):
+    """A key that is missing or that no header can carry is refused before any connection."""
+    async with serving(drop) as server:
+        places = {"fal": "queue_url", "pixazo": "base_url"}
+        provider = open_at(server.url, name, **{name: {"key": key, places[name]: server.url}})
+        with pytest.raises(NotConfigured):
+            await provider.submit(make_inputs())
+    assert server.connections == 0
+
+
+@pytest.mark.parametrize("name", PAID)
+@pytest.mark.parametrize("do", ["drop", "rst", "half", "no_request_id"])
+async def test_an_accepted_render_whose_answer_is_lost_was_asked_for_once(
+    name, do, sandbox, open_sandboxed, inputs
+):
+    """The provider accepted, its answer was lost: it saw exactly one request."""
+    sandbox.behave("submit", do)
+    with pytest.raises(OutcomeUnknown):
+        await open_sandboxed(name).submit(inputs)
+    state = sandbox.state()
+    assert (state["posts"], state["accepts"]) == (1, 1)
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_a_breakdown_that_names_the_request_is_a_receipt(name, sandbox, open_sandboxed, inputs):
+    """A 503 around an accepted render's answer still carries its id, and the render is followed."""
+    sandbox.behave("submit", "alter", status_code=503)
+    submission = await open_sandboxed(name).submit(inputs)
+    assert submission.request_id == sandbox.state()["accepted"][0]["request_id"]
