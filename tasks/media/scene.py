@@ -155,7 +155,7 @@ class _Meter:
 
     def _bars(self, levels: Plane, number: int) -> Plane:
         """Coverage of the bars: the innermost shows this frame's level, each further one an earlier frame's."""
-        ages = np.arange(BARS_EACH_SIDE) + 4
+        ages = np.arange(BARS_EACH_SIDE)
         history = np.where(number >= ages, levels[np.maximum(number - ages, 0)], 0)
         fading = 1 - 0.5 * ages / BARS_EACH_SIDE
         reach = (self._half * 0.7 * history * fading)[self._bar][None, :]

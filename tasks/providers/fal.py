@@ -42,7 +42,7 @@ from tasks.providers.fal_answers import (
 from tasks.providers.fal_storage import upload
 from tasks.providers.outcome import accepted_id, judge, submit_seconds
 from tasks.providers.watching import GRACE, Pace, Watch, age_of, not_found
-from tasks.providers.wire import BREAKDOWN, Exchange, Wire, about_render, new_client
+from tasks.providers.wire import BREAKDOWN, Exchange, Wire, about_render, extend, new_client
 
 if TYPE_CHECKING:
     from tasks.settings import AvatarSettings
@@ -162,7 +162,7 @@ class Fal(Provider):
 
     async def _look(self, client: httpx.AsyncClient, submission: Submission) -> Snapshot:
         url = self._url(submission, submission.status_url, "/status")
-        exchange = await self._queue.ask(client, "GET", str(httpx.URL(url).copy_merge_params({"logs": "1"})))
+        exchange = await self._queue.ask(client, "GET", extend(url, query="logs=1"))
         if exchange.status in {404, 410}:
             return not_found(submission)
         self._queue.check(exchange, submission.request_id)
@@ -174,9 +174,8 @@ class Fal(Provider):
         return not_found(submission) if snapshot.state is RemoteState.LOST else snapshot
 
     async def _stream(self, client: httpx.AsyncClient, submission: Submission) -> AsyncGenerator[Snapshot]:
-        url = httpx.URL(self._url(submission, submission.status_url, "/status"))
-        url = url.copy_with(path=url.path + "/stream").copy_merge_params({"logs": "1"})
-        headers = {**self._queue.headers(str(url)), "Accept": "text/event-stream"}
+        url = extend(self._url(submission, submission.status_url, "/status"), "/stream", "logs=1")
+        headers = {**self._queue.headers(url), "Accept": "text/event-stream"}
         try:
             async with client.stream("GET", url, headers=headers) as response:
                 _check_stream(response)
@@ -185,15 +184,15 @@ class Fal(Provider):
                         snapshot = read_status(parse_object(event) or {}, self._words)
                         if snapshot is not None and snapshot.state is not RemoteState.LOST:
                             yield snapshot
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise StreamDropped(self._queue.describe(error)) from None
 
     async def _result(self, client: httpx.AsyncClient, submission: Submission) -> Exchange:
         """The result's answer. queue.md appends `/response`, the model's OpenAPI does not: try both on a 404 or 405."""
         url = self._url(submission, submission.response_url, "")
         exchange = await self._queue.ask(client, "GET", url)
-        if exchange.status in {404, 405} and not httpx.URL(url).path.endswith("/response"):
-            other = await self._queue.ask(client, "GET", f"{url}/response")
+        if exchange.status in {404, 405} and not url.partition("?")[0].endswith("/response"):
+            other = await self._queue.ask(client, "GET", extend(url, "/response"))
             return exchange if other.status in {404, 405} else other
         return exchange
 

@@ -50,7 +50,10 @@ async def _initiate(
     lifecycle = json.dumps({"expiration_duration_seconds": round(lifetime.total_seconds())})
     # fal's own client sends both: which of them counts depends on the kind of storage behind.
     headers = dict.fromkeys(("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference"), lifecycle)
-    exchange = await rest.ask(client, "POST", url, body=body, headers=headers)
+    try:
+        exchange = await rest.ask(client, "POST", url, body=body, headers=headers)
+    except ProviderUnavailable as error:
+        raise _failed(rest, error.message) from None
     if exchange.status in REFUSAL and exchange.status not in LATER:
         raise SubmitRefused(
             f"fal refused an upload ({exchange.status}): {rest.words(exchange)}. No render was sent; nothing was spent.",
@@ -73,6 +76,6 @@ def _acceptable(rest: Wire, url: str) -> bool:
 
 def _failed(rest: Wire, why: str) -> ProviderUnavailable:
     return ProviderUnavailable(
-        f"An input could not be uploaded to fal: {why}. No render was sent; nothing was spent.",
+        f"An input could not be uploaded to fal: {why.rstrip('.')}. No render was sent; nothing was spent.",
         provider=rest.provider,
     )

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from json import dumps
 from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -217,7 +218,7 @@ class Wire:
 
     def unavailable(self, why: str, *, wait: float | None = None) -> ProviderUnavailable:
         return ProviderUnavailable(
-            f"{self.provider} could not be asked: {why}. This says nothing about the render, which goes on.",
+            f"{self.provider} could not be asked: {why.rstrip('.')}. This says nothing about the render, which goes on.",
             provider=self.provider,
             retry_after=wait,
         )
@@ -238,6 +239,12 @@ class Wire:
             request_id=request_id,
             hint=f"Check the {self.provider} key and the account's balance, then run the job again: it continues.",
         )
+
+
+def extend(url: str, suffix: str = "", query: str = "") -> str:
+    """`url` with its path and query grown; what is encoded in it stays so."""
+    scheme, netloc, path, old, _ = urlsplit(url)
+    return urlunsplit((scheme, netloc, path + suffix, "&".join(filter(None, (old, query))), ""))
 
 
 def about_render(submission: Submission, error: type[E], message: str, /, **facts: Any) -> E:

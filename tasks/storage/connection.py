@@ -28,10 +28,10 @@ TRANSFER_THREADS = 4
 class Connection:
     """Two clients of one server: one for short calls, one for transfers; and one that only signs public URLs.
 
-    Making it does no I/O. Raises `NotConfigured` for missing or unusable settings.
+    Short calls wait `answer_seconds` for an answer. Making it does no I/O. Raises `NotConfigured` for missing or unusable settings.
     """
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, *, answer_seconds: float = 10.0) -> None:
         host, secure = parse_endpoint(settings.endpoint, settings.secure, "AVATAR_STORE__ENDPOINT")
         public = parse_endpoint(
             settings.public_endpoint or settings.endpoint,
@@ -40,7 +40,7 @@ class Connection:
         )
         self.endpoint = host
         self.bucket = settings.bucket
-        self.pool = open_pool(connect=3.0, read=10.0)
+        self.pool = open_pool(connect=3.0, read=answer_seconds)
         # urllib3 sends a whole body within the *connect* time-out of a new connection: a part needs minutes.
         self._transfer_pool = open_pool(connect=120.0, read=120.0)
         self.client = open_client(settings, host, secure, self.pool)

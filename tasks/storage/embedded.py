@@ -165,7 +165,7 @@ def wait_until_ready(store: EmbeddedStore, wait_seconds: float) -> bool:
     An open port is not enough: now and then it takes writes only seconds after it answers listings.
     """
     deadline = time.monotonic() + wait_seconds
-    connection = Connection(settings_for(store))
+    connection = Connection(settings_for(store), answer_seconds=min(10.0, wait_seconds))
     try:
         while time.monotonic() < deadline and processes.is_running(store.pid, marks(store.directory)):
             if takes_objects(Bucket(connection.client, BUCKET)):

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -31,6 +32,15 @@ async def witness(request: web.Request, handler: Handler) -> web.StreamResponse:
     foreign = arrived_at(request) != world.base_url.rpartition(":")[2]
     coarse = next((name for name in names if name in KEYED), route.split(".")[1])
     world.ledger.saw(request, coarse, foreign=foreign)
+    try:
+        return await answer(request, handler, names)
+    except ConnectionResetError:  # the client left while it was answered: nobody to tell
+        return web.Response()
+
+
+async def answer(request: web.Request, handler: Handler, names: frozenset[str]) -> web.StreamResponse:
+    """Honestly, or as the behaviour armed for it has it."""
+    world = world_of(request)
     behaviour = world.armed.take(names, request)
     if behaviour is None:
         return await handler(request)
@@ -76,6 +86,8 @@ async def run(options: Options) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    if options.leash:
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
     async with serving(options) as world:
         print(f"sandbox listening on {world.base_url}", flush=True)
         await stop.wait()

@@ -1,11 +1,13 @@
 """The sandbox's own pages, for tests: what it saw, how to misbehave, and starting afresh."""
 
 from functools import partial
+from typing import Any
 
 from aiohttp import web
 
 from tests.sandbox import misdeeds
 from tests.sandbox.behaviours import OPERATIONS, Behaviour
+from tests.sandbox.jobs import Fate
 from tests.sandbox.world import world_of
 
 
@@ -33,17 +35,21 @@ async def behave(request: web.Request) -> web.Response:
     """Arm one behaviour or a list of them; a name that does not exist is a 400 that lists those that do."""
     orders = await request.json()
     try:
-        behaviours = [Behaviour.parse(order) for order in (orders if isinstance(orders, list) else [orders])]
-        for behaviour in behaviours:
-            if behaviour.do not in misdeeds.MISDEEDS:
-                raise ValueError(
-                    f"unknown do={behaviour.do!r}; one of {', '.join(sorted(misdeeds.MISDEEDS))}"
-                )
+        behaviours = [parse(order) for order in (orders if isinstance(orders, list) else [orders])]
     except (TypeError, ValueError) as error:
         return web.json_response({"error": str(error)}, status=400)
     for behaviour in behaviours:
         world_of(request).armed.add(behaviour)
     return web.json_response({"armed": world_of(request).armed.remaining()})
+
+
+def parse(order: dict[str, Any]) -> Behaviour:
+    """A behaviour that can be carried out; raises `ValueError` or `TypeError` for one that cannot."""
+    behaviour = Behaviour.parse(order)
+    if behaviour.do not in misdeeds.MISDEEDS:
+        raise ValueError(f"unknown do={behaviour.do!r}; one of {', '.join(sorted(misdeeds.MISDEEDS))}")
+    Fate.parse(behaviour.args.get("fate", {}))
+    return behaviour
 
 
 async def reset(request: web.Request) -> web.Response:

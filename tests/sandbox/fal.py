@@ -130,8 +130,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"} | identity(job)
     )
     await answer.prepare(request)
-    last, quiet = "", 0.0
-    while True:
+    last, quiet, ended = "", 0.0, world.ended
+    while not ended.is_set():
         changed, text = job.changed, json.dumps(look(world, job, logs=wants_logs(request)))
         quiet = 0.0 if text != last else quiet + 1
         if text != last:
@@ -144,7 +144,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
         if job.state == COMPLETED:
             return answer
         last = text
-        await first_of(changed, world.ended)
+        await first_of(changed, ended)
+    return cut(request, answer)
 
 
 def one_less(request: web.Request) -> int:

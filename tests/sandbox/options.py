@@ -27,6 +27,7 @@ class Options:
     fetch_seconds: float = 20.0  # how long an input may take to download
     frame_rate: int = 25
     max_side: int = 320  # longest side of the video, in pixels
+    leash: bool = False  # stop when standard input closes: a test that is killed leaves no server behind
     media_dir: str = ""  # where videos are kept; empty is a temporary directory
 
     def changed(self, **overrides: Any) -> "Options":

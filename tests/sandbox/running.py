@@ -37,8 +37,10 @@ class Sandbox:
     @classmethod
     def launch(cls, **options: Any) -> "Sandbox":
         """Start one that the caller stops."""
-        command = [sys.executable, "-m", "tests.sandbox", *flags({"key": [KEY]} | options)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "tests.sandbox", *flags({"key": [KEY], "leash": True} | options)]
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith(GREETING):
@@ -54,8 +56,9 @@ class Sandbox:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def state(self, *, brief: bool = False) -> dict[str, Any]:
         """Everything it saw: `posts`, `accepts`, `accepted`, `counts`, `credentials`, `leaks`, …"""

@@ -49,7 +49,7 @@ def hurry() -> list[float]:
         pauses.append(seconds)
         time.sleep(seconds / HURRY)
 
-    implementation.time = SimpleNamespace(**{**vars(time), "sleep": short})  # type: ignore[assignment]
+    implementation.time = SimpleNamespace(**{**vars(time), "sleep": short})  # type: ignore[assignment, attr-defined]
     return pauses
 
 

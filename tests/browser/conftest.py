@@ -1,0 +1,95 @@
+"""`avatar up` as a real process, and a person at the Prefect UI: headless Chromium."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from flows.local import find
+from tasks.settings import AvatarSettings
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = Path("/usr/bin/chromium")
+#: As root in a container there is no sandbox to be had; the rest keeps it from calling home.
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SCREENSHOTS = ROOT / "out" / "screenshots"
+
+
+class Up:
+    """A running `avatar up`, stopped as a supervisor would: by SIGTERM."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        # $PWD is where the deployment's runs start; a shell sets it, Popen does not.
+        environment = os.environ | {"AVATAR_STATE_DIR": str(state_dir), "PWD": str(ROOT)}
+        command = [sys.executable, "-m", "flows", "up"]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout
+        self.said = "".join(iter(self.process.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
+        self.ui_url = find(AvatarSettings(_env_file=None, state_dir=state_dir)).ui_url
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.communicate(timeout=90)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+        return self.process.returncode
+
+    def processes(self) -> list[str]:
+        """Command lines of every process that was started with this state directory."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.fsencode(self.state_dir) in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue  # it has ended, or is another user's
+        return found
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Everything on one machine: store, Prefect server, deployments, worker."""
+    running = Up(tmp_path_factory.mktemp("up"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}; install Debian's chromium to run the browser tests")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser, up: Up) -> Iterator[Page]:
+    """A new window on the UI's start page."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+    opened.goto(up.ui_url)
+    yield opened
+    opened.close()
+
+
+def screenshot(page: Page, name: str) -> None:
+    """Keep what a person sees, for looking at and for the README's picture."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
