@@ -56,6 +56,11 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--out", metavar="FILE", help="also write the video to this file")
     parser.add_argument("--max-cost", metavar="USD", help="refuse before paying if the quote is above this")
     parser.add_argument(
+        "--cancel-on-stop",
+        action="store_true",
+        help="on Ctrl-C, also ask the provider to stop (default: it goes on, and the next run fetches the video)",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="buy a new take of a job that is already published"
     )
     _add_json(parser)

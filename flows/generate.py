@@ -1,6 +1,7 @@
 """One job: a portrait and a voice track become a published talking video."""
 
 import asyncio
+import contextlib
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,7 +11,9 @@ from prefect.runtime import flow_run
 from flows.equipment import equipment
 from tasks.assets import upload_assets
 from tasks.collection import collect_render
+from tasks.errors import RenderFailed, StoreUnavailable, SubmitRefused
 from tasks.jobs.commit import commit_job, release_unspent
+from tasks.jobs.failover import explain, stand_in
 from tasks.jobs.plan import identify
 from tasks.jobs.publish import find_published
 from tasks.jobs.quote import check_price
@@ -44,7 +47,7 @@ async def generate_avatar(job: AvatarJob) -> Video:
             return video
         plan = await validate_inputs(job, portrait, voice)
         check_price(plan.quote, job, workspace().settings.budget)
-        renders = await render_all(plan)
+        renders = await render_all(job, plan)
         return await publish_video(plan, renders)
 
 
@@ -58,16 +61,28 @@ async def published_already(job: AvatarJob, portrait: Asset, voice: Asset) -> Vi
     return video
 
 
-async def render_all(plan: Plan) -> list[Render]:
+async def render_all(job: AvatarJob, plan: Plan) -> list[Render]:
     """Render every segment. All are waited for, even when one fails: each is paid for by itself."""
     claimed_on = await commit_job(workspace(), plan)
-    tasks = [render_segment(plan, segment, claimed_on) for segment in plan.segments]
+    tasks = [render_or_fail_over(job, plan, segment, claimed_on) for segment in plan.segments]
     ended = await asyncio.gather(*tasks, return_exceptions=True)
     failures = [each for each in ended if isinstance(each, BaseException)]
     if failures:
-        await release_unspent(workspace(), plan, claimed_on)
+        with contextlib.suppress(StoreUnavailable):  # `reconcile` gives it back then
+            await release_unspent(workspace(), plan, claimed_on)
         raise failures[0]
     return [each for each in ended if isinstance(each, Render)]
+
+
+async def render_or_fail_over(job: AvatarJob, plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
+    try:
+        return await render_segment(plan, segment, claimed_on)
+    except (SubmitRefused, RenderFailed) as error:
+        other = await stand_in(workspace(), job, plan, segment, error)
+        if other is None:
+            raise
+        get_run_logger().warning(explain(error, other[0].provider))
+        return await render_segment(other[0], segment, other[1])
 
 
 async def render_segment(plan: Plan, segment: Segment, claimed_on: str | None) -> Render:

@@ -15,6 +15,8 @@ from tasks.storage import embedded
 from tasks.storage.embedded import EmbeddedStore
 from tasks.storage.store import Store
 
+pytest_plugins = ["tests.sandbox.fixtures"]
+
 # Nothing imported above reads the environment. Prefect does when it is imported, which test modules do later.
 for name in [name for name in os.environ if name.startswith("AVATAR_")]:
     del os.environ[name]

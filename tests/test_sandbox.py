@@ -271,3 +271,12 @@ class TestPixazosWire:
         receipt = pixazo.post(PIXAZO, json=body | {"image_url": f"{files}/tiny.png"}).json()
         seen = polled(lambda: pixazo.post(PIXAZO + "-result", json={"request_id": receipt["request_id"]}))
         assert (seen[-1]["status"], seen[-1]["error"]) == ("FAILED", "Image too small")
+
+
+class TestTheProcess:
+    def test_ends_with_the_test_that_started_it(self):
+        """When its owner dies, and with it the pipe to it, a sandbox stops by itself."""
+        running = Sandbox.launch()
+        running.process.stdin.close()
+        assert running.process.wait(20) == 0
+        running.stop()

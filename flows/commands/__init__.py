@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         failure = InvalidInput(_first_fault(error), hint="Check the arguments and the AVATAR_ settings.")
     except KeyboardInterrupt:
         print(
-            "Stopped. What was submitted goes on at the provider; run the same command again.",
+            "Stopped. Nothing that was paid for is lost: run the same command again.",
             file=sys.stderr,
         )
         return 130

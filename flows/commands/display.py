@@ -23,6 +23,8 @@ class Display:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last = ""
+        #: Renders that were seen at the provider: what goes on there if we stop.
+        self.renders: set[str] = set()
 
     def __enter__(self) -> Self:
         if self.live:
@@ -52,6 +54,8 @@ class Display:
 
     def step(self, step: Step) -> None:
         text = _describe(step)
+        if step.render_id:
+            self.renders.add(step.render_id)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=text, completed=_completed(step))
         elif _headline(step) != self._last:

@@ -13,6 +13,8 @@ from typing import Any
 from flows.commands.display import Display
 from tasks.models import AvatarJob, Video
 from tasks.settings import AvatarSettings
+from tasks.storage.journal import RenderState
+from tasks.workspace import Workspace
 
 LINK_LIFETIME = timedelta(days=7)
 
@@ -27,7 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         os.environ.update(environment(AvatarSettings(), running))
         quieten(debug=arguments.debug)
-        video, url, flow_run_id = asyncio.run(_generate(job, arguments, display))
+        try:
+            video, url, flow_run_id = asyncio.run(_generate(job, arguments, display))
+        except KeyboardInterrupt:
+            asyncio.run(_tell_what_goes_on(display.renders, cancel=arguments.cancel_on_stop))
+            raise
     _print(video, arguments, url=url, flow_run_id=flow_run_id)
     return 0
 
@@ -102,6 +108,29 @@ async def _next_take(job: AvatarJob) -> AvatarJob:
     while await find_published(workspace(), identify(job, portrait, voice, provider)):
         job = job.model_copy(update={"take": job.take + 1})
     return job
+
+
+async def _tell_what_goes_on(renders: set[str], *, cancel: bool) -> None:
+    """After Ctrl-C or SIGTERM: what was bought and goes on at the provider, or what cancelling it came to."""
+    from tasks.renders.cancel import cancel_render
+
+    workspace = Workspace(AvatarSettings())
+    try:
+        for render_id in renders:
+            record = await workspace.journal.head(render_id)
+            if record is None or record.state is not RenderState.SUBMITTED or record.entry.submission is None:
+                continue
+            if cancel:
+                print((await cancel_render(workspace, render_id)).text, file=sys.stderr)
+            else:
+                submission = record.entry.submission
+                print(
+                    f"Render {render_id} goes on at {submission.provider} as request {submission.request_id}; "
+                    "the same command fetches it, `avatar cancel` stops it.",
+                    file=sys.stderr,
+                )
+    finally:
+        await workspace.aclose()
 
 
 def _print(video: Video, arguments: argparse.Namespace, *, url: str, flow_run_id: str) -> None:

@@ -106,7 +106,7 @@ async def _transfer(url: str, partial: Partial, settings: DownloadSettings) -> N
     """One connection's worth: from where the last one stopped."""
     async with _open(url, partial.range_headers(), settings) as response:
         _place(response, partial, settings)
-        async for chunk in response.aiter_raw(1 << 18):
+        async for chunk in response.aiter_raw():
             if partial.size == 0:
                 _check_start(chunk, response)
             partial.append(chunk)

@@ -34,7 +34,9 @@ def run_url(browser: Browser, up: Up) -> str:
     for label, path in JOB.items():
         page.get_by_label(label).fill(path)
     screenshot(page, "form")
-    page.get_by_role("button", name="Submit").click()
+    with page.expect_response("**/create_flow_run") as created:
+        page.get_by_role("button", name="Submit").click()
+    assert created.value.status == 201, created.value.text()
     page.get_by_role("link", name="View run").click()
     page.wait_for_url("**/flow-run/**")
     url = page.url

@@ -24,8 +24,7 @@ from flows.local.processes import Process, alive, children, identify, python, sp
 from flows.local.record import ApiEntry, StateDirectory, WorkerEntry
 from flows.local.server import free_port
 from flows.local.worker import POOL, fingerprint, stop_worker
-from tasks.models import ProviderName
-from tasks.settings import AvatarSettings, FalSettings, StoreSettings
+from tasks.settings import AvatarSettings, FalSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 USER = """
@@ -325,43 +324,3 @@ def test_a_workers_fingerprint_follows_its_settings() -> None:
     """The same settings in any order are the same; another value is not, and none can be read back."""
     assert fingerprint({"A": "1", "B": "2"}) == fingerprint({"B": "2", "A": "1"}) != fingerprint({"A": "1"})
     assert "secret" not in fingerprint({"KEY": "secret"})
-
-
-async def test_doctor_says_what_to_start(state: StateDirectory) -> None:
-    """With nothing running, store, API and worker fail, each with the command that helps."""
-    findings = await doctor.examine(settings(state))
-    failed = {finding.name: finding.hint for finding in findings if finding.status == "fail"}
-    assert set(failed) == {"store", "Prefect API", "worker"}
-    assert all("avatar up" in hint for hint in failed.values())
-
-
-async def test_doctor_fails_on_a_missing_key(state: StateDirectory) -> None:
-    """A paid provider without its key is a failure that names the setting."""
-    findings = await doctor.examine(settings(state, provider="fal"))
-    assert any(f.status == "fail" and "AVATAR_FAL__KEY" in f.detail + f.hint for f in findings)
-
-
-@pytest.mark.parametrize(
-    ("store", "provider", "statuses"),
-    [
-        ({"endpoint": "s3.example.com"}, "preview", []),
-        ({"endpoint": "s3.example.com", "secure": False}, "preview", ["warn"]),
-        ({"endpoint": "127.0.0.1:9000", "secure": False}, "preview", []),
-        ({"endpoint": "127.0.0.1:9000", "secure": False}, "fal", ["fail"]),
-        ({"endpoint": "127.0.0.1:9000", "secure": False}, "pixazo", ["fail"]),
-        ({"endpoint": "localhost:9000", "public_endpoint": "https://s3.example.com"}, "fal", []),
-    ],
-)
-def test_doctor_judges_the_stores_addresses(
-    state: StateDirectory, store: dict[str, Any], provider: str, statuses: list[str]
-) -> None:
-    """Plain http off this machine is a warning; a store that the provider cannot reach is a failure."""
-    given = settings(state, store=StoreSettings(**store), provider=provider)
-    assert [finding.status for finding in doctor.addresses(given)] == statuses
-
-
-def test_doctor_warns_of_a_store_without_conditional_create() -> None:
-    """Overwriting on create is a warning for the free preview, and a failure for who pays."""
-    assert doctor.conditional(honoured=False, provider=ProviderName.PREVIEW).status == "warn"
-    assert doctor.conditional(honoured=False, provider=ProviderName.FAL).status == "fail"
-    assert doctor.conditional(honoured=True, provider=ProviderName.FAL).status == "ok"
