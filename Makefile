@@ -37,7 +37,7 @@ bench: .venv/.ready  ## the numbers of the README, measured
 	$(BIN)/python -m benchmarks
 
 chaos: .venv/.ready  ## kill it at random and count what was paid twice or lost
-	$(BIN)/python -m benchmarks.chaos
+	$(BIN)/python -m tests.chaos
 
 clean:  ## remove what was built, keep .venv and everything rendered
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

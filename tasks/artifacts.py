@@ -74,7 +74,7 @@ async def show_video(workspace: Workspace, video: Video) -> None:
         acreate_markdown_artifact(
             key=_key("video", video.job_id),
             markdown=_page(video, poster.data, link),
-            description=f"The published video: {video.seconds:.2f} s, {video.width}×{video.height}",
+            description=f"{video.seconds:.2f} s of video, {video.width}×{video.height}",
         ),
         acreate_table_artifact(
             key=_key("cost", video.job_id), table=_cost_table(video), description=f"Cost: {_price(video)}"
@@ -82,7 +82,7 @@ async def show_video(workspace: Workspace, video: Video) -> None:
         acreate_table_artifact(
             key=_key("checks", video.job_id),
             table=_check_table(video),
-            description=f"Checked before publishing: {passed} of {len(video.checks)} passed",
+            description=f"{passed} of {len(video.checks)} checks passed",
         ),
     )
     get_run_logger().info(

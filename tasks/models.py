@@ -21,6 +21,16 @@ class ProviderName(StrEnum):
     PIXAZO = "pixazo"
 
 
+class Continuity(StrEnum):
+    CUT = "cut"  #: every segment starts from the portrait; segments render at the same time
+    CHAIN = "chain"  #: each segment starts from the last frame of the one before; one after another
+
+
+class VideoState(StrEnum):
+    PUBLISHED = "published"  #: passed its checks, or was accepted by a person
+    REJECTED = "rejected"  #: did not pass; kept and shown with the reason
+
+
 class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,6 +72,17 @@ class AvatarJob(Model):
         le=100_000,
         description="Refuse the job before paying if its quote is above this, in US dollars. None sets no limit here.",
         examples=["7.00"],
+    )
+    continuity: Continuity = Field(
+        Continuity.CUT,
+        title="Continuity",
+        description="How a voice above the provider's limit is joined: `cut` starts every segment from the portrait "
+        "(all at once), `chain` from the last frame of the one before (smoother, one after another).",
+    )
+    accept: bool = Field(
+        False,
+        title="Accept",
+        description="Publish the video although it did not pass its checks. Buys nothing.",
     )
     take: int = Field(
         0,
@@ -143,6 +164,7 @@ class Plan(Model):
     segments: tuple[Segment, ...] = Field(min_length=1)
     quote: Quote
     take: int = 0
+    continuity: Continuity = Continuity.CUT
 
 
 class Submission(Model):
@@ -237,12 +259,13 @@ class Video(Model):
     """The published result of a job."""
 
     job_id: str
-    state: str = "published"
+    state: VideoState = VideoState.PUBLISHED
     provider: ProviderName
     model: str
     uri: str = Field(description="s3://bucket/key")
     key: str
     poster_key: str
+    contact_key: str | None = None
     manifest_key: str
     sha256: Sha256
     size: int
@@ -250,8 +273,12 @@ class Video(Model):
     width: int
     height: int
     cost: Cost
+    segments: tuple[Segment, ...] = ()
     renders: tuple[Render, ...]
     checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+    continuity: Continuity = Continuity.CUT
+    timings: dict[str, float] = Field(default_factory=dict, description="seconds by stage")
     portrait: Portrait
     voice: Voice
     prompt: str

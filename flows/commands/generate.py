@@ -29,11 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         os.environ.update(environment(AvatarSettings(), running))
         quieten(debug=arguments.debug)
+        from prefect.exceptions import TerminationSignal
+
         try:
             video, url, flow_run_id = asyncio.run(_generate(job, arguments, display))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C; SIGTERM, as Prefect raises it
             asyncio.run(_tell_what_goes_on(display.renders, cancel=arguments.cancel_on_stop))
-            raise
+            raise KeyboardInterrupt from None
     _print(video, arguments, url=url, flow_run_id=flow_run_id)
     return 0
 

@@ -20,6 +20,7 @@ def job_id(job: AvatarJob, *, portrait_sha256: str, voice_sha256: str, model: st
         voice=voice_sha256,
         prompt=job.prompt,
         model=model,
+        continuity=job.continuity,
         take=job.take,
     )
 

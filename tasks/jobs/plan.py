@@ -37,6 +37,7 @@ async def plan_job(workspace: Workspace, job: AvatarJob, portrait: Asset, voice:
         segments=segments,
         quote=quote_segments(segments, provider=provider.name, price_per_second=provider.price_per_second),
         take=job.take,
+        continuity=job.continuity,
     )
 
 

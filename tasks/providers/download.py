@@ -127,9 +127,11 @@ def _place(response: httpx.Response, partial: Partial, settings: DownloadSetting
         raise Cut("the content changed")
     if status == 200:  # noqa: PLR2004 - all of it: resuming is not supported, or the content changed
         partial.restart(response)
-    elif status != 206 or not _continues(response, partial):  # noqa: PLR2004
-        partial.size = 0
+    elif status != 206:  # noqa: PLR2004 - nothing of it: what has arrived stays
         raise Cut(f"status {status}", retry_after(response.headers))
+    elif not _continues(response, partial):
+        partial.size = 0
+        raise Cut("another part than was asked for")
     _check_size(partial.total or 0, settings)
 
 

@@ -201,6 +201,7 @@ def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str) -
             hint=_remedy(outcome.kind),
             kind=outcome.kind,
             status=outcome.status,
+            reason=f"{reason}.",
         )
     return _unknown(outcome, wire, inputs, dashboard, reason)
 
@@ -228,4 +229,5 @@ def _unknown(
         render_id=render_id,
         request_id=outcome.seen_id,
         hint=f"avatar resolve {render_id} --request-id {seen or 'X'} | --not-charged",
+        reason=f"{reason}.",
     )

@@ -63,7 +63,9 @@ class Budget:
         """
         day = f"{today or datetime.now(UTC).date():%Y-%m-%d}"
         for last in (False,) * (ROUNDS - 1) + (True,):
-            ours = [Claim(day, name, "open", amount, secrets.token_hex(4)) for name, amount in amounts.items()]
+            ours = [
+                Claim(day, name, "open", amount, secrets.token_hex(4)) for name, amount in amounts.items()
+            ]
             for claim in ours:
                 await self._write(claim)
             if self.per_day is None:
@@ -97,6 +99,11 @@ class Budget:
         """Turn a render's claim into what was billed. Written before the claim goes, so never counted too low."""
         await self._write(Claim(day, render_id, "settled", billed, "billed"))
         await self.release(day, render_id)
+
+    async def move(self, day: str, old: str, new: str, amount: Decimal) -> None:
+        """Hand what is set aside for one render to another, without ever counting too low."""
+        await self._write(Claim(day, new, "open", amount, secrets.token_hex(4)))
+        await self.release(day, old)
 
     async def _write(self, claim: Claim) -> None:
         await self.store.put(claim.key, b"{}", content_type="application/json")

@@ -103,8 +103,17 @@ async def serving(act: Act, *, read: bool = True, tls: ssl.SSLContext | None = N
         await listening.wait_closed()
 
 
-async def answer_with(server_answer: dict, visit: Visit) -> None:
-    await visit.answer(**server_answer)
+def by_path(answers: dict[str, tuple], default=(404, {"status": "NOT_FOUND"})):
+    """Answers by the end of the path: status, body and headers."""
+
+    async def act(visit: Visit) -> None:
+        path = visit.line.split()[1].partition("?")[0]
+        status, body, *headers = next(
+            (answer for ending, answer in answers.items() if path.endswith(ending)), default
+        )
+        await visit.answer(status, body, **(headers[0] if headers else {}))
+
+    return act
 
 
 async def silence(visit: Visit) -> None:

@@ -10,7 +10,8 @@ import av
 import pytest
 
 from tasks.errors import ProviderUnavailable, RenderFailed, RenderLost
-from tasks.models import CancelOutcome, ProviderName, RemoteState, Submission
+from tasks.jobs.ingest import hash_file
+from tasks.models import Asset, CancelOutcome, ProviderName, RemoteState, Submission
 from tasks.providers import open_provider
 from tasks.providers.base import Provider, RenderInputs
 from tests.providers.conftest import RENDER_ID, make_inputs, make_submission
@@ -18,6 +19,8 @@ from tests.providers.conftest import make_settings as paid_settings
 from tests.sandbox.samples import make_inputs as make_files
 
 PROVIDERS = ["fal", "pixazo-v1", "pixazo-v2", "preview"]
+#: Only those that are asked over a network can be made to fail from outside.
+remote = pytest.mark.parametrize("case", [name for name in PROVIDERS if name != "preview"], indirect=True)
 ORDER = [RemoteState.QUEUED, RemoteState.RUNNING, RemoteState.DONE]
 
 
@@ -35,11 +38,11 @@ class Case:
 
 
 @pytest.fixture(params=PROVIDERS)
-async def case(request, tmp_path):
+def case(request) -> Case:
     """Opens each provider in turn: the paid ones at the sandbox, the preview on a store of its own."""
     name, _, generation = request.param.partition("-")
     if name == "preview":
-        return await preview_case(request, tmp_path)
+        return request.getfixturevalue("preview_case")
     sandbox = request.getfixturevalue("sandbox")
     if generation:
         sandbox.reset(pixazo_generation=generation)
@@ -48,14 +51,23 @@ async def case(request, tmp_path):
     return Case(open_provider(ProviderName(name), paid_settings(sandbox.url), None), inputs, sandbox)
 
 
-async def preview_case(request, tmp_path) -> Case:
-    store, settings = (request.getfixturevalue(name) for name in ("store", "make_settings"))
+@pytest.fixture
+async def preview_case(store, make_settings, tmp_path) -> Case:
     make_files(tmp_path)
+    portrait, voice = [
+        Asset(key=f"assets/{name}", sha256=hash_file(tmp_path / name), size=1, content_type=kind)
+        for name, kind in (("portrait.png", "image/png"), ("voice.wav", "audio/wav"))
+    ]
+    for asset in (portrait, voice):
+        path = tmp_path / asset.key.rsplit("/", 1)[-1]
+        await store.put_file(asset.key, path, content_type=asset.content_type, sha256=asset.sha256)
     inputs = make_inputs()
-    for asset, name in ((inputs.portrait.asset, "portrait.png"), (inputs.segment.asset, "voice.wav")):
-        data = (tmp_path / name).read_bytes()
-        await store.put(asset.key, data, content_type=asset.content_type, metadata={"sha256": asset.sha256})
-    return Case(open_provider(ProviderName.PREVIEW, settings(), store), inputs)
+    inputs = replace(
+        inputs,
+        portrait=inputs.portrait.model_copy(update={"asset": portrait}),
+        segment=inputs.segment.model_copy(update={"asset": voice}),
+    )
+    return Case(open_provider(ProviderName.PREVIEW, make_settings(), store), inputs)
 
 
 async def watch_to_the_end(provider: Provider, submission: Submission) -> list[RemoteState]:
@@ -134,10 +146,9 @@ async def test_a_request_nobody_knows_is_lost(case):
         await case.provider.collect(stranger)
 
 
+@remote
 async def test_a_failed_render_says_why(case):
     """A render that failed ends the watch; its collect gives the provider's words."""
-    if not case.sandbox:
-        pytest.skip("a preview is not made to fail from outside")
     case.sandbox.behave("submit", "fail", kind="face_detection_error", message="No face was found")
     submission = await case.provider.submit(case.inputs)
     states = await watch_to_the_end(case.provider, submission)
@@ -147,10 +158,9 @@ async def test_a_failed_render_says_why(case):
     assert caught.value.request_id == submission.request_id
 
 
+@remote
 async def test_an_outage_in_the_middle_does_not_end_a_watch(case):
     """Broken answers and connections while watching are passed over."""
-    if not case.sandbox:
-        pytest.skip("a preview has no connection to break")
     submission = await case.provider.submit(case.inputs)
     for on in ("stream", "status"):
         for do in ("drop", "server_error", "html", "rst"):
@@ -158,10 +168,9 @@ async def test_an_outage_in_the_middle_does_not_end_a_watch(case):
     assert (await watch_to_the_end(case.provider, submission))[-1] is RemoteState.DONE
 
 
+@remote
 async def test_a_watch_hands_back_a_render_that_goes_on(case):
     """A window that passes first ends the watch without an end."""
-    if not case.sandbox:
-        pytest.skip("a preview may be done within any window")
     case.sandbox.behave("submit", "never")
     submission = await case.provider.submit(case.inputs)
     async with aclosing(case.provider.watch(submission, 0.3)) as snapshots:

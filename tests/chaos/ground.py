@@ -1,0 +1,98 @@
+"""What the suite stands on: a store, a Prefect server, sandboxes and a zygote of its own."""
+
+import os
+import queue
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+from minio import Minio
+
+from flows.local import environment, services
+from flows.local.processes import kill
+from flows.local.record import StateDirectory
+from flows.local.server import start_server
+from tasks.settings import AvatarSettings, StoreSettings
+from tests.chaos.gate import Gatehouse
+from tests.chaos.victims import Zygote
+from tests.sandbox.running import Sandbox
+from tests.sandbox.samples import make_inputs
+
+OURSELVES = ("AVATAR_", "PREFECT_", "FAL_")
+RENDER_SECONDS = 0.3
+#: Seconds; the shortest that the settings allow, so that a dead holder is found out soon.
+LEASE = 2
+
+
+class Ground:
+    """Everything is started when it is made, by `staged`, and ended with its block.
+
+    Attributes:
+        seed: of all that is random.
+        mutate: the defect that victims carry, or nothing.
+        abreast: how many trials run at a time; each has a sandbox to itself.
+    """
+
+    def __init__(self, folder: Path, stack: ExitStack, *, seed: int, mutate: str, abreast: int) -> None:
+        self.folder, self.seed, self.mutate, self.abreast = folder, seed, mutate, abreast
+        settings = AvatarSettings(_env_file=None, state_dir=folder / "services")
+        self.state = StateDirectory(settings.state_dir)
+        running = stack.enter_context(services(settings))
+        self.store: StoreSettings = running.applied_to(settings).store
+        self.api_url = running.api_url
+        told = environment(settings, running)
+        self.environment = clean_environment() | told | {"PREFECT_LOGGING_LEVEL": "WARNING"}
+        self.sandboxes: queue.Queue[Sandbox] = queue.Queue()
+        for _ in range(abreast):
+            self.sandboxes.put(stack.enter_context(Sandbox.start(render_seconds=RENDER_SECONDS)))
+        self.gates = Gatehouse(str(self.store.endpoint))
+        stack.callback(self.gates.close)
+        self.zygote = Zygote(self.environment, folder)
+        stack.callback(self.zygote.stop)
+        make_inputs(folder)
+        self.portrait, self.voice = folder / "portrait.png", folder / "voice.wav"
+        self.client = open_client(self.store)
+
+    def bucket(self, name: str) -> StoreSettings:
+        """Settings of another bucket of the same store, made here."""
+        if not self.client.bucket_exists(name):
+            self.client.make_bucket(name)
+        return self.store.model_copy(update={"bucket": name})
+
+    def kill_prefect(self) -> None:
+        """SIGKILL to the Prefect server, as the out-of-memory killer does it."""
+        entry = self.state.read().api
+        assert entry is not None
+        kill(entry.process)
+
+    def restart_prefect(self) -> None:
+        """Start it again, on its old port and data."""
+        port = int(httpx.URL(self.api_url).port or 0)
+        entry = start_server(self.state, port, lambda: True)
+        if entry.api_url != self.api_url:
+            raise RuntimeError(f"the Prefect server came back at {entry.api_url}, not at {self.api_url}")
+
+
+def open_client(settings: StoreSettings) -> Minio:
+    """The SDK itself: what judges the product does not use the product."""
+    assert settings.endpoint and settings.access_key and settings.secret_key
+    keys = settings.access_key.get_secret_value(), settings.secret_key.get_secret_value()
+    return Minio(settings.endpoint, *keys, secure=False, region=settings.region)
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(OURSELVES)}
+
+
+@contextmanager
+def staged(*, seed: int, mutate: str = "", abreast: int = 2) -> Iterator[Ground]:
+    """A ground, and a calm run on it, so that nothing is done for the first time in a trial."""
+    folder = Path(tempfile.mkdtemp(prefix="avatar-chaos-"))
+    try:
+        with ExitStack() as stack:
+            yield Ground(folder, stack, seed=seed, mutate=mutate, abreast=abreast)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

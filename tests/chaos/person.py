@@ -1,0 +1,38 @@
+"""What a person does after a crash: run it again, and settle what the command says only a person can."""
+
+from collections.abc import Collection
+
+from tests.chaos.trial import Trial
+from tests.chaos.victims import Shown
+
+#: Runs after which even a patient person gives up.
+MOST_RUNS = 12
+UNKNOWN = 5
+
+
+def recover(trial: Trial, *, final: Collection[str] = (), machine: str = "a", **how: float) -> Shown:
+    """Run the job until it is published, or ends in one of the errors `final`; returns the last thing shown."""
+    for _ in range(MOST_RUNS):
+        shown = trial.run(machine=machine, **how)
+        if shown.published or shown.error.get("type") in final:
+            return shown
+        if shown.code == UNKNOWN:
+            settle(trial, shown, machine=machine)
+    return shown
+
+
+def settle(trial: Trial, shown: Shown, *, machine: str = "a") -> Shown:
+    """Look on the provider's dashboard for the request that the error describes, and tell what was found."""
+    render_id = shown.error["render_id"]
+    found = on_the_dashboard(trial, render_id)
+    trial.resolved += 1
+    word = ("--request-id", found) if found else ("--not-charged",)
+    return trial.run("resolve", render_id, *word, "--json", machine=machine)
+
+
+def on_the_dashboard(trial: Trial, render_id: str) -> str | None:
+    """The request tagged with the render id that has not failed; Pixazo's are told by their prompt alone."""
+    for job in reversed(trial.accepted()):
+        if not job["failed"] and job["tag"] in {render_id, None}:
+            return str(job["request_id"])
+    return None
