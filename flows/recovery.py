@@ -11,13 +11,20 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
+    FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import AwaitingRetry
 
 from tasks.settings import RecoverySettings
+
+#: Only runs of our own deployments are touched: the server may have others.
+TAG = "avatar"
+#: A run that began longer ago than this is history, not an accident to be mended.
+FORGOTTEN_AFTER = timedelta(days=2)
 
 
 async def resume_dead_runs(recovery: RecoverySettings) -> list[str]:
@@ -40,6 +47,8 @@ async def _dead_runs(client: PrefectClient, recovery: RecoverySettings) -> Seque
                 type=FlowRunFilterStateType(any_=[StateType.CRASHED, StateType.RUNNING])
             ),
             deployment_id=FlowRunFilterDeploymentId(is_null_=False),
+            tags=FlowRunFilterTags(all_=[TAG]),
+            start_time=FlowRunFilterStartTime(after_=datetime.now(UTC) - FORGOTTEN_AFTER),
         )
     )
     return [

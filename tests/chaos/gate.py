@@ -54,7 +54,7 @@ class Seen:
 class Rule:
     """What happens `on` a request (a regular expression over `Seen.what`), `times` times after `skip` of them.
 
-    `do`: kill (before it is done), kill_done (after), cut, cut_done, slow, strip (loses If-None-Match), or a status
+    `do`: kill (before it is done), kill_done (after), call (nothing happens to the request itself), cut, cut_done, slow, strip (loses If-None-Match), or a status
     (403, 500, 503, 507: not done) or 500_done. With `seconds`, every request from then on suffers the same for
     so long; slow takes `seconds` for each.
     """
@@ -126,6 +126,8 @@ class Gate:
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         seen = Seen(method, target, head, await reader.readexactly(content_length(head)))
         do, seconds = self._judge(seen)
+        if do == "call":
+            self.kill()
         if do in {"kill", "cut"}:
             return self._end(do)
         if do.isdigit():
@@ -148,7 +150,9 @@ class Gate:
             self._outage, self._until = rule.do, time.monotonic() + rule.seconds
         if rule is not None:
             return rule.do, rule.seconds
-        return (self._outage if time.monotonic() < self._until else ""), 0.0
+        # A full store can still be read.
+        spared = self._outage == "507" and seen.method != "PUT"
+        return (self._outage if time.monotonic() < self._until and not spared else ""), 0.0
 
     def _end(self, do: str) -> bool:
         if do.startswith("kill"):

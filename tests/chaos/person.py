@@ -33,6 +33,6 @@ def settle(trial: Trial, shown: Shown, *, machine: str = "a") -> Shown:
 def on_the_dashboard(trial: Trial, render_id: str) -> str | None:
     """The request tagged with the render id that has not failed; Pixazo's are told by their prompt alone."""
     for job in reversed(trial.accepted()):
-        if not job["failed"] and job["tag"] in {render_id, None}:
+        if not job["failed"] and job["tag"] in {f"render={render_id}", None}:
             return str(job["request_id"])
     return None

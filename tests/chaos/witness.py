@@ -13,6 +13,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -108,15 +109,16 @@ class Witness:
         return [json.loads(self.read(key) or b"{}") for key in self.keys(f"journal/{render_id}/")]
 
     def render_ids(self) -> set[str]:
-        """The renders of this trial's requests, accepted or not, as they were tagged."""
+        """The renders of this trial's requests: as fal's were tagged, and all that the user was told of."""
         received = self.trial.sandbox.state()["received"]
-        return {seen["tag"] for seen in received if seen["tag"]}
+        tagged = {seen["tag"].removeprefix("render=") for seen in received if seen["tag"]}
+        return tagged | set(re.findall(r'"render_id": "([0-9a-f]{32})"', "".join(self.trial.told)))
 
     def check_budget(self, paid: list[dict[str, Any]], manifests: list[dict[str, Any]], faults: list[str]) -> None:
         """What is counted for each render, against what the provider charges for it."""
         home = {render["request_id"] for one in manifests for render in one["renders"]}
         for render_id in self.render_ids():
-            charged = [job for job in paid if job["tag"] == render_id]
+            charged = [job for job in paid if job["tag"] in {f"render={render_id}", None}]
             billed = sum((dollars(job["seconds"]) for job in charged), Decimal(0))
             counted, settled_sum = self.counted(render_id)
             if {job["request_id"] for job in charged} <= home and counted != billed:

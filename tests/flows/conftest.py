@@ -1,6 +1,7 @@
 """A local Prefect server for the session, and flows run against it as from Python."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from tests.sandbox.fixtures import sandbox, sandbox_process  # noqa: F401 - fixt
 
 ROOT = Path(__file__).parents[2]
 PORTRAIT = ROOT / "examples" / "portrait.png"
+#: Prefect asks the server for its default result storage with a client that it never closes (prefect/results.py).
+PREFECTS_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 VOICE = ROOT / "examples" / "speech.mp3"
 
 
@@ -112,3 +115,4 @@ async def produce(
 
     yield run
     await close_workspace()
+    gc.collect()  # see PREFECTS_SOCKETS: they are to be found here and not in a later test

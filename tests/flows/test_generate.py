@@ -10,10 +10,10 @@ from tasks.errors import BudgetRefused, RenderFailed
 from tasks.media.probe import probe_video, probe_voice
 from tasks.models import AvatarJob, Video
 from tasks.storage.store import Store
-from tests.flows.conftest import PORTRAIT, VOICE, Produce
+from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, VOICE, Produce
 from tests.sandbox.running import Sandbox
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, PREFECTS_SOCKETS]
 
 JOB = AvatarJob(portrait=str(PORTRAIT), voice=str(VOICE))
 STEPS = {

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import DownloadFailed, InvalidInput, OutcomeUnknown, ProviderUnavailable, RenderLost, StillRendering
+from tasks.errors import (
+    DownloadFailed,
+    InvalidInput,
+    OutcomeUnknown,
+    ProviderUnavailable,
+    RenderLost,
+    StillRendering,
+)
 from tasks.jobs.commit import commit_job, release_unspent
 from tasks.jobs.publish import find_published
 from tasks.models import CancelOutcome, RemoteState, Snapshot

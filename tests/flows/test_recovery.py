@@ -1,0 +1,79 @@
+"""A flow run that is killed is started again by `reconcile`, continues from the journal, and pays nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.local import find
+from flows.local.processes import children
+from flows.local.record import StateDirectory
+from tasks.settings import AvatarSettings
+from tests.sandbox.running import Sandbox
+
+pytestmark = pytest.mark.server
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def up(tmp_path: Path, sandbox: Sandbox) -> Iterator[StateDirectory]:
+    """`avatar up` as a person starts it, with the sandbox as fal."""
+    state = StateDirectory(tmp_path / "state")
+    variables = {"AVATAR_STATE_DIR": str(state.path), "AVATAR_POLLING__WINDOW_SECONDS": "2"}
+    command = [str(Path(sys.executable).parent / "avatar"), "up"]
+    with (tmp_path / "up.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=os.environ | sandbox.fal_env() | variables, stdout=log, stderr=log
+        )
+        until(lambda: "Everything runs" in (tmp_path / "up.log").read_text(), 120)
+        yield state
+        process.send_signal(signal.SIGTERM)
+        process.wait(90)
+
+
+def until(done: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.2)
+
+
+class Api:
+    """The few questions a person asks in the UI."""
+
+    def __init__(self, url: str) -> None:
+        self.client = httpx.Client(base_url=url, timeout=30)
+
+    def start(self, deployment: str, parameters: dict) -> str:
+        found = self.client.get(f"/deployments/name/{deployment}/{deployment}").raise_for_status().json()
+        created = self.client.post(
+            f"/deployments/{found['id']}/create_flow_run", json={"parameters": parameters}
+        )
+        return created.raise_for_status().json()["id"]
+
+    def run(self, run_id: str) -> dict:
+        return self.client.get(f"/flow_runs/{run_id}").raise_for_status().json()
+
+
+def test_a_killed_run_is_finished_by_reconcile_and_paid_once(up: StateDirectory, sandbox: Sandbox) -> None:
+    """kill -9 of the run's process in mid-render: Crashed, started again, Completed, one payment."""
+    sandbox.reset(render_seconds=6)
+    api = Api(find(AvatarSettings(_env_file=None, state_dir=up.path)).api_url)
+    examples = ROOT / "examples"
+    job = {"portrait": str(examples / "portrait.png"), "voice": str(examples / "speech.mp3")}
+    run_id = api.start("generate-avatar", {"job": job})
+    sandbox.wait_for("accepts", seconds=60)
+    for run in children(up.read().worker.process):
+        os.kill(run.pid, signal.SIGKILL)
+    until(lambda: api.run(run_id)["state_type"] == "CRASHED", 30)
+    api.start("reconcile", {"upkeep": {"idle_seconds": 86400}})
+    until(lambda: api.run(run_id)["state_type"] == "COMPLETED", 90)
+    assert api.run(run_id)["run_count"] == 2
+    assert sandbox.state()["accepts"] == 1
+    api.client.close()
