@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PLAIN = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for place in ("providers", "media", "storage", "renders", "jobs")
-    for path in (ROOT / "tasks" / place).glob("*.py")
-    if path.stem not in {"__init__", "__main__"}
-) + ["tasks.models", "tasks.errors", "tasks.settings", "tasks.progress", "tasks.workspace"]
+PLACES = ("providers", "media", "storage", "renders", "jobs")
+MODULES = [path.relative_to(ROOT) for place in PLACES for path in (ROOT / "tasks" / place).glob("*.py")]
+PLAIN = [
+    *sorted(
+        ".".join(path.with_suffix("").parts) for path in MODULES if path.stem not in {"__init__", "__main__"}
+    ),
+    *("tasks.models", "tasks.errors", "tasks.settings", "tasks.progress", "tasks.workspace"),
+]
 TASKS = sorted(f"tasks.{path.stem}" for path in (ROOT / "tasks").glob("*.py") if path.stem != "__init__")
 
 

@@ -27,6 +27,7 @@ from tasks.errors import (
 from tasks.jobs.identity import render_id as identify
 from tasks.jobs.quote import price_segment
 from tasks.models import Plan, Segment, Submission
+from tasks.progress import Step, announce
 from tasks.providers.base import Provider, RenderInputs
 from tasks.renders import receipts
 from tasks.storage.journal import Failure, Journal, Record, RenderState
@@ -156,8 +157,8 @@ async def _settled(workspace: Workspace, order: Order) -> Record | None:
             if record.entry.failure and record.entry.failure.billed is False:
                 return record
             raise_failed(record)
-        log.info(
-            "Another run (%s) is submitting render %s; waiting for it.", record.entry.holder, order.render_id
+        announce(
+            Step("submit", f"another run ({record.entry.holder}) is submitting it; waiting", order.render_id)
         )
         await asyncio.sleep(1.0)
 
