@@ -4,6 +4,7 @@ import asyncio
 import base64
 import logging
 import time
+from collections.abc import Awaitable
 from datetime import timedelta
 from logging import LoggerAdapter
 from typing import Any
@@ -25,9 +26,19 @@ from tasks.workspace import Workspace
 
 #: Shortest time between two updates of a progress artifact, in seconds: each is a request to the Prefect server.
 UPDATE_SECONDS = 3.0
+#: How long an artifact may take, in seconds; the Prefect client itself would try for a minute.
+ARTIFACT_SECONDS = 10.0
 LINK_LIFETIME = timedelta(days=7)
 #: Digits of an id in an artifact's key: a whole one runs out of its card in the UI.
 KEY_DIGITS = 12
+
+
+async def decorate(artifact: Awaitable[Any], logger: "logging.Logger | LoggerAdapter[Any]") -> None:
+    """Write an artifact if the Prefect server takes it soon. A server that is away must not fail a paid render."""
+    try:
+        await asyncio.wait_for(artifact, ARTIFACT_SECONDS)
+    except Exception as error:  # noqa: BLE001 - whatever the server's failure, the work is more than its picture
+        logger.warning("The Prefect server did not take an artifact (%s).", type(error).__name__)
 
 
 class RenderProgress:
@@ -48,7 +59,7 @@ class RenderProgress:
         due = time.monotonic() - self._shown >= UPDATE_SECONDS or snapshot.state is RemoteState.DONE
         if due:
             self._shown = time.monotonic()
-            await self._update(round(_percent(snapshot), 1), text)
+            await decorate(self._update(round(_percent(snapshot), 1), text), self.logger)
 
     async def _update(self, percent: float, text: str) -> None:
         if self._artifact is None:
@@ -70,7 +81,7 @@ async def show_video(workspace: Workspace, video: Video) -> None:
     poster = await workspace.store.get(video.poster_key)
     link = await workspace.store.presign(video.key, expires=LINK_LIFETIME)
     passed = sum(check.passed for check in video.checks)
-    await asyncio.gather(
+    artifacts = asyncio.gather(
         acreate_markdown_artifact(
             key=_key("video", video.job_id),
             markdown=_page(video, poster.data, link),
@@ -85,6 +96,7 @@ async def show_video(workspace: Workspace, video: Video) -> None:
             description=f"{passed} of {len(video.checks)} checks passed",
         ),
     )
+    await decorate(artifacts, get_run_logger())
     get_run_logger().info(
         "Published %.2f s of video as %s. Cost: %s", video.seconds, video.uri, _price(video)
     )

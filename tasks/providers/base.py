@@ -14,7 +14,7 @@ All other calls are free and may be repeated: they raise `ProviderUnavailable` f
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -95,7 +95,7 @@ class Provider(ABC):
         """One look. Raises `ProviderUnavailable` if the look failed, which says nothing about the render."""
 
     @abstractmethod
-    def watch(self, submission: Submission, window: float) -> AsyncIterator[Snapshot]:
+    def watch(self, submission: Submission, window: float) -> AsyncGenerator[Snapshot, None]:
         """Looks, as cheaply as the API allows, until the render has ended or `window` seconds passed."""
 
     @abstractmethod

@@ -3,7 +3,7 @@
 Sources: fal.ai/docs, pages inference/queue.md, errors.md, common-parameters.md; the model's page.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -117,7 +117,7 @@ class Fal(Provider):
         async with new_client() as client:
             return await self._look(client, submission)
 
-    async def watch(self, submission: Submission, window: float) -> AsyncIterator[Snapshot]:
+    async def watch(self, submission: Submission, window: float) -> AsyncGenerator[Snapshot, None]:
         """Looks by the status stream where it holds, else by GET. Close it (`aclosing`) to stop early."""
         async with new_client() as client:
             watch = Watch(

@@ -6,7 +6,7 @@ and a 404 from one is put to the other once. `response_url` names a foreign host
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -92,7 +92,7 @@ class Pixazo(Provider):
             snapshot, _ = await self._look(client, submission)
         return snapshot
 
-    async def watch(self, submission: Submission, window: float) -> AsyncIterator[Snapshot]:
+    async def watch(self, submission: Submission, window: float) -> AsyncGenerator[Snapshot, None]:
         """Looks by requests: Pixazo has no stream. Close it (`aclosing`) to stop early."""
 
         async def look() -> Snapshot:

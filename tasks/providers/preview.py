@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -129,7 +129,7 @@ class Preview(Provider):
         # It may have ended between the two looks.
         return _ending(folder) or _running(folder)
 
-    async def watch(self, submission: Submission, window: float) -> AsyncIterator[Snapshot]:
+    async def watch(self, submission: Submission, window: float) -> AsyncGenerator[Snapshot, None]:
         """A look every `LOOK_SECONDS`, until it ended or `window` seconds passed."""
         end = time.monotonic() + window
         while True:

@@ -1,6 +1,7 @@
 """Wait for a render at the provider, in windows, without ever losing its request id."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from tasks.errors import ProviderFailure, RenderLost, StillRendering
@@ -46,9 +47,11 @@ async def _watch(workspace: Workspace, record: Record, on_snapshot: OnSnapshot) 
     submission = _submission(record)
     provider = workspace.provider(submission.provider)
     last: Snapshot | None = None
-    async for snapshot in provider.watch(submission, workspace.settings.polling.window_seconds):
-        last = snapshot
-        await on_snapshot(snapshot, age_of(submission))
+    looks = provider.watch(submission, workspace.settings.polling.window_seconds)
+    async with aclosing(looks):
+        async for snapshot in looks:
+            last = snapshot
+            await on_snapshot(snapshot, age_of(submission))
     return last
 
 

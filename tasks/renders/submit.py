@@ -207,9 +207,7 @@ async def _send(workspace: Workspace, order: Order, inputs: RenderInputs, intent
         raise
     except BaseException as error:
         # Also a cancellation or a defect of ours in mid-request: the request may have left.
-        record = await asyncio.shield(
-            holding.write(RenderState.UNKNOWN, failure=_failure(error, "answer_lost"))
-        )
+        record = await asyncio.shield(_note_unknown(holding, _failure(error, "answer_lost")))
         if isinstance(error, OutcomeUnknown):
             raise_unknown(record)
         raise
@@ -217,6 +215,16 @@ async def _send(workspace: Workspace, order: Order, inputs: RenderInputs, intent
     record = await _write_receipt(holding, submission)
     receipts.drop(workspace.settings.state_dir, submission.render_id)
     return record
+
+
+async def _note_unknown(holding: "_Holding", failure: Failure) -> Record:
+    """Record `unknown`. If the store is away the intent stands, which becomes unknown when its lease runs out."""
+    try:
+        return await holding.write(RenderState.UNKNOWN, failure=failure)
+    except StoreUnavailable as error:
+        log.error("The journal cannot be written: %s", error)  # noqa: TRY400 - the caller raises what matters
+        entry = holding.record.entry.model_copy(update={"failure": failure})
+        return Record(entry, holding.record.age)
 
 
 async def _write_receipt(holding: "_Holding", submission: Submission) -> Record:
@@ -286,11 +294,20 @@ class _Holding:
 def _failure(error: BaseException, kind: str) -> Failure:
     return Failure(
         kind=kind,
-        message=str(error) if isinstance(error, AvatarError) else f"{type(error).__name__} in mid-request",
+        message=_reason(error),
+        request_id=getattr(error, "request_id", None),
         status=getattr(error, "status", None),
         billed=None if kind == "answer_lost" else False,
         retry_after=getattr(error, "retry_after", None),
     )
+
+
+def _reason(error: BaseException) -> str:
+    """The short reason where the provider gave one; the text a person sees is built around it."""
+    reason = getattr(error, "reason", None)
+    if reason:
+        return str(reason)
+    return str(error) if isinstance(error, AvatarError) else f"{type(error).__name__} in mid-request"
 
 
 def _pause(error: Transient, last: float) -> float:
@@ -301,7 +318,8 @@ def _pause(error: Transient, last: float) -> float:
 def raise_unknown(record: Record) -> NoReturn:
     """Tell a person what may have been charged, and how to find out."""
     entry = record.entry
-    why = entry.failure.message if entry.failure else "the answer was lost"
+    why = entry.failure.message if entry.failure else "the answer was lost."
+    seen = entry.failure.request_id if entry.failure else None
     raise OutcomeUnknown(
         f"Whether {entry.provider} accepted render {entry.render_id} is not known: {why} Up to ${entry.quoted:.2f} may "
         f"have been charged. It is not sent again. Look for a request made around {entry.at:%Y-%m-%d %H:%M:%S} UTC, "
@@ -309,7 +327,8 @@ def raise_unknown(record: Record) -> NoReturn:
         provider=entry.provider,
         render_id=entry.render_id,
         cost_at_risk=entry.quoted,
-        hint=f"avatar resolve {entry.render_id} --request-id ID, or --not-charged if it is not there.",
+        request_id=seen,
+        hint=f"avatar resolve {entry.render_id} --request-id {seen or 'ID'}, or --not-charged if it is not there.",
     )
 
 

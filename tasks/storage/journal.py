@@ -60,6 +60,7 @@ class Failure(Model):
     message: str
     status: int | None = None
     billed: bool | None = None
+    request_id: str | None = Field(None, description="seen in an answer that could not be trusted")
     retry_after: float | None = None
 
 

@@ -1,7 +1,7 @@
 """A case: what is done to one job, and whether a video must come of it."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from time import monotonic
 
@@ -47,10 +47,25 @@ def carry_out(ground: Ground, case: Case) -> Verdict:
     return verdict
 
 
-def carry_out_all(ground: Ground, cases: Iterable[Case]) -> Iterator[tuple[Case, Verdict]]:
-    """Those that share nothing several at a time, then the others one by one."""
-    shared = list(cases)
+def carry_out_all(
+    ground: Ground, cases: Iterable[Case], *, until: int | None = None
+) -> Iterator[tuple[Case, Verdict]]:
+    """Those that share nothing several at a time, then the others one by one; `until` so many were killed."""
+    waiting, alone, killed = iter(cases), [], 0
     with ThreadPoolExecutor(ground.abreast) as threads:
-        together = [case for case in shared if not case.alone]
-        yield from zip(together, threads.map(lambda case: carry_out(ground, case), together), strict=True)
-    yield from ((case, carry_out(ground, case)) for case in shared if case.alone)
+        running: dict[Future[Verdict], Case] = {}
+        while True:
+            while len(running) < ground.abreast and (until is None or killed < until):
+                case = next(waiting, None)
+                if case is None:
+                    break
+                if case.alone:
+                    alone.append(case)
+                else:
+                    running[threads.submit(carry_out, ground, case)] = case
+            if not running:
+                break
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                killed += done.result().kills
+                yield running.pop(done), done.result()
+    yield from ((case, carry_out(ground, case)) for case in alone)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import unquote, urlsplit
 
 LIMIT = 2**22
@@ -37,10 +38,20 @@ class Seen:
     target: str
     head: bytes
     body: bytes
+    at: float
 
     @property
     def what(self) -> str:
         return f"{self.method} {self.kind}"
+
+    @property
+    def skew(self) -> float | None:
+        """Seconds by which the sender's clock is ahead, by the date it signed; None if it signed none here."""
+        found = re.search(rb"(?i)x-amz-date[:=] ?(\d{8}T\d{6}Z)", self.head)
+        if not found:
+            return None
+        signed = datetime.strptime(found[1].decode(), "%Y%m%dT%H%M%S%z")
+        return signed.timestamp() - self.at
 
     @property
     def kind(self) -> str:
@@ -54,7 +65,7 @@ class Seen:
 class Rule:
     """What happens `on` a request (a regular expression over `Seen.what`), `times` times after `skip` of them.
 
-    `do`: kill (before it is done), kill_done (after), call (nothing happens to the request itself), cut, cut_done, slow, strip (loses If-None-Match), or a status
+    `do`: kill (before it is done), kill_done (after), call, call_done (nothing happens to the request itself), cut, cut_done, slow, strip (loses If-None-Match), or a status
     (403, 500, 503, 507: not done) or 500_done. With `seconds`, every request from then on suffers the same for
     so long; slow takes `seconds` for each.
     """
@@ -75,6 +86,14 @@ class Rule:
         self.times -= 1
         self.hits += 1
         return True
+
+    def wait(self, seconds: float = 30.0) -> None:
+        """Until it has been applied."""
+        deadline = time.monotonic() + seconds
+        while not self.hits:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nothing came by for {self.on}")
+            time.sleep(0.01)
 
 
 class Gate:
@@ -124,7 +143,7 @@ class Gate:
         """One request and its answer; False when the connection is to be closed."""
         head = await reader.readuntil(b"\r\n\r\n")
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
-        seen = Seen(method, target, head, await reader.readexactly(content_length(head)))
+        seen = Seen(method, target, head, await reader.readexactly(content_length(head)), time.time())
         do, seconds = self._judge(seen)
         if do == "call":
             self.kill()
@@ -137,10 +156,16 @@ class Gate:
             await asyncio.sleep(seconds)
         sink.write((strip(head) if do == "strip" else head) + seen.body)
         answer = await read_answer(source, method)
+        if do == "call_done":
+            self.kill()
         if do in {"kill_done", "cut_done"}:
             return self._end(do)
         writer.write(refusal(500) if do == "500_done" else answer)
         return b"connection: close" not in answer[:2000].lower()
+
+    def calm(self) -> None:
+        """End the trouble."""
+        self._until = 0.0
 
     def _judge(self, seen: Seen) -> tuple[str, float]:
         self.log.append(seen.what)

@@ -37,7 +37,9 @@ def cases() -> Iterator[Case]:
         yield Case(AT_A_WRITE, f"{do} refused", partial(at_refused, do=do))
         yield Case(AT_A_WRITE, f"{do} failed", partial(at_failed, do=do), published=False)
     for machine in "ab":
-        yield Case(AT_A_WRITE, f"accepted, unanswered, then on {machine}", partial(before_the_answer, then=machine))
+        yield Case(
+            AT_A_WRITE, f"accepted, unanswered, then on {machine}", partial(before_the_answer, then=machine)
+        )
     yield Case(AT_A_WRITE, "an old receipt and a new request", stale_receipt)
 
 

@@ -74,7 +74,9 @@ class Trial:
             **self.settings,
         }
 
-    def start(self, *argv: str, machine: str = "a", more: dict[str, str] | None = None, skew: float = 0.0) -> Victim:
+    def start(
+        self, *argv: str, machine: str = "a", more: dict[str, str] | None = None, skew: float = 0.0
+    ) -> Victim:
         """Start an `avatar`, on one of several machines: each has its own state directory and host name."""
         environment = self.environment(machine) | (more or {})
         disguise = {"host": f"machine-{machine}", "skew": skew, "mutate": self.ground.mutate}

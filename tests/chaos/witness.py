@@ -114,7 +114,9 @@ class Witness:
         tagged = {seen["tag"].removeprefix("render=") for seen in received if seen["tag"]}
         return tagged | set(re.findall(r'"render_id": "([0-9a-f]{32})"', "".join(self.trial.told)))
 
-    def check_budget(self, paid: list[dict[str, Any]], manifests: list[dict[str, Any]], faults: list[str]) -> None:
+    def check_budget(
+        self, paid: list[dict[str, Any]], manifests: list[dict[str, Any]], faults: list[str]
+    ) -> None:
         """What is counted for each render, against what the provider charges for it."""
         home = {render["request_id"] for one in manifests for render in one["renders"]}
         for render_id in self.render_ids():

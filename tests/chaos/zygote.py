@@ -65,7 +65,9 @@ def redirect(folder: Path) -> None:
         os.dup2(opened, descriptor)
         os.close(opened)
     # The parent's streams may hold what it has not read yet.
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w")))
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+    )
 
 
 def disguise(order: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """A provider that answers by script and remembers what it was asked: for the rules around the paid request."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -59,7 +59,7 @@ class Scripted(Provider):
     async def poll(self, submission: Submission) -> Snapshot:
         return self.looks[0]
 
-    async def watch(self, submission: Submission, window: float) -> AsyncIterator[Snapshot]:
+    async def watch(self, submission: Submission, window: float) -> AsyncGenerator[Snapshot, None]:
         for look in self.looks:
             yield look
 

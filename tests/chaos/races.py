@@ -1,0 +1,80 @@
+"""(e) Many workers for one job, on one machine and on several, some of them dying."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from tests.chaos.case import Case
+from tests.chaos.gate import Rule
+from tests.chaos.kills import die_before_the_answer
+from tests.chaos.person import on_the_dashboard, recover
+from tests.chaos.trial import Trial
+from tests.chaos.victims import Shown
+
+ROW = "workers race"
+#: Rounds of the plainest race: it must be lost often if the create is not conditional.
+ROUNDS = 5
+
+
+def cases() -> Iterator[Case]:
+    for number in range(ROUNDS):
+        for machines in ("aa", "ab"):
+            yield Case(ROW, f"{machines}, round {number}", partial(race, machines=machines))
+    for machines in ("aaaaaaaa", "abcdefgh"):
+        yield Case(ROW, machines, partial(race, machines=machines))
+        yield Case(ROW, f"{machines}, a slow provider", partial(race, machines=machines, answer=1.0))
+        yield Case(ROW, f"{machines}, the answer lost", partial(race, machines=machines, lost=True))
+    yield Case(ROW, "in step at the intent", in_step)
+    yield Case(ROW, "the first dies", partial(race, machines="abcd", answer=0.8, dies=True))
+    yield Case(ROW, "all find a dead one", all_find_a_dead_one)
+    yield Case(ROW, "two people settle it at once", both_settle)
+
+
+def race(
+    trial: Trial, *, machines: str, answer: float = 0.0, lost: bool = False, dies: bool = False
+) -> Shown:
+    """All start at once; when all have ended, a person goes on."""
+    if answer:
+        trial.sandbox.behave("submit", "delay", seconds=answer)
+    if lost:
+        trial.sandbox.behave("submit", "drop")
+    victims = [trial.generate(machine=machine) for machine in machines]
+    if dies:
+        trial.sandbox.wait_for("posts")
+        trial.kill(victims[trial.rng.randrange(len(victims))])
+    for victim in victims:
+        trial.finish(victim)
+    return recover(trial)
+
+
+def in_step(trial: Trial) -> Shown:
+    """Two runs that have both found an empty journal: the store is slow in taking the first one's intent."""
+    rule = Rule("PUT journal-intent", "slow", times=2, seconds=1.5)
+    trial.gated(rule)
+    victims = [trial.generate(machine=machine) for machine in "ab"]
+    for victim in victims:
+        trial.finish(victim)
+    return recover(trial)
+
+
+def all_find_a_dead_one(trial: Trial) -> Shown:
+    """A run died in its request; four find it at once, one of them on the machine that may hold a receipt."""
+    die_before_the_answer(trial)
+    victims = [trial.generate(machine=machine) for machine in "abcd"]
+    for victim in victims:
+        trial.finish(victim)
+    return recover(trial)
+
+
+def both_settle(trial: Trial) -> Shown:
+    trial.sandbox.behave("submit", "drop")
+    render_id = trial.run().error["render_id"]
+    found = on_the_dashboard(trial, render_id)
+    assert found
+    people = [
+        trial.start("resolve", render_id, "--request-id", found, "--json", machine=machine)
+        for machine in "ab"
+    ]
+    for person in people:
+        trial.finish(person)
+    trial.resolved += 1
+    return recover(trial)
