@@ -19,8 +19,8 @@ up: .venv/.ready  ## store, Prefect server and worker on this machine; Ctrl-C st
 test: .venv/.ready  ## every test
 	$(BIN)/python -m pytest
 
-unit: .venv/.ready  ## the tests that start no Prefect server, browser or second store
-	$(BIN)/python -m pytest -m "not server and not browser and not backends"
+unit: .venv/.ready  ## the quick tests, which start no server of any kind
+	$(BIN)/python -m pytest -m "not server and not browser and not backends and not parts"
 
 lint: .venv/.ready  ## ruff: rules and format
 	$(BIN)/ruff check .

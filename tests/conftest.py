@@ -85,3 +85,21 @@ def make_settings(store_settings: StoreSettings, tmp_path: Path) -> Callable[...
         return AvatarSettings(_env_file=None, **(given | overrides))
 
     return make
+
+
+#: Fixtures that start a process: a store, the sandbox, a Prefect server.
+PARTS = {"seaweed", "sandbox_process", "local", "program", "relay"}
+#: Test files that start processes by themselves, or ask for such fixtures by name.
+PLACES = (
+    "storage/test_contract", "storage/test_embedded", "storage/test_conditional", "storage/test_failures",
+    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "gallery/",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on real parts, so that the rest can be run between two thoughts (`make unit`)."""
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here).as_posix()
+        if PARTS & set(getattr(item, "fixturenames", ())) or place.startswith(PLACES):
+            item.add_marker("parts")

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tasks.models import Submission
+from tasks.storage.journal import Journal
 
 
 def _path(state_dir: Path, render_id: str) -> Path:
@@ -28,6 +29,22 @@ def keep(state_dir: Path, submission: Submission) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+
+
+async def find_new(state_dir: Path, journal: Journal, render_id: str) -> Submission | None:
+    """The receipt of a render that the journal lacks, if this machine has one.
+
+    One that the journal holds is of an earlier request, left by a process that died before it could drop it:
+    taken for the newest request's, it would hide that one, which may be paid for.
+    """
+    receipt = find(state_dir, render_id)
+    if receipt is None:
+        return None
+    journaled = [record.entry.submission for record in await journal.history(render_id)]
+    if receipt.request_id in {submission.request_id for submission in journaled if submission}:
+        drop(state_dir, render_id)
+        return None
+    return receipt
 
 
 def find(state_dir: Path, render_id: str) -> Submission | None:

@@ -173,8 +173,11 @@ async def current(workspace: Workspace, render_id: str) -> Record | None:
         return record
     if record.state is RenderState.INTENT and not record.lease_expired:
         return record
-    if receipt := receipts.find(workspace.settings.state_dir, render_id):
+    receipt = await receipts.find_new(workspace.settings.state_dir, workspace.journal, render_id)
+    if receipt is not None:
         written = await workspace.journal.append(record, RenderState.SUBMITTED, submission=receipt)
+        if written is None:  # somebody wrote at the same moment; the receipt still holds
+            return await current(workspace, render_id)
         receipts.drop(workspace.settings.state_dir, render_id)
     elif record.state is RenderState.INTENT:
         written = await workspace.journal.append(record, RenderState.UNKNOWN, failure=_silent_holder(record))

@@ -1,6 +1,6 @@
 """What a fork may be made to believe, and the defects that the suite must notice."""
 
-import datetime
+import datetime as dt
 import socket
 import sys
 import time
@@ -12,16 +12,16 @@ from tasks.storage.store import Store
 
 def skew_clock(seconds: float) -> None:
     """Shift the wall clock of this process; the monotonic clock goes on as it was."""
-    true_time, true = time.time, datetime.datetime
+    true_time, true = time.time, dt.datetime
 
     class Skewed(true):  # type: ignore[misc, valid-type]
         @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
-            return true.now(tz) + datetime.timedelta(seconds=seconds)
+        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
+            return true.now(tz) + dt.timedelta(seconds=seconds)
 
         @classmethod
-        def utcnow(cls) -> datetime.datetime:
-            return true.now(datetime.UTC).replace(tzinfo=None) + datetime.timedelta(seconds=seconds)
+        def utcnow(cls) -> dt.datetime:
+            return true.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=seconds)
 
     time.time = lambda: true_time() + seconds
     for module in list(sys.modules.values()):

@@ -78,7 +78,9 @@ class Ground:
 
 def open_client(settings: StoreSettings) -> Minio:
     """The SDK itself: what judges the product does not use the product."""
-    assert settings.endpoint and settings.access_key and settings.secret_key
+    assert settings.endpoint
+    assert settings.access_key
+    assert settings.secret_key
     keys = settings.access_key.get_secret_value(), settings.secret_key.get_secret_value()
     return Minio(settings.endpoint, *keys, secure=False, region=settings.region)
 

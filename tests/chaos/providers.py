@@ -85,7 +85,11 @@ def misbehaving(trial: Trial, *, deeds: list[Deed], provider: str = "fal", **how
     trial.provider = provider
     for one in deeds:
         trial.sandbox.behave(**one)
-    return recover(trial, **how)
+    shown = recover(trial, **how)
+    done = {(one["on"], one["do"]) for one in trial.sandbox.state()["misdeeds"]}
+    idle = {(one["on"], one["do"]) for one in deeds} - done
+    assert not idle, f"never came to {idle}"
+    return shown
 
 
 def unreachable(trial: Trial) -> Shown:

@@ -1,0 +1,1 @@
+"""The gallery: a small read-only site of what was rendered, and the same pages as a folder."""

@@ -1,0 +1,185 @@
+"""The catalogue: one card for each video in the store, kept in memory and brought up to date by one listing."""
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from pydantic import ValidationError
+
+from tasks.errors import InvalidInput, ObjectNotFound, StoreUnavailable
+from tasks.models import Video
+from tasks.storage.objects import Stat
+from tasks.storage.store import Store
+
+#: Seconds for which a listing counts as the present.
+FRESH = 3.0
+#: A listing older than this many seconds is not shown: a page waits for the next one, however long it takes.
+STALE = 60.0
+#: Between the two, a page waits this long, in seconds, and then shows what is known.
+PATIENCE = 0.1
+#: Manifests read at a time; the store has twice as many threads, and videos are to play meanwhile.
+READERS = 8
+
+_MANIFEST = "manifest.json"
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a list shows of one video. `fault` is why its manifest cannot be read, empty if it can."""
+
+    job_id: str
+    etag: str
+    at: datetime
+    state: str
+    provider: str = ""
+    title: str = ""
+    seconds: float = 0.0
+    billed: Decimal = Decimal(0)
+    poster_key: str = ""
+    fault: str = ""
+    text: str = ""
+
+
+class Catalogue:
+    """Cards, newest first. A store that fails is an error here, never an empty list."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._cards: tuple[Card, ...] = ()
+        self._looked: float | None = None
+        self._failure: StoreUnavailable | None = None
+        self._look: asyncio.Task[None] | None = None
+
+    async def cards(self) -> tuple[Card, ...]:
+        """Every card, at most `STALE` seconds old, and as new as it gets where listing takes `PATIENCE` or less.
+
+        Raises:
+            StoreUnavailable: the last look at the store failed.
+        """
+        age = float("inf") if self._looked is None else time.monotonic() - self._looked
+        if age > FRESH:
+            look = self.begin()
+            await asyncio.wait({look}, timeout=PATIENCE if age <= STALE else None)
+            if look.done():
+                look.result()
+        if self._failure is not None:
+            raise StoreUnavailable(self._failure.message, hint=self._failure.hint)
+        return self._cards
+
+    def begin(self) -> "asyncio.Task[None]":
+        """Start looking at the store, unless a look is under way."""
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._refresh())
+        return self._look
+
+    async def aclose(self) -> None:
+        """Give up a look under way."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait({self._look})
+
+    async def _refresh(self) -> None:
+        began = time.monotonic()
+        try:
+            self._cards = await self._read_changed()
+        except* StoreUnavailable as failures:
+            self._failure = _first(failures)
+        else:
+            self._failure, self._looked = None, began
+
+    async def _read_changed(self) -> tuple[Card, ...]:
+        known = {card.job_id: card for card in self._cards}
+        listed = [stat for stat in await self._store.list("videos/") if _is_manifest(stat.key)]
+        gate, found = asyncio.Semaphore(READERS), dict[str, Card]()
+
+        async def read(stat: Stat) -> None:
+            async with gate:
+                with suppress(ObjectNotFound):  # removed since it was listed
+                    found[_job_id(stat)] = await read_card(self._store, stat)
+
+        # A group, so that a store that fails is not asked for the other thousands.
+        async with asyncio.TaskGroup() as group:
+            for stat in listed:
+                before = known.get(_job_id(stat))
+                if before is not None and before.etag == stat.etag:
+                    found[before.job_id] = before
+                else:
+                    group.create_task(read(stat))
+        return tuple(sorted(found.values(), key=lambda card: (card.at, card.job_id), reverse=True))
+
+
+def _is_manifest(key: str) -> bool:
+    parts = key.split("/")
+    return len(parts) == len(("videos", "job", _MANIFEST)) and parts[-1] == _MANIFEST
+
+
+def _job_id(stat: Stat) -> str:
+    return stat.key.split("/")[1]
+
+
+def _first(failures: "BaseExceptionGroup[StoreUnavailable]") -> StoreUnavailable:
+    """The first of the errors in a group, however deep it is nested."""
+    error = failures.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def read_card(store: Store, stat: Stat) -> Card:
+    """The card of one manifest. Raises `ObjectNotFound`, `StoreUnavailable`."""
+    job_id = _job_id(stat)
+    try:
+        video = await read_video(store, job_id)
+    except InvalidInput as error:
+        return Card(
+            job_id, stat.etag, stat.modified, UNREADABLE, fault=error.message, text=job_id.casefold()
+        )
+    return Card(
+        job_id=job_id,
+        etag=stat.etag,
+        at=video.published_at,
+        state=video.state,
+        provider=video.provider,
+        title=title_of(video),
+        seconds=video.seconds,
+        billed=video.cost.billed,
+        poster_key=video.poster_key,
+        text=_searchable(video),
+    )
+
+
+async def read_video(store: Store, job_id: str) -> Video:
+    """A job's manifest.
+
+    Raises:
+        InvalidInput: it is damaged, or was written by another version.
+        ObjectNotFound: there is none.
+        StoreUnavailable: the store failed.
+    """
+    blob = await store.get(f"videos/{job_id}/{_MANIFEST}")
+    try:
+        video = Video.model_validate_json(blob.data)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"This manifest cannot be read ({error.error_count()} faults). It was written by another version of "
+            "avatar-flows, or damaged; the files beside it are untouched."
+        ) from error
+    if video.job_id != job_id:
+        raise InvalidInput(f"This manifest names another job, {video.job_id}. The files are untouched.")
+    return video
+
+
+def title_of(video: Video) -> str:
+    """What people recognise a video by: its prompt, or its job."""
+    prompt = " ".join(video.prompt.split())
+    return prompt if prompt.strip(".") else f"Job {video.job_id[:12]}"
+
+
+def _searchable(video: Video) -> str:
+    assets = (video.portrait.source, video.portrait.asset, video.voice.source)
+    words = [video.job_id, video.prompt, video.provider, video.model, video.state]
+    words += [asset.key.rpartition("/")[2] for asset in assets]
+    words += [word for render in video.renders for word in (render.render_id, render.request_id)]
+    return "\n".join(words).casefold()

@@ -1,0 +1,128 @@
+"""The gallery as a folder that opens from disk: the same pages, with the videos beside them."""
+
+import asyncio
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.gallery.app import STATIC, STATIC_FILES, tell_stories
+from flows.gallery.catalogue import UNREADABLE, Card, Catalogue, read_video
+from flows.gallery.media import served_key
+from flows.gallery.pages import Links, Pages, page_file
+from flows.gallery.shelf import Wanted, shelve
+from tasks.errors import InvalidInput, ObjectNotFound
+from tasks.models import Video
+from tasks.storage.objects import check_key
+from tasks.workspace import Workspace
+
+#: Videos copied at a time.
+COPIES = 3
+#: What tells a folder of ours: its pages are overwritten, nobody else's are.
+MARK = '<meta name="generator" content="avatar-flows gallery">'
+
+
+@dataclass
+class Exported:
+    """What an export did. `copied` and `unchanged` count files; `missing` are keys the store no longer has."""
+
+    videos: int = 0
+    copied: int = 0
+    unchanged: int = 0
+    missing: list[str] = field(default_factory=list)
+
+
+async def export_gallery(workspace: Workspace, folder: Path) -> Exported:
+    """Write every video and its page into `folder`. Repeated, it fetches only what is new.
+
+    What the store no longer has stays in the folder: it may be the last copy.
+
+    Raises:
+        InvalidInput: the folder holds something else.
+        StoreUnavailable: the store failed. What was written stays, and is not fetched again.
+    """
+    await asyncio.to_thread(_claim, folder)
+    return await _Export(workspace, folder).run()
+
+
+class _Export:
+    def __init__(self, workspace: Workspace, folder: Path) -> None:
+        self.workspace, self.folder, self.pages = workspace, folder, Pages()
+        self.done, self.kept, self.gate = Exported(), set[str](), asyncio.Semaphore(COPIES)
+
+    async def run(self) -> Exported:
+        cards = await Catalogue(self.workspace.store).cards()
+        for name in STATIC_FILES:
+            await self._write(Path("static") / name, (STATIC / name).read_bytes())
+        await asyncio.gather(*(self._video(card) for card in cards if card.state != UNREADABLE))
+        links = Links(folder=True, kept=frozenset(self.kept))
+        for number in range(1, shelve(cards, Wanted()).pages + 1):
+            html = self.pages.index(shelve(cards, Wanted(page=number)), links)
+            await self._write(Path(page_file(number)), html.encode())
+        self.done.videos = len(cards)
+        self.done.missing.sort()
+        return self.done
+
+    async def _video(self, card: Card) -> None:
+        async with self.gate:
+            video = await read_video(self.workspace.store, card.job_id)
+            for key in exported_keys(video):
+                await self._copy(key)
+            stories = await tell_stories(self.workspace.journal, video.renders)
+        links = Links(root="../", folder=True, kept=frozenset(self.kept))
+        html = self.pages.player(video, stories, links)
+        await self._write(Path("videos") / f"{card.job_id}.html", html.encode())
+
+    async def _copy(self, key: str) -> None:
+        """Fetch an object unless the folder has it: same size, same time."""
+        try:
+            stat = await self.workspace.store.stat(check_key(served_key(key)))
+            path, at = self.folder / "media" / key, stat.modified.timestamp()
+            if _matches(path, stat.size, at):
+                self.done.unchanged += 1
+            else:
+                await self.workspace.store.download(key, path)
+                os.utime(path, (at, at))
+                self.done.copied += 1
+        except (InvalidInput, ObjectNotFound):
+            self.done.missing.append(key)
+        else:
+            self.kept.add(key)
+
+    async def _write(self, name: Path, data: bytes) -> None:
+        await asyncio.to_thread(_write_changed, self.folder / name, data)
+
+
+def exported_keys(video: Video) -> Iterable[str]:
+    """What a player's page shows. The renders as the provider made them stay in the store."""
+    keys = [video.key, video.poster_key, video.portrait.asset.key, video.voice.source.key]
+    return dict.fromkeys([*keys, video.contact_key] if video.contact_key else keys)
+
+
+def _claim(folder: Path) -> None:
+    index = folder / page_file(1)
+    if folder.is_dir() and any(folder.iterdir()):
+        ours = index.is_file() and MARK in index.read_text("utf-8", errors="replace")[:2000]
+        if not ours and not (folder / "static").is_dir():
+            raise InvalidInput(
+                f"{folder} is not empty and holds no exported gallery. Nothing was written.",
+                hint="Name a new folder, or one that was exported to before.",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _matches(path: Path, size: int, at: float) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return (found.st_size, int(found.st_mtime)) == (size, int(at))
+
+
+def _write_changed(path: Path, data: bytes) -> None:
+    if path.is_file() and path.read_bytes() == data:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(data)
+    draft.replace(path)
