@@ -23,7 +23,8 @@ class Order:
     Attributes:
         jobs: how many are timed; one more is run before, to be warm.
         at_a_time: how many at once.
-        portrait, voice: paths for ours, URLs for the peer.
+        portrait: a path for ours, a URL for the peer.
+        voice: likewise.
         gap: seconds between the starts of two jobs, so that their ends do not meet.
         warm: whether to run that one job before.
     """

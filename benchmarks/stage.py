@@ -52,7 +52,13 @@ class Stage:
     def connected(self, provider: Mapping[str, str]) -> dict[str, str]:
         """Of a process that is told where the services are, as a worker's flow runs are."""
         told = environment(self.settings, self.services)
-        return {**clean_environment(), "PREFECT_LOGGING_LEVEL": "WARNING", **told, **provider}
+        # As the command does: nothing on the terminal, everything to the server.
+        return {
+            **clean_environment(),
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+            **told,
+            **provider,
+        }
 
     def order(self, jobs: int, **how: Any) -> Order:
         return Order(jobs=jobs, portrait=str(PORTRAIT), voice=str(VOICE), **how)

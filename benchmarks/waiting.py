@@ -1,13 +1,12 @@
 """Waiting for long renders: how many requests the provider gets, and how soon the end is noticed."""
 
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import driven
-from benchmarks.driven import OURS, PEER
+from benchmarks.driven import OURS, PEER, Order
 from benchmarks.rows import Row, quantile
 from benchmarks.stage import Stage, peer_environment
 from tests.sandbox.running import Sandbox
@@ -35,7 +34,8 @@ class Side:
 SIDES = (
     Side("fal, by its stream", OURS),
     Side("fal, stream refused", OURS, streams=False),
-    Side("pixazo", OURS, provider="pixazo"),
+    # The stand-in's forecast is exact; the gateway's will not be.
+    Side("pixazo, exact forecast", OURS, provider="pixazo"),
     Side("fal-client", PEER),
 )
 
@@ -51,11 +51,11 @@ class Waited:
 
 def measure(stage: Stage) -> list[Row]:
     seconds = LONG if stage.full else SHORT
-    orders = stage.order(RENDERS, **_how()), stage.peer_order(RENDERS, **_how())  # starts the services
+    how: dict[str, Any] = {"at_a_time": RENDERS, "gap": GAP, "warm": False}
+    orders = {OURS: stage.order(RENDERS, **how), PEER: stage.peer_order(RENDERS, **how)}
     with ThreadPoolExecutor(len(SIDES)) as together:
-        waits = [together.submit(_wait, stage, side, seconds) for side in SIDES]
+        waits = [together.submit(_wait, stage, side, orders[side.runs], seconds) for side in SIDES]
         *ours, peer = [wait.result() for wait in waits]
-    del orders
     return [
         row
         for side, waited in zip(SIDES, ours, strict=False)
@@ -63,15 +63,11 @@ def measure(stage: Stage) -> list[Row]:
     ]
 
 
-def _how() -> dict[str, Any]:
-    return {"at_a_time": RENDERS, "gap": GAP, "warm": False}
-
-
-def _wait(stage: Stage, side: Side, seconds: float) -> Waited:
+def _wait(stage: Stage, side: Side, order: Order, seconds: float) -> Waited:
     sandbox = stage.sandbox(render_seconds=seconds)
     if not side.streams:
         sandbox.behave("stream", "answer", times=1_000_000, status=404)
-    process = _start(stage, side, sandbox)
+    process = driven.start(side.runs, order, _environment(stage, side, sandbox))
     try:
         rate = _settled_rate(sandbox, seconds)
         report = driven.finish(process)
@@ -81,11 +77,10 @@ def _wait(stage: Stage, side: Side, seconds: float) -> Waited:
     return Waited(calls, calls + rate * (LONG - seconds), driven.delays(report, sandbox))
 
 
-def _start(stage: Stage, side: Side, sandbox: Sandbox) -> subprocess.Popen[str]:
+def _environment(stage: Stage, side: Side, sandbox: Sandbox) -> dict[str, str]:
     if side.runs == PEER:
-        return driven.start(PEER, stage.peer_order(RENDERS, **_how()), peer_environment(sandbox))
-    told = sandbox.pixazo_env() if side.provider == "pixazo" else sandbox.fal_env()
-    return driven.start(OURS, stage.order(RENDERS, **_how()), stage.connected(told))
+        return peer_environment(sandbox)
+    return stage.connected(sandbox.pixazo_env() if side.provider == "pixazo" else sandbox.fal_env())
 
 
 def _settled_rate(sandbox: Sandbox, seconds: float) -> float:

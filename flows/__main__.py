@@ -32,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
         "doctor", help="check that store, Prefect, worker and provider settings are usable"
     )
     _add_json(doctor)
+    _add_gallery(commands)
+    _add_export(commands)
     return parser
 
 
@@ -60,6 +62,13 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         action="store_true",
         help="on Ctrl-C, also ask the provider to stop (default: it goes on, and the next run fetches the video)",
     )
+    parser.add_argument(
+        "--continuity",
+        choices=["cut", "chain"],
+        default="cut",
+        help="how long voices are joined: every segment from the portrait, or each from the last frame before it",
+    )
+    parser.add_argument("--accept", action="store_true", help="publish a video that did not pass its checks")
     parser.add_argument(
         "--force", action="store_true", help="buy a new take of a job that is already published"
     )
@@ -100,6 +109,22 @@ def _add_cancel(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "cancel", help="ask the provider to stop a render; says whether that saves money"
     )
     parser.add_argument("render", metavar="RENDER", help="a render id, see `avatar status`")
+    _add_json(parser)
+
+
+def _add_gallery(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("gallery", help="look at the videos in a browser; Ctrl-C stops it")
+    parser.add_argument("--host", help="address to listen on (default: AVATAR_GALLERY__HOST, else 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, help="port to listen on, 0 for any (default: AVATAR_GALLERY__PORT, else 4299)"
+    )
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "export", help="copy the videos and their pages into a folder that opens from disk"
+    )
+    parser.add_argument("folder", metavar="DIR", help="a new folder, or one that was exported to before")
     _add_json(parser)
 
 

@@ -140,6 +140,8 @@ class Segment(Model):
     seconds: float = Field(gt=0)
     asset: Asset = Field(description="what the provider is given")
     sha256: Sha256 = Field(description="identity of the sound, not of its encoding")
+    loudness: float | None = Field(None, description="dBFS where it ends; None for the last one")
+    pause: float = Field(0.0, ge=0, description="seconds of pause around its end")
 
 
 class Quote(Model):

@@ -123,6 +123,18 @@ class PreviewSettings(Section):
     max_side: int = Field(720, ge=128, le=1920, description="Longest side of the preview, in pixels.")
 
 
+class GallerySettings(Section):
+    host: str = Field("127.0.0.1", min_length=1, description="Address the gallery listens on.")
+    port: int = Field(4299, ge=0, le=65535, description="Port it listens on; 0 takes any free one.")
+    public_url: HttpUrl | None = Field(
+        None, description="Where people reach the gallery; links to players begin with it."
+    )
+    user: str = Field("avatar", min_length=1, description="User name that goes with the password.")
+    password: SecretStr | None = Field(
+        None, min_length=1, description="Asked for by the gallery (HTTP Basic). Unset: nobody is asked."
+    )
+
+
 def default_state_dir() -> Path:
     """Where local data lives: the XDG data directory, since videos are kept in it."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
@@ -156,3 +168,4 @@ class AvatarSettings(BaseSettings):
     journal: JournalSettings = JournalSettings()
     polling: PollingSettings = PollingSettings()
     recovery: RecoverySettings = RecoverySettings()
+    gallery: GallerySettings = GallerySettings()

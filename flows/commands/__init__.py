@@ -15,6 +15,8 @@ _MODULES = {
     "cancel": "flows.commands.settle",
     "up": "flows.commands.up",
     "doctor": "flows.commands.doctor",
+    "gallery": "flows.commands.gallery",
+    "export": "flows.commands.export",
 }
 
 

@@ -11,9 +11,12 @@ from tasks.storage.store import Store
 
 def run(arguments: argparse.Namespace) -> int:
     from flows.gallery.serving import serve
-    from flows.local import services
+    from flows.local import find, services
 
     settings = _asked(AvatarSettings(), arguments)
+    if arguments.host is None and arguments.port is None and (url := find(settings).gallery_url):
+        _say(f"The gallery of avatar up is already running: {url}")
+        return 0
     if settings.store.endpoint:
         return serve(settings, say=_say)
     with services(settings, api=False, say=lambda text: print(text, file=sys.stderr)) as running:

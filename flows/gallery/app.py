@@ -67,11 +67,10 @@ class Gallery:
 def build_app(workspace: Workspace) -> Starlette:
     """The site over the store and journal of `workspace`, which stays the caller's to close."""
     gallery = Gallery(workspace)
-    faults: tuple[type[Exception], ...] = (AvatarError, HTTPException)
     return Starlette(
         routes=_routes(gallery),
         middleware=[Middleware(BrowserRules), Middleware(Door, workspace.settings.gallery)],
-        exception_handlers={each: gallery.fault for each in faults},
+        exception_handlers={AvatarError: gallery.fault, HTTPException: gallery.fault},
         lifespan=partial(_lifespan, gallery),
     )
 

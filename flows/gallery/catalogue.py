@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from pydantic import ValidationError
 
+from flows.gallery.together import together
 from tasks.errors import InvalidInput, ObjectNotFound, StoreUnavailable
 from tasks.models import Video
 from tasks.storage.objects import Stat
@@ -86,30 +87,25 @@ class Catalogue:
         began = time.monotonic()
         try:
             self._cards = await self._read_changed()
-        except* StoreUnavailable as failures:
-            self._failure = _first(failures)
+        except StoreUnavailable as failure:
+            self._failure = failure
         else:
             self._failure, self._looked = None, began
 
     async def _read_changed(self) -> tuple[Card, ...]:
-        known = {card.job_id: card for card in self._cards}
+        known = {(card.job_id, card.etag): card for card in self._cards}
         listed = [stat for stat in await self._store.list("videos/") if _is_manifest(stat.key)]
-        gate, found = asyncio.Semaphore(READERS), dict[str, Card]()
+        marks = {(_job_id(stat), stat.etag): stat for stat in listed}
+        found = [card for mark, card in known.items() if mark in marks]
+        gate = asyncio.Semaphore(READERS)
 
         async def read(stat: Stat) -> None:
             async with gate:
                 with suppress(ObjectNotFound):  # removed since it was listed
-                    found[_job_id(stat)] = await read_card(self._store, stat)
+                    found.append(await read_card(self._store, stat))
 
-        # A group, so that a store that fails is not asked for the other thousands.
-        async with asyncio.TaskGroup() as group:
-            for stat in listed:
-                before = known.get(_job_id(stat))
-                if before is not None and before.etag == stat.etag:
-                    found[before.job_id] = before
-                else:
-                    group.create_task(read(stat))
-        return tuple(sorted(found.values(), key=lambda card: (card.at, card.job_id), reverse=True))
+        await together(read(stat) for mark, stat in marks.items() if mark not in known)
+        return tuple(sorted(found, key=lambda card: (card.at, card.job_id), reverse=True))
 
 
 def _is_manifest(key: str) -> bool:
@@ -121,21 +117,13 @@ def _job_id(stat: Stat) -> str:
     return stat.key.split("/")[1]
 
 
-def _first(failures: "BaseExceptionGroup[StoreUnavailable]") -> StoreUnavailable:
-    """The first of the errors in a group, however deep it is nested."""
-    error = failures.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
-
-
 async def read_card(store: Store, stat: Stat) -> Card:
     """The card of one manifest. Raises `ObjectNotFound`, `StoreUnavailable`."""
     job_id = _job_id(stat)
     try:
         video = await read_video(store, job_id)
     except InvalidInput as error:
-        return Card(
-            job_id, stat.etag, stat.modified, UNREADABLE, fault=error.message, text=job_id.casefold()
-        )
+        return Card(job_id, stat.etag, stat.modified, UNREADABLE, fault=error.message, text=job_id.casefold())
     return Card(
         job_id=job_id,
         etag=stat.etag,

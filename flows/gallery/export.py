@@ -11,6 +11,7 @@ from flows.gallery.catalogue import UNREADABLE, Card, Catalogue, read_video
 from flows.gallery.media import served_key
 from flows.gallery.pages import Links, Pages, page_file
 from flows.gallery.shelf import Wanted, shelve
+from flows.gallery.together import together
 from tasks.errors import InvalidInput, ObjectNotFound
 from tasks.models import Video
 from tasks.storage.objects import check_key
@@ -19,7 +20,7 @@ from tasks.workspace import Workspace
 #: Videos copied at a time.
 COPIES = 3
 #: What tells a folder of ours: its pages are overwritten, nobody else's are.
-MARK = '<meta name="generator" content="avatar-flows gallery">'
+MARK = ".avatar-gallery"
 
 
 @dataclass
@@ -54,7 +55,7 @@ class _Export:
         cards = await Catalogue(self.workspace.store).cards()
         for name in STATIC_FILES:
             await self._write(Path("static") / name, (STATIC / name).read_bytes())
-        await asyncio.gather(*(self._video(card) for card in cards if card.state != UNREADABLE))
+        await together(self._video(card) for card in cards if card.state != UNREADABLE)
         links = Links(folder=True, kept=frozenset(self.kept))
         for number in range(1, shelve(cards, Wanted()).pages + 1):
             html = self.pages.index(shelve(cards, Wanted(page=number)), links)
@@ -100,15 +101,14 @@ def exported_keys(video: Video) -> Iterable[str]:
 
 
 def _claim(folder: Path) -> None:
-    index = folder / page_file(1)
-    if folder.is_dir() and any(folder.iterdir()):
-        ours = index.is_file() and MARK in index.read_text("utf-8", errors="replace")[:2000]
-        if not ours and not (folder / "static").is_dir():
-            raise InvalidInput(
-                f"{folder} is not empty and holds no exported gallery. Nothing was written.",
-                hint="Name a new folder, or one that was exported to before.",
-            )
+    mark = folder / MARK
+    if folder.exists() and not mark.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInput(
+            f"{folder} is there already and holds no exported gallery. Nothing was written.",
+            hint="Name a new folder, or one that was exported to before.",
+        )
     folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 def _matches(path: Path, size: int, at: float) -> bool:

@@ -13,7 +13,7 @@ from flows.gallery.catalogue import UNREADABLE, title_of
 from flows.gallery.media import served_key
 from flows.gallery.shelf import Shelf, Wanted
 from tasks.errors import AvatarError, InvalidInput
-from tasks.models import Check, Render, Video, VideoState
+from tasks.models import Render, Video, VideoState
 from tasks.storage.journal import Record
 
 
@@ -101,10 +101,6 @@ class Pages:
 
     def _render(self, template: str, **facts: Any) -> str:
         return self._templates.get_template(template).render(**facts)
-
-
-def reasons(failed: Sequence[Check]) -> str:
-    return "; ".join(f"{check.name} is {check.value}, should be {check.bound}" for check in failed)
 
 
 def length(seconds: float) -> str:

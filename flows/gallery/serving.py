@@ -10,6 +10,7 @@ import uvicorn
 
 from flows.gallery.access import is_loopback
 from flows.gallery.app import build_app
+from flows.local.record import local_url
 from tasks.errors import AvatarError
 from tasks.settings import AvatarSettings, GallerySettings
 from tasks.workspace import Workspace
@@ -42,7 +43,7 @@ def serve(settings: AvatarSettings, *, say: Callable[[str], None]) -> int:
     """
     with listen(settings.gallery) as listener:
         warn(settings.gallery, say)
-        say(f"Gallery {address(settings.gallery, listener)}")
+        say(f"Gallery {local_url(settings.gallery.host, listener.getsockname()[1])}")
         asyncio.run(_serve(settings, listener))
     return 0
 
@@ -77,13 +78,6 @@ def listen(settings: GallerySettings) -> socket.socket:
             f"The gallery cannot listen on {settings.host} port {settings.port}: {error.strerror or error}.",
             hint="Choose another with --port (0 takes any free one) or AVATAR_GALLERY__PORT.",
         ) from error
-
-
-def address(settings: GallerySettings, listener: socket.socket) -> str:
-    """Where a browser on this machine finds the gallery."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
-    port = listener.getsockname()[1]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def warn(settings: GallerySettings, say: Callable[[str], None]) -> None:

@@ -31,12 +31,14 @@ class Services:
         api_url: the Prefect API, with its `/api`; empty if none was asked for.
         ui_url: where a person looks at runs; empty if that cannot be told from the API's address.
         started_api: whether the API is the local server, rather than one the user runs.
+        gallery_url: where a person looks at videos; empty if no gallery runs.
     """
 
     store: StoreSettings | None
     api_url: str
     ui_url: str
     started_api: bool
+    gallery_url: str = ""
 
     def applied_to(self, settings: AvatarSettings) -> AvatarSettings:
         """`settings` with the embedded store filled in."""
@@ -54,6 +56,8 @@ def environment(settings: AvatarSettings, services: Services) -> dict[str, str]:
     variables |= PrefectAccess().variables()
     variables |= flatten("AVATAR_", services.applied_to(settings).model_dump(exclude_unset=True))
     variables["AVATAR_STATE_DIR"] = str(StateDirectory(settings.state_dir).path)
+    if services.gallery_url and settings.gallery.public_url is None:
+        variables["AVATAR_GALLERY__PUBLIC_URL"] = services.gallery_url
     if services.api_url:
         variables["PREFECT_API_URL"] = services.api_url
     if services.started_api:

@@ -59,6 +59,19 @@ class WorkerEntry(_Entry):
     fingerprint: str
 
 
+class GalleryEntry(_Entry):
+    """The gallery, and a fingerprint of the environment it was started with."""
+
+    host: str
+    port: int
+    fingerprint: str
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine finds it."""
+        return local_url(self.host, self.port)
+
+
 class Record(BaseModel):
     """Everything that was started and not yet stopped."""
 
@@ -67,6 +80,7 @@ class Record(BaseModel):
     store: StoreEntry | None = None
     api: ApiEntry | None = None
     worker: WorkerEntry | None = None
+    gallery: GalleryEntry | None = None
     up: Process | None = None
 
     def dead(self) -> str:
@@ -75,6 +89,7 @@ class Record(BaseModel):
             "The embedded store": self.store,
             "The Prefect server": self.api,
             "The worker": self.worker,
+            "The gallery": self.gallery,
         }
         return ", ".join(name for name, entry in entries.items() if entry and not entry.runs)
 
@@ -121,3 +136,9 @@ class StateDirectory:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.services)
+
+
+def local_url(host: str, port: int) -> str:
+    """Where a browser on this machine finds what listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from flows.local import locks, prefect_api
 from flows.local.environment import Services, environment
+from flows.local.gallery import ensure_gallery, stop_gallery
 from flows.local.processes import identify, stop
-from flows.local.record import ApiEntry, StateDirectory, StoreEntry
+from flows.local.record import ApiEntry, Record, StateDirectory, StoreEntry
 from flows.local.server import STOP_SECONDS, ensure_server
 from flows.local.signals import interrupted_by_sigterm, undisturbed
 from flows.local.worker import ensure_worker, stop_worker
@@ -28,7 +29,12 @@ def silently(_: str) -> None:
 
 @contextmanager
 def services(
-    settings: AvatarSettings, *, api: bool = True, worker: bool = False, say: Say = silently
+    settings: AvatarSettings,
+    *,
+    api: bool = True,
+    worker: bool = False,
+    gallery: bool = False,
+    say: Say = silently,
 ) -> Iterator[Services]:
     """What `settings` need on this machine: found running, or started.
 
@@ -40,6 +46,7 @@ def services(
         settings: where the state directory is, and whether a store is configured.
         api: whether a Prefect API is needed.
         worker: whether a worker (and its work pool) is needed; it is stopped on exit in any case.
+        gallery: whether a gallery is needed; it is stopped on exit in any case.
         say: told, in a line each, what is started, so that a person knows why it takes seconds.
 
     Raises:
@@ -49,10 +56,10 @@ def services(
     state.prepare()
     with interrupted_by_sigterm(), locks.shared(state.in_use) as membership:
         try:
-            yield _bring_up(settings, state, api=api, worker=worker, say=say)
+            yield _bring_up(settings, state, api=api, worker=worker, gallery=gallery, say=say)
         finally:
             with undisturbed():
-                _leave(state, membership, worker=worker, say=say)
+                _leave(state, membership, own=worker or gallery, say=say)
 
 
 def find(settings: AvatarSettings) -> Services:
@@ -61,7 +68,8 @@ def find(settings: AvatarSettings) -> Services:
     record = state.read()
     local = _local(record.api) if record.api and record.api.runs else _NONE
     store = record.store.settings(settings.store) if record.store and record.store.runs else None
-    return replace(_configured(state, silently) or local, store=None if settings.store.endpoint else store)
+    found = _configured(state, silently) or local
+    return replace(found, store=None if settings.store.endpoint else store, gallery_url=_gallery_url(record))
 
 
 def revive(settings: AvatarSettings, running: Services, say: Say) -> Services:
@@ -70,13 +78,20 @@ def revive(settings: AvatarSettings, running: Services, say: Say) -> Services:
     with locks.exclusive(state.starting):
         store = _store(settings, state, say)
         api = _local(ensure_server(state, _always)) if running.started_api else running
-        running = replace(api, store=store)
-        ensure_worker(state, environment(settings, running), running.api_url, _always)
-    return running
+        found = replace(api, store=store, gallery_url="")
+        if running.gallery_url:
+            ensure_gallery(state, settings.gallery, environment(settings, found), _always)
+        found = replace(found, gallery_url=running.gallery_url and _gallery_url(state.read()))
+        ensure_worker(state, environment(settings, found), found.api_url, _always)
+    return found
+
+
+def _gallery_url(record: Record) -> str:
+    return record.gallery.url if record.gallery and record.gallery.runs else ""
 
 
 def _bring_up(
-    settings: AvatarSettings, state: StateDirectory, *, api: bool, worker: bool, say: Say
+    settings: AvatarSettings, state: StateDirectory, *, api: bool, worker: bool, gallery: bool, say: Say
 ) -> Services:
     abandoned = threading.Event()
 
@@ -88,6 +103,9 @@ def _bring_up(
             store = both.submit(_store, settings, state, say)
             found = both.submit(_api, state, say, wanted) if api else None
             running = replace(found.result() if found else _NONE, store=store.result())
+            if gallery:
+                ensure_gallery(state, settings.gallery, environment(settings, running), wanted)
+            running = replace(running, gallery_url=_gallery_url(state.read()))
             if worker:
                 ensure_worker(state, environment(settings, running), running.api_url, wanted)
         except BaseException:
@@ -141,16 +159,15 @@ def _local(entry: ApiEntry) -> Services:
     return Services(store=None, api_url=entry.api_url, ui_url=entry.ui_url, started_api=True)
 
 
-def _leave(state: StateDirectory, membership: int, *, worker: bool, say: Say) -> None:
-    """Stop the worker if we asked for it, and everything else if nobody uses it any more."""
+def _leave(state: StateDirectory, membership: int, *, own: bool, say: Say) -> None:
+    """Stop worker and gallery if we asked for them, and everything else if nobody uses it any more."""
     with locks.exclusive(state.starting):
         record = state.read()
         last = locks.becomes_exclusive(membership)
-        if record.worker and (worker or last):
-            stop_worker(record.worker)
-            state.change(worker=None)
+        if own or last:
+            _stop_own(state)
         if not last:
-            if worker:
+            if own:
                 say("Store and server go on: another command uses them, and stops them when it ends.")
             return
         if record.api:
@@ -158,6 +175,15 @@ def _leave(state: StateDirectory, membership: int, *, worker: bool, say: Say) ->
         if record.store and record.store.runs:
             embedded.stop(record.store.process.pid)
         state.change(api=None, store=None)
+
+
+def _stop_own(state: StateDirectory) -> None:
+    record = state.read()
+    if record.worker:
+        stop_worker(record.worker)
+    if record.gallery:
+        stop_gallery(record.gallery)
+    state.change(worker=None, gallery=None)
 
 
 def _always() -> bool:

@@ -42,7 +42,7 @@ def run_up(settings: AvatarSettings, *, say: Say = aloud) -> int:
             say(f"avatar up is already running: {where}")
             return 0
         try:
-            with services(settings, worker=True, say=say) as running:
+            with services(settings, worker=True, gallery=True, say=say) as running:
                 _run(settings, state, running, say)
         except KeyboardInterrupt:
             say("Stopped.")
@@ -67,6 +67,7 @@ def _run(settings: AvatarSettings, state: StateDirectory, running: Services, say
 def _announce(settings: AvatarSettings, running: Services, names: list[str], say: Say) -> None:
     store = running.applied_to(settings).store
     say(f"Prefect UI   {running.ui_url or running.api_url}")
+    say(f"Gallery      {running.gallery_url}")
     say(f"Store        {store.endpoint}, bucket {store.bucket}")
     say(f"Worker       online in pool {POOL}")
     say(f"Deployments  {', '.join(names)}")

@@ -1,11 +1,16 @@
 """Still pictures of a video, for pages and lists."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from PIL import Image
 
 from tasks.errors import VideoRejected
@@ -15,43 +20,141 @@ from tasks.media.sound import open_media
 DARK = 16
 #: A frame whose brightness varies less than this (standard deviation, 0-255) shows nothing.
 FLAT = 8
-#: Frames looked at before settling for the liveliest of them: 4 s at 25 frames per second.
-PATIENCE = 100
+#: Frames that may become the poster: 4 s at 25 frames per second. Only every fifth is looked at.
+PATIENCE, STRIDE = 100, 5
+#: A frame is inside a fade when it varies less than this share of the liveliest frame.
+FADED = 0.85
+#: A frame is as sharp as the sharpest from this share on; the first such frame is taken.
+SHARP = 0.9
+#: Side of the small grey copy that is judged, in pixels.
+JUDGED_SIDE = 128
+#: Pixels between the pictures of a contact strip, and the height of each.
+GAP, STRIP_HEIGHT = 4, 180
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A frame, and how bright (mean), lively (deviation) and sharp (difference of neighbours) it is, 0 to 255."""
+
+    frame: VideoFrame
+    brightness: float
+    variation: float
+    sharpness: float
+
+    @property
+    def tells(self) -> bool:
+        return self.brightness >= DARK and self.variation >= FLAT
 
 
 def make_poster(video: Path, target: Path, *, max_side: int = 1280) -> None:
-    """Write as JPEG the first frame that shows something, no side longer than `max_side` pixels.
+    """Write as JPEG an early frame that shows something sharply, no side longer than `max_side` pixels.
 
     Raises:
         VideoRejected: no frame could be decoded.
     """
-    image = Image.fromarray(_first_telling_frame(video).to_ndarray(format="rgb24"))
+    image = Image.fromarray(_telling_frame(video).to_ndarray(format="rgb24"))
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     image.save(target, "JPEG", quality=88, optimize=True, progressive=True)
 
 
-def _first_telling_frame(video: Path) -> VideoFrame:
-    liveliest, variation = None, -1.0
+def make_contact(video: Path, target: Path, *, frames: int = 8) -> None:
+    """Write as JPEG a strip of `frames` frames, evenly from the beginning to the end of the video.
+
+    Raises:
+        VideoRejected: it does not decode.
+    """
+    with _opened(video) as (container, stream):
+        seconds = (
+            float((stream.duration or 0) * (stream.time_base or 0)) or (container.duration or 0) / 1_000_000
+        )
+        start = float((stream.start_time or 0) * (stream.time_base or 0))
+        moments = [start + seconds * (number + 0.5) / frames for number in range(frames)]
+        images = [_small(_frame_at(container, stream, moment)) for moment in moments]
+    width = sum(image.width + GAP for image in images) - GAP
+    strip = Image.new("RGB", (width, STRIP_HEIGHT))
+    for number, image in enumerate(images):
+        strip.paste(image, (number * (image.width + GAP), 0))
+    strip.save(target, "JPEG", quality=85, optimize=True)
+
+
+def last_frame(video: Path, target: Path) -> None:
+    """Write the last frame as PNG, in full size: the portrait that a following segment goes on from.
+
+    Raises:
+        VideoRejected: it does not decode.
+    """
+    with _opened(video) as (container, stream):
+        if stream.duration:
+            container.seek(stream.duration + (stream.start_time or 0), stream=stream)
+        frame = None
+        for frame in container.decode(stream):  # noqa: B007 - the last one is wanted
+            pass
+        if frame is None:
+            raise VideoRejected(f"{video.name}: its last frame does not decode.")
+        Image.fromarray(frame.to_ndarray(format="rgb24")).save(target, "PNG")
+
+
+@contextmanager
+def _opened(video: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         with open_media(video) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                brightness = _brightness(frame)
-                if brightness.mean() >= DARK and brightness.std() >= FLAT:
-                    return frame
-                if brightness.std() > variation:
-                    liveliest, variation = frame, float(brightness.std())
-                if number >= PATIENCE:
-                    break
-    except (FFmpegError, OSError, IndexError) as error:
-        raise VideoRejected(f"{video.name} has no picture to make a poster of: {error}") from error
-    if liveliest is None:
+            stream = container.streams.best("video")
+            if not isinstance(stream, VideoStream):
+                raise VideoRejected(f"{video.name} has no picture in it.")
+            stream.thread_type = "AUTO"
+            yield container, stream
+    except (FFmpegError, OSError) as error:
+        raise VideoRejected(f"{video.name} does not decode as a video: {error}") from error
+
+
+def _frame_at(container: InputContainer, stream: VideoStream, seconds: float) -> VideoFrame:
+    """The frame on show at that moment, the last one if the video is over."""
+    container.seek(int(seconds / (stream.time_base or 1)), stream=stream)
+    frame = None
+    for following in container.decode(stream):
+        if frame is not None and (following.time or 0.0) > seconds:
+            break
+        frame = following
+    if frame is None:
+        raise VideoRejected(f"No frame decodes {seconds:.1f} s into the video.")
+    return frame
+
+
+def _small(frame: VideoFrame) -> Image.Image:
+    width = max(1, round(frame.width * STRIP_HEIGHT / frame.height))
+    return Image.fromarray(frame.to_ndarray(format="rgb24")).resize(
+        (width, STRIP_HEIGHT), Image.Resampling.LANCZOS
+    )
+
+
+def _telling_frame(video: Path) -> VideoFrame:
+    looks = _looks(video)
+    if not looks:
         raise VideoRejected(f"{video.name} has no picture to make a poster of.")
-    return liveliest
+    liveliest = max(looks, key=lambda look: look.variation)
+    clear = [look for look in looks if look.tells and look.variation >= FADED * liveliest.variation]
+    if not clear:
+        return liveliest.frame
+    sharpest = max(look.sharpness for look in clear)
+    return next(look.frame for look in clear if look.sharpness >= SHARP * sharpest)
 
 
-def _brightness(frame: VideoFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A small grey copy, which is enough to judge by."""
-    return frame.reformat(width=64, height=64, format="gray").to_ndarray().astype(np.uint8)
+def _looks(video: Path) -> list[_Look]:
+    looks = []
+    with _opened(video) as (container, stream):
+        for number, frame in enumerate(container.decode(stream)):
+            if number % STRIDE == 0:
+                looks.append(_look(frame))
+            if number >= PATIENCE:
+                break
+    return looks
+
+
+def _look(frame: VideoFrame) -> _Look:
+    small = frame.reformat(width=JUDGED_SIDE, height=JUDGED_SIDE, format="gray", interpolation="AREA")
+    grey = small.to_ndarray().astype(np.float32)
+    sharpness = float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
+    return _Look(frame, float(grey.mean()), float(grey.std()), sharpness)
 
 
 def thumbnail(image: Path | bytes, max_side: int = 320, max_bytes: int = 40_000) -> bytes:

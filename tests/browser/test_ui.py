@@ -9,6 +9,9 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tasks.models import AvatarJob
 from tests.browser.conftest import Up, screenshot
 
+#: Milliseconds the page may take to show what it should, on a busy machine.
+expect.set_options(timeout=30_000)
+
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
 #: Milliseconds: a worker's look for runs, a new Python process and a preview on a busy machine.
@@ -83,7 +86,7 @@ def test_a_job_from_the_form_is_completed(run_page: Page) -> None:
     main = run_page.get_by_role("main")
     expect(main.get_by_text("Completed", exact=True)).to_be_visible()
     expect(main.get_by_text("portrait says speech", exact=True)).to_be_visible()
-    run_page.reload()  # the server records task runs with a delay, and the page asks only once
+    run_page.reload()  # the server records task runs with a delay
     expect(main.get_by_text(re.compile("^[1-6] Task runs?$"))).to_be_visible()
     expect(run_page.get_by_role("tabpanel", name="Logs").get_by_text("INFO").first).to_be_visible()
     screenshot(run_page, "run")

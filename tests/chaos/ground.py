@@ -11,10 +11,11 @@ from pathlib import Path
 import httpx
 from minio import Minio
 
-from flows.local import environment, services
+from flows.local import Services, environment, services
 from flows.local.processes import kill
 from flows.local.record import StateDirectory
 from flows.local.server import start_server
+from tasks.errors import AvatarError
 from tasks.settings import AvatarSettings, StoreSettings
 from tests.chaos.gate import Gatehouse
 from tests.chaos.victims import Zygote
@@ -40,7 +41,7 @@ class Ground:
         self.folder, self.seed, self.mutate, self.abreast = folder, seed, mutate, abreast
         settings = AvatarSettings(_env_file=None, state_dir=folder / "services")
         self.state = StateDirectory(settings.state_dir)
-        running = stack.enter_context(services(settings))
+        running = stack.enter_context(started(settings))
         self.store: StoreSettings = running.applied_to(settings).store
         self.api_url = running.api_url
         told = environment(settings, running)
@@ -74,6 +75,17 @@ class Ground:
         entry = start_server(self.state, port, lambda: True)
         if entry.api_url != self.api_url:
             raise RuntimeError(f"the Prefect server came back at {entry.api_url}, not at {self.api_url}")
+
+
+@contextmanager
+def started(settings: AvatarSettings) -> Iterator[Services]:
+    """Store and Prefect server. Of two servers that start at once on one machine, one may lose its port: again."""
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(services(settings))
+        except AvatarError:
+            running = stack.enter_context(services(settings))
+        yield running
 
 
 def open_client(settings: StoreSettings) -> Minio:

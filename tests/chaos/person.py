@@ -1,13 +1,16 @@
 """What a person does after a crash: run it again, and settle what the command says only a person can."""
 
+import time
 from collections.abc import Collection
 
 from tests.chaos.trial import Trial
 from tests.chaos.victims import Shown
 
 #: Runs after which even a patient person gives up.
-MOST_RUNS = 12
+MOST_RUNS = 20
 UNKNOWN = 5
+#: Seconds between two runs of which the first failed.
+PAUSE = 1.0
 
 
 def recover(trial: Trial, *, final: Collection[str] = (), machine: str = "a", **how: float) -> Shown:
@@ -18,6 +21,8 @@ def recover(trial: Trial, *, final: Collection[str] = (), machine: str = "a", **
             return shown
         if shown.code == UNKNOWN:
             settle(trial, shown, machine=machine)
+        elif shown.code is not None:
+            time.sleep(PAUSE)
     return shown
 
 

@@ -1,5 +1,6 @@
 """(e) Many workers for one job, on one machine and on several, some of them dying."""
 
+import signal
 from collections.abc import Iterator
 from functools import partial
 
@@ -26,6 +27,7 @@ def cases() -> Iterator[Case]:
     yield Case(ROW, "in step at the intent", in_step)
     yield Case(ROW, "the first dies", partial(race, machines="abcd", answer=0.8, dies=True))
     yield Case(ROW, "all find a dead one", all_find_a_dead_one)
+    yield Case(ROW, "asleep between intent and request", asleep)
     yield Case(ROW, "two people settle it at once", both_settle)
 
 
@@ -62,6 +64,19 @@ def all_find_a_dead_one(trial: Trial) -> Shown:
     victims = [trial.generate(machine=machine) for machine in "abcd"]
     for victim in victims:
         trial.finish(victim)
+    return recover(trial)
+
+
+def asleep(trial: Trial) -> Shown:
+    """A machine sleeps between its intent and its request, is given up, and wakes when another has paid."""
+    rule = Rule("PUT journal-intent", "call_done")
+    trial.gated(rule)
+    sleeper = trial.start(*trial.order(), machine="a")
+    trial.gated().kill = lambda: sleeper.send(signal.SIGSTOP)
+    rule.wait()
+    recover(trial, machine="b")
+    sleeper.send(signal.SIGCONT)
+    trial.finish(sleeper)
     return recover(trial)
 
 

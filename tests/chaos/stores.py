@@ -95,6 +95,7 @@ def killed(trial: Trial, *, on: str) -> Shown:
     running = embedded.find_running(directory)
     assert running is not None
     trial.gated(rule).kill = lambda: os.kill(running.pid, signal.SIGKILL)
+    trial.sandbox.behave("submit", "pace", queue_seconds=8)  # fetches the inputs when the store is back
     victim = trial.generate()
     rule.wait()
     time.sleep(2.0)
