@@ -11,13 +11,14 @@ from prefect.runtime import flow_run
 from flows.equipment import equipment
 from tasks.assets import upload_assets
 from tasks.collection import collect_render
-from tasks.errors import RenderFailed, StoreUnavailable, SubmitRefused
+from tasks.errors import AvatarError, RenderFailed, StoreUnavailable, SubmitRefused
+from tasks.jobs.chain import continue_from, hand_on_claim
 from tasks.jobs.commit import commit_job, release_unspent
 from tasks.jobs.failover import explain, stand_in
 from tasks.jobs.plan import identify
-from tasks.jobs.publish import find_published
+from tasks.jobs.publish import accept_video, find_video, require_published
 from tasks.jobs.quote import check_price
-from tasks.models import Asset, AvatarJob, Plan, Render, Segment, Video
+from tasks.models import Asset, AvatarJob, Continuity, Plan, Render, Segment, Video, VideoState
 from tasks.polling import poll_render
 from tasks.publishing import publish_video
 from tasks.submission import submit_render
@@ -43,35 +44,57 @@ async def generate_avatar(job: AvatarJob) -> Video:
     """
     async with equipment():
         portrait, voice = await upload_assets(job)
-        if video := await published_already(job, portrait, voice):
+        if video := await made_already(job, portrait, voice):
             return video
         plan = await validate_inputs(job, portrait, voice)
         check_price(plan.quote, job, workspace().settings.budget)
         renders = await render_all(job, plan)
-        return await publish_video(plan, renders)
+        return await publish_video(plan, renders, accept=job.accept)
 
 
-async def published_already(job: AvatarJob, portrait: Asset, voice: Asset) -> Video | None:
+async def made_already(job: AvatarJob, portrait: Asset, voice: Asset) -> Video | None:
+    """The job's video if there is one; a rejected one is published on request, and never made anew by itself."""
     provider = workspace().provider(job.provider)
-    video = await find_published(workspace(), identify(job, portrait, voice, provider))
-    if video:
-        get_run_logger().info(
-            "Already published as %s on %s; nothing to pay.", video.uri, f"{video.published_at:%F}"
-        )
-    return video
+    video = await find_video(workspace(), identify(job, portrait, voice, provider))
+    if video is None:
+        return None
+    if job.accept and video.state is VideoState.REJECTED:
+        video = await accept_video(workspace(), video)
+    get_run_logger().info("Made already as %s on %s; nothing to pay.", video.uri, f"{video.published_at:%F}")
+    return require_published(video)
 
 
 async def render_all(job: AvatarJob, plan: Plan) -> list[Render]:
-    """Render every segment. All are waited for, even when one fails: each is paid for by itself."""
+    """Render every segment, at once or one after another. What is claimed and not spent is given back."""
     claimed_on = await commit_job(workspace(), plan)
-    tasks = [render_or_fail_over(job, plan, segment, claimed_on) for segment in plan.segments]
-    ended = await asyncio.gather(*tasks, return_exceptions=True)
-    failures = [each for each in ended if isinstance(each, BaseException)]
-    if failures:
+    try:
+        if plan.continuity is Continuity.CHAIN:
+            return await render_chain(job, plan, claimed_on)
+        return await render_abreast(job, plan, claimed_on)
+    except AvatarError:
         with contextlib.suppress(StoreUnavailable):  # `reconcile` gives it back then
             await release_unspent(workspace(), plan, claimed_on)
-        raise failures[0]
+        raise
+
+
+async def render_abreast(job: AvatarJob, plan: Plan, claimed_on: str | None) -> list[Render]:
+    """All are waited for, even when one fails: each is paid for by itself, and kept."""
+    tasks = [render_or_fail_over(job, plan, segment, claimed_on) for segment in plan.segments]
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for failure in ended:
+        if isinstance(failure, BaseException):
+            raise failure
     return [each for each in ended if isinstance(each, Render)]
+
+
+async def render_chain(job: AvatarJob, plan: Plan, claimed_on: str | None) -> list[Render]:
+    renders: list[Render] = []
+    for segment in plan.segments:
+        following = await continue_from(workspace(), plan, renders[-1]) if renders else plan
+        if renders:
+            await hand_on_claim(workspace(), plan, following, segment, claimed_on)
+        renders.append(await render_or_fail_over(job, following, segment, claimed_on))
+    return renders
 
 
 async def render_or_fail_over(job: AvatarJob, plan: Plan, segment: Segment, claimed_on: str | None) -> Render:

@@ -5,6 +5,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.artifacts import show_video
 from tasks.jobs.publish import publish_video as publish
+from tasks.jobs.publish import require_published
 from tasks.models import Plan, Render, Video
 from tasks.progress import Step, announce
 from tasks.results import passes_by_itself
@@ -18,9 +19,9 @@ from tasks.workspace import workspace
     retry_condition_fn=passes_by_itself,
     cache_policy=NO_CACHE,
 )
-async def publish_video(plan: Plan, renders: list[Render]) -> Video:
-    """Inspect and publish; then leave the artifacts that people look at."""
+async def publish_video(plan: Plan, renders: list[Render], *, accept: bool = False) -> Video:
+    """Assemble, inspect and publish; leave the artifacts that people look at; raise if it did not pass."""
     announce(Step("publish", "checking and publishing"))
-    video = await publish(workspace(), plan, renders)
+    video = await publish(workspace(), plan, renders, accept=accept)
     await show_video(workspace(), video)
-    return video
+    return require_published(video)

@@ -54,6 +54,8 @@ def _job(arguments: argparse.Namespace) -> AvatarJob:
             "prompt": arguments.prompt,
             "provider": arguments.provider,
             "max_cost": arguments.max_cost,
+            "continuity": arguments.continuity,
+            "accept": arguments.accept,
         }
     )
 
@@ -100,14 +102,14 @@ async def _next_take(job: AvatarJob) -> AvatarJob:
     """The lowest take that is not published: a forced take that was cut short is continued, not bought again."""
     from tasks.jobs.ingest import ingest
     from tasks.jobs.plan import identify
-    from tasks.jobs.publish import find_published
+    from tasks.jobs.publish import find_video
     from tasks.workspace import workspace
 
     await workspace().store.ensure_bucket()
     portrait = await ingest(workspace(), job.portrait, what="portrait")
     voice = await ingest(workspace(), job.voice, what="voice")
     provider = workspace().provider(job.provider)
-    while await find_published(workspace(), identify(job, portrait, voice, provider)):
+    while await find_video(workspace(), identify(job, portrait, voice, provider)):
         job = job.model_copy(update={"take": job.take + 1})
     return job
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.commands.desk import at_the_desk
 from tasks.errors import InvalidInput
-from tasks.jobs.publish import find_published
+from tasks.jobs.publish import find_video
 from tasks.models import Video
 from tasks.storage.budget import total
 from tasks.storage.journal import Record, RenderState
@@ -34,7 +34,7 @@ async def _all(workspace: Workspace) -> dict[str, Any]:
         stat for stat in await workspace.store.list("videos/") if stat.key.endswith("/manifest.json")
     ]
     newest = sorted(manifests, key=lambda stat: stat.modified, reverse=True)[:NEWEST]
-    videos = await asyncio.gather(*(find_published(workspace, stat.key.split("/")[1]) for stat in newest))
+    videos = await asyncio.gather(*(find_video(workspace, stat.key.split("/")[1]) for stat in newest))
     heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
     return {
         "published": len(manifests),
@@ -74,7 +74,7 @@ def _spend_as_text(found: dict[str, Any]) -> str:
 
 
 async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
-    if video := await find_published(workspace, wanted):
+    if video := await find_video(workspace, wanted):
         renders = [await workspace.journal.history(render.render_id) for render in video.renders]
         return {
             "video": _video(video),
@@ -88,6 +88,7 @@ async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
 def _video(video: Video) -> dict[str, Any]:
     return {
         "job_id": video.job_id,
+        "state": video.state,
         "uri": video.uri,
         "seconds": round(video.seconds, 3),
         "provider": video.provider,

@@ -1,4 +1,7 @@
-"""Check a job's video and publish it: the manifest last, so that what has a manifest is whole."""
+"""Put a job's video in place: inspected, with poster, contact strip and manifest. The manifest is written last.
+
+A video that does not pass is kept in the same place and marked `rejected`: shown with the reason, not bought again.
+"""
 
 import asyncio
 import importlib.metadata
@@ -7,15 +10,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from tasks.errors import ObjectNotFound, StoreUnavailable, VideoRejected
+from tasks.jobs.assemble import Assembled, assemble
 from tasks.jobs.ingest import hash_file
-from tasks.media.inspect import inspect_video
-from tasks.media.poster import make_poster
-from tasks.media.probe import VideoFacts
-from tasks.models import Check, Cost, Plan, Render, Video
+from tasks.jobs.timing import time_stages
+from tasks.media.poster import make_contact, make_poster
+from tasks.models import Cost, Plan, Render, Video, VideoState
 from tasks.workspace import Workspace
 
 
@@ -23,11 +27,11 @@ def video_prefix(job_id: str) -> str:
     return f"videos/{job_id}/"
 
 
-async def find_published(workspace: Workspace, job_id: str) -> Video | None:
-    """The job's published video, or None. A manifest is believed only if its video is still there.
+async def find_video(workspace: Workspace, job_id: str) -> Video | None:
+    """The job's video, published or rejected, or None. A manifest is believed only if its video is still there.
 
     Raises:
-        StoreUnavailable: the store failed; never taken for "not published".
+        StoreUnavailable: the store failed; never taken for "not there".
     """
     try:
         blob = await workspace.store.get(f"{video_prefix(job_id)}manifest.json")
@@ -42,63 +46,81 @@ async def find_published(workspace: Workspace, job_id: str) -> Video | None:
     return video if await workspace.store.exists(video.key) else None
 
 
-async def publish_video(workspace: Workspace, plan: Plan, renders: Sequence[Render]) -> Video:
-    """Inspect the result and put video, poster and manifest in place.
+async def publish_video(
+    workspace: Workspace, plan: Plan, renders: Sequence[Render], *, accept: bool = False
+) -> Video:
+    """Assemble, inspect and put in place. What fails a check is put in place too, as `rejected`.
 
-    Raises:
-        VideoRejected: a check failed. The render is kept; nothing is published.
+    Args:
+        workspace: settings, store and journal.
+        plan: the job's plan.
+        renders: its renders, in the order of the segments.
+        accept: publish it whatever the checks say.
     """
-    (render,) = renders  # one segment for now; assembling several comes with the long voices
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
-        path, poster = Path(folder) / "video.mp4", Path(folder) / "poster.jpg"
-        await workspace.store.download(render.key, path)
-        facts, checks = await asyncio.to_thread(inspect_video, path, plan.voice.seconds)
-        _require(checks, plan, render)
-        await asyncio.to_thread(make_poster, path, poster)
-        prefix = video_prefix(plan.job_id)
-        sha256 = await _put(workspace, f"{prefix}video.mp4", path, "video/mp4")
-        await _put(workspace, f"{prefix}poster.jpg", poster, "image/jpeg", overwrite=True)
+        made = await assemble(workspace, plan, renders, Path(folder))
+        keys = await _put_in_place(workspace, video_prefix(plan.job_id), made.path)
+        passed = accept or all(check.passed for check in made.checks)
         video = _describe(
-            workspace, plan, tuple(renders), checks, facts, sha256=sha256, size=path.stat().st_size
+            workspace,
+            plan,
+            renders,
+            made,
+            state=VideoState.PUBLISHED if passed else VideoState.REJECTED,
+            timings=await time_stages(workspace, renders),
+            **keys,
         )
-    manifest = video.model_dump_json(indent=2).encode()
-    await workspace.store.put(video.manifest_key, manifest, content_type="application/json")
+    await _write_manifest(workspace, video)
     return video
 
 
-def _require(checks: Sequence[Check], plan: Plan, render: Render) -> None:
-    failed = [check for check in checks if not check.passed]
-    if not failed:
-        return
+async def accept_video(workspace: Workspace, video: Video) -> Video:
+    """Publish a rejected video on a person's word. Buys nothing."""
+    note = f"accepted by a person at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC although checks failed"
+    accepted = video.model_copy(update={"state": VideoState.PUBLISHED, "notes": (*video.notes, note)})
+    await _write_manifest(workspace, accepted)
+    return accepted
+
+
+def require_published(video: Video) -> Video:
+    """The video, or `VideoRejected` with what is wrong, what it cost and where it is kept."""
+    if video.state is VideoState.PUBLISHED:
+        return video
+    failed = [check for check in video.checks if not check.passed]
     reasons = "; ".join(f"{check.name} is {check.value}, should be {check.bound}" for check in failed)
     raise VideoRejected(
-        f"The video of job {plan.job_id} did not pass its checks: {reasons}. It is kept as {render.key}, was not "
-        f"published, and is not bought again by itself. ${render.billed:.2f} was charged for it.",
-        provider=render.provider,
-        render_id=render.render_id,
-        request_id=render.request_id,
-        cost_at_risk=render.billed,
-        hint="Look at the file; another take buys it anew.",
+        f"The video of job {video.job_id} did not pass its checks: {reasons}. It is kept as {video.uri}, is not "
+        f"published, and is not bought again by itself. ${video.cost.billed:.2f} was charged for it.",
+        provider=video.provider,
+        render_id=video.renders[0].render_id,
+        request_id=video.renders[0].request_id,
+        cost_at_risk=video.cost.billed,
+        hint="Look at it; --accept (or the job's `accept`) publishes it anyway, another take buys it anew.",
     )
 
 
-async def _put(
-    workspace: Workspace, key: str, path: Path, content_type: str, *, overwrite: bool = False
-) -> str:
+async def _put_in_place(workspace: Workspace, prefix: str, path: Path) -> dict[str, Any]:
+    poster, contact = path.with_suffix(".jpg"), path.with_suffix(".contact.jpg")
+    await asyncio.to_thread(make_poster, path, poster)
+    await asyncio.to_thread(make_contact, path, contact)
     sha256 = await asyncio.to_thread(hash_file, path)
-    await workspace.store.put_file(key, path, content_type=content_type, sha256=sha256, overwrite=overwrite)
-    return sha256
+    store = workspace.store
+    await store.put_file(f"{prefix}video.mp4", path, content_type="video/mp4", sha256=sha256)
+    for name, picture in (("poster.jpg", poster), ("contact.jpg", contact)):
+        digest = await asyncio.to_thread(hash_file, picture)
+        await store.put_file(
+            f"{prefix}{name}", picture, content_type="image/jpeg", sha256=digest, overwrite=True
+        )
+    return {"sha256": sha256, "size": path.stat().st_size}
+
+
+async def _write_manifest(workspace: Workspace, video: Video) -> None:
+    manifest = video.model_dump_json(indent=2).encode()
+    await workspace.store.put(video.manifest_key, manifest, content_type="application/json")
 
 
 def _describe(
-    workspace: Workspace,
-    plan: Plan,
-    renders: tuple[Render, ...],
-    checks: tuple[Check, ...],
-    facts: VideoFacts,
-    *,
-    sha256: str,
-    size: int,
+    workspace: Workspace, plan: Plan, renders: Sequence[Render], made: Assembled, **more: Any
 ) -> Video:
     prefix = video_prefix(plan.job_id)
     return Video(
@@ -108,19 +130,22 @@ def _describe(
         uri=f"s3://{workspace.store.bucket}/{prefix}video.mp4",
         key=f"{prefix}video.mp4",
         poster_key=f"{prefix}poster.jpg",
+        contact_key=f"{prefix}contact.jpg",
         manifest_key=f"{prefix}manifest.json",
-        sha256=sha256,
-        size=size,
-        seconds=facts.seconds,
-        width=facts.width,
-        height=facts.height,
+        seconds=made.facts.seconds,
+        width=made.facts.width,
+        height=made.facts.height,
         cost=Cost(quoted=plan.quote.amount, billed=sum((render.billed for render in renders), Decimal(0))),
-        renders=renders,
-        checks=checks,
+        segments=plan.segments,
+        renders=tuple(renders),
+        checks=made.checks,
+        notes=made.notes,
         portrait=plan.portrait,
         voice=plan.voice,
         prompt=plan.prompt,
         take=plan.take,
+        continuity=plan.continuity,
         published_at=datetime.now(UTC),
         versions={name: importlib.metadata.version(name) for name in ("avatar-flows", "av", "prefect")},
+        **more,
     )

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from tasks.errors import AvatarError, ObjectNotFound
 from tasks.jobs.commit import load_plan
-from tasks.jobs.publish import find_published, publish_video
+from tasks.jobs.publish import find_video, publish_video
 from tasks.models import Plan, RemoteState, Render, Submission
 from tasks.renders.collect import collect_render
 from tasks.renders.submit import current, order_for
@@ -116,7 +116,7 @@ async def _plan_of(workspace: Workspace, record: Record) -> Plan | None:
 async def _publish_if_whole(workspace: Workspace, plan: Plan, last: Render) -> bool:
     """Publish the job if all its renders are in the store. False: some are missing, or it is published."""
     renders = [last] if len(plan.segments) == 1 else await _collected(workspace, plan)
-    if len(renders) < len(plan.segments) or await find_published(workspace, plan.job_id):
+    if len(renders) < len(plan.segments) or await find_video(workspace, plan.job_id):
         return False
     await publish_video(workspace, plan, renders)
     return True
@@ -147,6 +147,8 @@ async def _is_leaked(workspace: Workspace, claim: Claim) -> bool:
     if head is None:
         stat = await workspace.store.exists(claim.key)
         return stat is not None and stat.age is not None and stat.age > LEAKED_AFTER
+    if head.state is RenderState.COLLECTED:
+        return head.entry.claimed_on != claim.day  # bought under another day's claim, for another job
     unpaid = head.state in _AT_REST and not (
         head.state is RenderState.FAILED
         and (head.entry.failure is None or head.entry.failure.billed is not False)

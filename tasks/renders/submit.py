@@ -96,14 +96,7 @@ async def submit_render(
             return record
         if inputs is None:
             inputs = await _prepare(workspace, order)
-        intent = await workspace.journal.begin(
-            record,
-            render_id=order.render_id,
-            job_id=plan.job_id,
-            provider=plan.provider,
-            quoted=order.quoted,
-            claimed_on=claimed_on,
-        )
+        intent = await _begin(workspace, order, record, claimed_on)
         if intent is None:
             continue  # another run was first; look at what it wrote
         try:
@@ -115,6 +108,34 @@ async def submit_render(
             log.warning("%s Trying again in %.0f s.", error, wait)
             await asyncio.sleep(wait)
     raise StoreUnavailable(f"Render {order.render_id} is contended: other runs keep taking its turn.")
+
+
+async def _begin(
+    workspace: Workspace, order: Order, after: Record | None, claimed_on: str | None
+) -> Record | None:
+    """A fresh intent of ours. None: somebody else was first, or has taken over.
+
+    A machine that slept after its intent was written may have been given up, and its render paid for by another.
+    """
+    begun = time.monotonic(), time.time()
+    intent = await workspace.journal.begin(
+        after,
+        render_id=order.render_id,
+        job_id=order.plan.job_id,
+        provider=order.plan.provider,
+        quoted=order.quoted,
+        claimed_on=claimed_on,
+    )
+    for _ in range(MAX_ATTEMPTS):
+        # The wall clock goes on while a machine sleeps; the other one cannot be set back.
+        passed = max(time.monotonic() - begun[0], time.time() - begun[1])
+        if intent is None or passed < workspace.journal.lease_seconds / 4:
+            return intent
+        begun = time.monotonic(), time.time()
+        intent = await workspace.journal.append(intent, RenderState.INTENT)
+    raise StoreUnavailable(
+        f"The store is too slow to hold the turn of render {order.render_id}. Nothing was sent."
+    )
 
 
 async def _prepare(workspace: Workspace, order: Order) -> RenderInputs:
@@ -216,6 +237,7 @@ async def _send(workspace: Workspace, order: Order, inputs: RenderInputs, intent
         raise
     receipts.keep(workspace.settings.state_dir, submission)
     record = await _write_receipt(holding, submission)
+    _compare(record, submission)
     receipts.drop(workspace.settings.state_dir, submission.render_id)
     return record
 
@@ -253,6 +275,16 @@ async def _write_receipt(holding: "_Holding", submission: Submission) -> Record:
                 ) from error
         await asyncio.sleep(pause)
         pause = min(pause * 2, 15.0)
+
+
+def _compare(record: Record, submission: Submission) -> None:
+    """Say so if the journal holds another request than ours: both may be charged, and only one is followed."""
+    kept = record.entry.submission
+    if kept is None or kept.request_id != submission.request_id:
+        log.error(
+            "Render %s was accepted by %s as request %s, but the journal follows %s: both may be charged.",
+            submission.render_id, submission.provider, submission.request_id, kept and kept.request_id,
+        )  # fmt: skip
 
 
 class _Holding:

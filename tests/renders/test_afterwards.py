@@ -15,7 +15,7 @@ from tasks.errors import (
     StillRendering,
 )
 from tasks.jobs.commit import commit_job, release_unspent
-from tasks.jobs.publish import find_published
+from tasks.jobs.publish import find_video
 from tasks.models import CancelOutcome, RemoteState, Snapshot
 from tasks.renders import receipts
 from tasks.renders.cancel import cancel_render
@@ -133,7 +133,7 @@ async def test_an_orphan_is_finished_by_reconcile(make_workspace, plan, footage)
     other = make_workspace(late := Scripted(video=footage))
     found = await reconcile_renders(other, idle_seconds=0)
     assert found.published == [plan.job_id]
-    video = await find_published(other, plan.job_id)
+    video = await find_video(other, plan.job_id)
     assert (await other.store.stat(video.key)).sha256 == video.sha256
     assert late.seen == []
 
