@@ -33,10 +33,13 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *BENCHES], help=", ".join(BENCHES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--full", action="store_true", help="renders of 5 minutes instead of a projection")
     parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE", help="where the numbers are kept")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(BENCHES):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; one of {', '.join(BENCHES)}")
+    return arguments
 
 
 def _print(rows: list[Row], facts: dict[str, object]) -> None:

@@ -62,7 +62,7 @@ class Up:
         return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """Everything on one machine: store, Prefect server, deployments, worker."""
     running = Up(tmp_path_factory.mktemp("up"))
@@ -70,8 +70,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Chromium, closed before another module's tests: Playwright keeps an event loop running in this thread."""
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}; install Debian's chromium to run the browser tests")
     with sync_playwright() as playwright:

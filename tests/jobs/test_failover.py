@@ -9,7 +9,7 @@ from tasks.jobs.failover import stand_in
 from tasks.models import AvatarJob, ProviderName
 from tasks.providers.base import Limits
 from tasks.renders.submit import order_for, submit_render
-from tests.renders.conftest import make_workspace, plan  # noqa: F401 - fixtures
+from tests.renders.conftest import inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.renders.scripted import Scripted
 
 JOB = AvatarJob(portrait="p", voice="v")

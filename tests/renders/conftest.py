@@ -1,24 +1,46 @@
 import hashlib
+from pathlib import Path
 
 import pytest
 
 from tasks.models import Asset, Plan
 from tasks.workspace import Workspace
 from tests.renders.scripted import Scripted, make_plan
+from tests.sandbox import samples
+from tests.sandbox.renderer import Look, render
+
+SECONDS = 8.0
 
 
-def asset(name: str, extension: str) -> Asset:
-    sha256 = hashlib.sha256(name.encode()).hexdigest()
-    return Asset(key=f"assets/{sha256}.{extension}", sha256=sha256, size=len(name), content_type="application/octet-stream")
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Path:
+    """A folder with a portrait and a voice of eight seconds."""
+    folder = tmp_path_factory.mktemp("inputs")
+    samples.make_inputs(folder)
+    samples.write_voice(folder / "eight.wav", SECONDS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def footage(inputs) -> Path:
+    """Those eight seconds as a talking picture, as a provider would return it."""
+    target = inputs / "footage.mp4"
+    voice = (inputs / "eight.wav").read_bytes()
+    render((inputs / "portrait.png").read_bytes(), voice, target, Look(320, 25, 0.04))
+    return target
 
 
 @pytest.fixture
-async def plan(store) -> Plan:
+async def plan(store, inputs) -> Plan:
     """A plan whose assets are in the store."""
-    assets = [asset("portrait", "png"), asset("voice", "mp3")]
-    for each, data in zip(assets, (b"portrait", b"voice"), strict=True):
-        await store.put(each.key, data, content_type=each.content_type, metadata={"sha256": each.sha256})
-    return make_plan(*assets)
+    assets = []
+    for name in ("portrait.png", "eight.wav"):
+        data = (inputs / name).read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = f"assets/{sha256}.{name.rsplit('.', 1)[-1]}"
+        assets.append(Asset(key=key, sha256=sha256, size=len(data), content_type="application/octet-stream"))
+        await store.put(key, data, content_type="application/octet-stream", metadata={"sha256": sha256})
+    return make_plan(*assets, seconds=SECONDS)
 
 
 @pytest.fixture

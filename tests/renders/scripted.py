@@ -33,7 +33,9 @@ class Scripted(Provider):
     model = KLING_AVATAR
     capabilities = Capabilities(paid=True)
 
-    def __init__(self, *answers: Answer, looks: list[Snapshot] | None = None, video: Path | None = None) -> None:
+    def __init__(
+        self, *answers: Answer, looks: list[Snapshot] | None = None, video: Path | None = None
+    ) -> None:
         self.price_per_second = Decimal("0.115")
         self.limits = Limits()
         self.answers = list(answers)
@@ -53,7 +55,10 @@ class Scripted(Provider):
         if callable(answer):
             answer = await answer()
         return Submission(
-            render_id=inputs.render_id, provider=self.name, request_id=str(answer), submitted_at=datetime.now(UTC)
+            render_id=inputs.render_id,
+            provider=self.name,
+            request_id=str(answer),
+            submitted_at=datetime.now(UTC),
         )
 
     async def poll(self, submission: Submission) -> Snapshot:

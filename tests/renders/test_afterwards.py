@@ -2,7 +2,6 @@
 
 import shutil
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
@@ -26,23 +25,6 @@ from tasks.renders.resolve import attach_request, declare_not_charged
 from tasks.renders.submit import order_for, submit_render
 from tasks.storage.budget import total
 from tests.renders.scripted import Scripted
-
-SECONDS = 8.0
-
-
-@pytest.fixture(scope="session")
-def footage(tmp_path_factory) -> Path:
-    """Eight seconds of a talking picture, as a provider would return it."""
-    from tests.sandbox import samples
-    from tests.sandbox.renderer import Look, render
-
-    folder = tmp_path_factory.mktemp("footage")
-    samples.make_inputs(folder)
-    samples.write_voice(folder / "eight.wav", SECONDS)
-    portrait = next(folder.glob("*.png")).read_bytes()
-    target = folder / "footage.mp4"
-    render(portrait, (folder / "eight.wav").read_bytes(), target, Look(320, 25, 0.04))
-    return target
 
 
 async def bought(workspace, plan):
@@ -208,7 +190,10 @@ async def test_a_receipt_on_this_machine_settles_a_crash(make_workspace, plan):
     from tasks.models import Submission
 
     receipt = Submission(
-        render_id=order.render_id, provider=plan.provider, request_id="req-disk", submitted_at=datetime.now(UTC)
+        render_id=order.render_id,
+        provider=plan.provider,
+        request_id="req-disk",
+        submitted_at=datetime.now(UTC),
     )
     receipts.keep(workspace.settings.state_dir, receipt)
     record = await submit_render(make_workspace(late := Scripted()), plan, plan.segments[0])

@@ -76,7 +76,9 @@ async def test_a_lost_answer_is_never_sent_again(make_workspace, plan):
 
 async def test_a_refusal_is_recorded_and_a_later_run_may_ask_again(make_workspace, plan):
     """A refused request was not charged, so a corrected key or balance lets the next run through."""
-    workspace = make_workspace(Scripted(SubmitRefused("no balance", kind="payment_required", status=402), "req-1"))
+    workspace = make_workspace(
+        Scripted(SubmitRefused("no balance", kind="payment_required", status=402), "req-1")
+    )
     with pytest.raises(SubmitRefused):
         await submit_render(workspace, plan, plan.segments[0])
     record = await submit_render(workspace, plan, plan.segments[0])
@@ -132,7 +134,9 @@ async def test_a_holder_declared_dead_still_brings_its_receipt(make_workspace, p
 
     async def declared_dead_meanwhile() -> str:
         head = await workspace.journal.head(order.render_id)
-        await workspace.journal.append(head, RenderState.UNKNOWN, failure=Failure(kind="holder_gone", message="late"))
+        await workspace.journal.append(
+            head, RenderState.UNKNOWN, failure=Failure(kind="holder_gone", message="late")
+        )
         return "req-late"
 
     workspace.provider(plan.provider).answers.append(declared_dead_meanwhile)
@@ -142,11 +146,15 @@ async def test_a_holder_declared_dead_still_brings_its_receipt(make_workspace, p
 
 
 @pytest.mark.parametrize(("billed", "sent"), [(False, 2), (None, 1), (True, 1)])
-async def test_a_failed_render_is_asked_for_again_only_if_it_was_not_charged(make_workspace, plan, billed, sent):
+async def test_a_failed_render_is_asked_for_again_only_if_it_was_not_charged(
+    make_workspace, plan, billed, sent
+):
     """A failure that may have been charged needs a person; one that surely was not may be tried by the next run."""
     workspace = make_workspace(provider := Scripted("req-1", "req-2"))
     record = await submit_render(workspace, plan, plan.segments[0])
-    await workspace.journal.append(record, RenderState.FAILED, failure=Failure(kind="x", message="m", billed=billed))
+    await workspace.journal.append(
+        record, RenderState.FAILED, failure=Failure(kind="x", message="m", billed=billed)
+    )
     if billed is False:
         await submit_render(workspace, plan, plan.segments[0])
     else:
