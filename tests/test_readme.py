@@ -17,6 +17,7 @@ from flows.local import find
 from flows.local.record import StateDirectory
 from tasks.media.probe import probe_video
 from tasks.settings import AvatarSettings
+from tests.browser.conftest import until_ready
 from tests.sandbox.fixtures import sandbox, sandbox_process  # noqa: F401 - fixtures
 from tests.sandbox.running import Sandbox
 
@@ -46,8 +47,7 @@ class Machine:
         (folder / "examples").symlink_to(ROOT / "examples")
         self.state_dir = folder / "state"
         self.up = self.start("avatar up", stdout=subprocess.PIPE, text=True)
-        assert self.up.stdout
-        self.said = "".join(iter(self.up.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
+        self.said = until_ready(self.up)
 
     def start(self, command: str, **options: object) -> "subprocess.Popen[str]":
         program, *arguments = shlex.split(command)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,45 +50,60 @@ class _Export:
     def __init__(self, workspace: Workspace, folder: Path) -> None:
         self.workspace, self.folder, self.pages = workspace, folder, Pages()
         self.done, self.kept, self.gate = Exported(), set[str](), asyncio.Semaphore(COPIES)
+        self.videos: list[Video] = []
 
     async def run(self) -> Exported:
         cards = await Catalogue(self.workspace.store).cards()
+        await together(self._read(card) for card in cards if card.state != UNREADABLE)
+        # A portrait or a voice may belong to many videos, and is copied once.
+        await together(
+            self._copy(key) for key in {key for video in self.videos for key in exported_keys(video)}
+        )
         for name in STATIC_FILES:
             await self._write(Path("static") / name, (STATIC / name).read_bytes())
-        await together(self._video(card) for card in cards if card.state != UNREADABLE)
-        links = Links(folder=True, kept=frozenset(self.kept))
-        for number in range(1, shelve(cards, Wanted()).pages + 1):
-            html = self.pages.index(shelve(cards, Wanted(page=number)), links)
-            await self._write(Path(page_file(number)), html.encode())
+        await together(self._player(video) for video in self.videos)
+        await self._index(cards)
         self.done.videos = len(cards)
         self.done.missing.sort()
         return self.done
 
-    async def _video(self, card: Card) -> None:
+    async def _read(self, card: Card) -> None:
         async with self.gate:
-            video = await read_video(self.workspace.store, card.job_id)
-            for key in exported_keys(video):
-                await self._copy(key)
+            self.videos.append(await read_video(self.workspace.store, card.job_id))
+
+    async def _player(self, video: Video) -> None:
+        async with self.gate:
             stories = await tell_stories(self.workspace.journal, video.renders)
-        links = Links(root="../", folder=True, kept=frozenset(self.kept))
-        html = self.pages.player(video, stories, links)
-        await self._write(Path("videos") / f"{card.job_id}.html", html.encode())
+        html = self.pages.player(video, stories, self._links("../"))
+        await self._write(Path("videos") / f"{video.job_id}.html", html.encode())
+
+    async def _index(self, cards: Sequence[Card]) -> None:
+        for number in range(1, shelve(cards, Wanted()).pages + 1):
+            html = self.pages.index(shelve(cards, Wanted(page=number)), self._links(""))
+            await self._write(Path(page_file(number)), html.encode())
+
+    def _links(self, root: str) -> Links:
+        return Links(root, folder=True, kept=frozenset(self.kept))
 
     async def _copy(self, key: str) -> None:
-        """Fetch an object unless the folder has it: same size, same time."""
         try:
-            stat = await self.workspace.store.stat(check_key(served_key(key)))
-            path, at = self.folder / "media" / key, stat.modified.timestamp()
-            if _matches(path, stat.size, at):
-                self.done.unchanged += 1
-            else:
-                await self.workspace.store.download(key, path)
-                os.utime(path, (at, at))
-                self.done.copied += 1
+            async with self.gate:
+                await self._fetch(check_key(served_key(key)))
         except (InvalidInput, ObjectNotFound):
             self.done.missing.append(key)
         else:
             self.kept.add(key)
+
+    async def _fetch(self, key: str) -> None:
+        """Bring an object unless the folder has it: same size, same time."""
+        stat = await self.workspace.store.stat(key)
+        path, at = self.folder / "media" / key, stat.modified.timestamp()
+        if _matches(path, stat.size, at):
+            self.done.unchanged += 1
+            return
+        await self.workspace.store.download(key, path)
+        os.utime(path, (at, at))
+        self.done.copied += 1
 
     async def _write(self, name: Path, data: bytes) -> None:
         await asyncio.to_thread(_write_changed, self.folder / name, data)
@@ -97,7 +112,7 @@ class _Export:
 def exported_keys(video: Video) -> Iterable[str]:
     """What a player's page shows. The renders as the provider made them stay in the store."""
     keys = [video.key, video.poster_key, video.portrait.asset.key, video.voice.source.key]
-    return dict.fromkeys([*keys, video.contact_key] if video.contact_key else keys)
+    return [*keys, video.contact_key] if video.contact_key else keys
 
 
 def _claim(folder: Path) -> None:
@@ -108,7 +123,8 @@ def _claim(folder: Path) -> None:
             hint="Name a new folder, or one that was exported to before.",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    if not mark.exists():
+        mark.touch()
 
 
 def _matches(path: Path, size: int, at: float) -> bool:

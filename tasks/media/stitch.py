@@ -58,7 +58,7 @@ def stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
 
     Every part begins exactly at its start, so nothing adds up over many. What a part has too much is left out from
     the first packet on that would show after its end (with B-frames, a few frames earlier); what it lacks is filled
-    by holding its last frame. A picture is encoded again only if it cannot share a track with most of the others.
+    by holding its last frame. The last part keeps those frames, and may end up to a group of them after the voice. A picture is encoded again only if it cannot share a track with most of the others.
     The result is an MP4 whose index comes first, with one H.264 track and one of AAC. The sound of the parts is
     not used.
 
@@ -71,11 +71,13 @@ def stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         tracks, sets, notes = _shared(parts, [scan_track(part.path) for part in parts], Path(folder))
         reencoded = bool(notes)
-        placed = [_place(part, track) for part, track in zip(parts, tracks, strict=True)]
+        placed = [
+            _place(part, track, last=part is parts[-1]) for part, track in zip(parts, tracks, strict=True)
+        ]
         trims = tuple(
             float(track.seconds - (part.end - part.start)) for part, track in zip(parts, tracks, strict=True)
         )
-        _write(tracks, _timetable(placed, _ticks(parts[-1].end)), voice, target, sets)
+        _write(tracks, _timetable(placed, _end(placed[-1], parts[-1], tracks[-1])), voice, target, sets)
     notes += [_held(number, trim) for number, trim in enumerate(trims, 1) if trim < -1 / 25]
     return Stitched(reencoded, tuple(notes), trims)
 
@@ -132,23 +134,26 @@ def _ticks(seconds: Fraction) -> int:
     return round(seconds * TICKS)
 
 
-def _place(part: Part, track: Track) -> list[int]:
+def _place(part: Part, track: Track, *, last: bool) -> list[int]:
     """When the packets of a part are shown in the whole, in ticks; those left out are missing at the end.
 
     Packets need only what comes before them in the file, so that leaving out from one on keeps the rest decodable.
+    After the last part nothing follows: with B-frames, a few frames too many are better there than too few.
     """
-    end, shown = _ticks(part.end), []
-    for time in track.times:
-        at = _ticks(part.start + time)
-        if at >= end:
-            break
-        shown.append(at)
-    if not shown:
-        raise VideoRejected(
-            f"{track.path.name} has no picture in the {float(part.end - part.start):.2f} s it is for."
-        )
+    end, shown = _ticks(part.end), [_ticks(part.start + time) for time in track.times]
+    late = [at >= end for at in shown]
+    kept = len(late) - late[::-1].index(False) if last and False in late else [*late, True].index(True)
+    if not kept:
+        raise VideoRejected(f"{track.path.name} has no picture where its part of the voice is.")
+    shown = shown[:kept]
     shown[shown.index(min(shown))] = _ticks(part.start)
     return shown
+
+
+def _end(shown: list[int], part: Part, track: Track) -> int:
+    """When the whole ends: with the voice, or with a frame that had to be kept beyond it."""
+    end, last = _ticks(part.end), max(shown)
+    return end if last < end else last + _ticks(1 / track.rate)
 
 
 @dataclass(frozen=True)

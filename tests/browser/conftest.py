@@ -28,6 +28,16 @@ SWITCHES = [
 SCREENSHOTS = ROOT / "out" / "screenshots"
 
 
+def until_ready(process: "subprocess.Popen[str]") -> str:
+    """What `avatar up` says until it is ready; it fails the test if it ends instead."""
+    said = []
+    for line in process.stdout or ():
+        said.append(line)
+        if line.startswith("Everything runs."):
+            return "".join(said)
+    raise RuntimeError(f"`avatar up` ended with exit {process.wait()}; it said: {said}")
+
+
 class Up:
     """A running `avatar up`, stopped as a supervisor would: by SIGTERM."""
 
@@ -37,8 +47,7 @@ class Up:
         environment = os.environ | {"AVATAR_STATE_DIR": str(state_dir), "PWD": str(ROOT)}
         command = [sys.executable, "-m", "flows", "up"]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout
-        self.said = "".join(iter(self.process.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
+        self.said = until_ready(self.process)
         self.ui_url = find(AvatarSettings(_env_file=None, state_dir=state_dir)).ui_url
 
     def stop(self) -> int:

@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--match", default="", help="only cases whose name holds this")
     parser.add_argument("--mutate", choices=MUTATIONS, default="", help="a defect that must be noticed")
-    parser.add_argument("--abreast", type=int, default=2, help="trials at a time")
+    parser.add_argument("--abreast", type=int, default=3, help="trials at a time")
     return parser.parse_args()
 
 

@@ -44,6 +44,7 @@ class Ground:
         running = stack.enter_context(started(settings))
         self.store: StoreSettings = running.applied_to(settings).store
         self.api_url = running.api_url
+        stack.callback(self.kill_prefect)  # nobody needs what it would take a quarter of a minute to put away
         told = environment(settings, running)
         self.environment = clean_environment() | told | {"PREFECT_LOGGING_LEVEL": "WARNING"}
         self.sandboxes: queue.Queue[Sandbox] = queue.Queue()
@@ -65,9 +66,8 @@ class Ground:
 
     def kill_prefect(self) -> None:
         """SIGKILL to the Prefect server, as the out-of-memory killer does it."""
-        entry = self.state.read().api
-        assert entry is not None
-        kill(entry.process)
+        if entry := self.state.read().api:
+            kill(entry.process)
 
     def restart_prefect(self) -> None:
         """Start it again, on its old port and data."""
@@ -102,7 +102,7 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextmanager
-def staged(*, seed: int, mutate: str = "", abreast: int = 2) -> Iterator[Ground]:
+def staged(*, seed: int, mutate: str = "", abreast: int = 3) -> Iterator[Ground]:
     """A ground, and a calm run on it, so that nothing is done for the first time in a trial."""
     folder = Path(tempfile.mkdtemp(prefix="avatar-chaos-"))
     try:

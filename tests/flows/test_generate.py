@@ -36,7 +36,7 @@ async def test_a_preview_is_published(produce: Produce, store: Store, tmp_path: 
     """Video, poster and manifest are in the store, the manifest last; the video is as long as the voice."""
     run = await produce(JOB)
     stored = {stat.key: stat for stat in await store.list(f"videos/{run.video.job_id}/")}
-    assert set(stored) == {run.video.key, run.video.poster_key, run.video.manifest_key}
+    assert set(stored) == {run.video.key, run.video.poster_key, run.video.contact_key, run.video.manifest_key}
     assert stored[run.video.manifest_key].modified == max(stat.modified for stat in stored.values())
     manifest = (await store.get(run.video.manifest_key)).data
     assert Video.model_validate_json(manifest) == run.video
@@ -53,7 +53,7 @@ async def test_a_published_job_is_not_rendered_again(produce: Produce, store: St
     second = await produce(JOB)
     assert second.video == first.video
     assert await keys(store, "journal/") == journal
-    assert any("Already published" in line for line in second.logs("Already published"))
+    assert any("Made already" in line for line in second.logs("Made already"))
     assert [row["name"] for row in second.task_runs(1)] == ["upload portrait and voice"]
 
 

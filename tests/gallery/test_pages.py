@@ -38,7 +38,7 @@ async def test_the_newest_video_comes_first(store, gallery):
     ("query", "found"),
     [
         ({"q": "NUMBER req-2"}, [2]),
-        ({"q": "hello 3"}, [3]),
+        ({"q": "hello  req-3 "}, [3]),
         ({"q": f"{1:032x}"}, [1]),
         ({"q": "req-3"}, [3]),
         ({"q": "preview"}, [3]),

@@ -150,7 +150,7 @@ def test_an_edit_at_the_end_changes_the_last_two_segments_at_most(tmp_path, seed
 
 @pytest.mark.parametrize("seed", range(4))
 def test_cuts_fall_into_step_after_an_insertion(tmp_path, seed):
-    """A sentence more at the beginning changes three segments of a minute at most; the others only move."""
+    """A sentence more at the beginning: from the third cut on they are in the same pauses, but for one in ten."""
     order = shuffled(100, seed)
     extra = sentences()[(seed + 3) % len(sentences())].size
     before = cut(tmp_path, speech(order), Limits())
@@ -158,8 +158,8 @@ def test_cuts_fall_into_step_after_an_insertion(tmp_path, seed):
         piece.end - extra for piece in cut(tmp_path, speech([*order[:2], seed + 3, *order[2:]]), Limits())
     ]
     alike = [min(abs(piece.end - end) for end in moved) <= FRAME for piece in before]
-    assert len(before) >= 6
-    assert all(alike[3:])
+    assert len(before) >= 8
+    assert alike[2:].count(False) <= len(before) // 8
 
 
 def test_any_format_is_cut(tmp_path):
