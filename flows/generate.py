@@ -21,6 +21,7 @@ from tasks.jobs.quote import check_price
 from tasks.models import Asset, AvatarJob, Continuity, Plan, Render, Segment, Video, VideoState
 from tasks.polling import poll_render
 from tasks.publishing import publish_video
+from tasks.results import cached
 from tasks.submission import submit_render
 from tasks.voice import validate_inputs
 from tasks.workspace import workspace
@@ -33,7 +34,7 @@ def _run_name() -> str:
     return f"{PurePosixPath(job.portrait).stem} says {PurePosixPath(job.voice).stem}"
 
 
-@flow(name="generate-avatar", flow_run_name=_run_name, retries=0)
+@flow(name="generate-avatar", flow_run_name=_run_name, retries=0, persist_result=False)
 async def generate_avatar(job: AvatarJob) -> Video:
     """Turn a portrait and a voice track into a checked, published talking video.
 
@@ -46,7 +47,7 @@ async def generate_avatar(job: AvatarJob) -> Video:
         portrait, voice = await upload_assets(job)
         if video := await made_already(job, portrait, voice):
             return video
-        plan = await validate_inputs(job, portrait, voice)
+        plan = await cached(validate_inputs)(job, portrait, voice)
         check_price(plan.quote, job, workspace().settings.budget)
         renders = await render_all(job, plan)
         return await publish_video(plan, renders, accept=job.accept)
@@ -110,5 +111,5 @@ async def render_or_fail_over(job: AvatarJob, plan: Plan, segment: Segment, clai
 
 async def render_segment(plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
     submission = await submit_render(plan, segment, claimed_on)
-    await poll_render(submission)
+    await cached(poll_render)(submission)
     return await collect_render(submission)

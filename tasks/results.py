@@ -6,18 +6,21 @@ makes harmless.
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import ObjectNotFound as BlockNotFound
 from prefect.filesystems import WritableFileSystem
+from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
 
 from tasks.errors import Transient
 from tasks.settings import AvatarSettings
 from tasks.storage.store import Store
 from tasks.workspace import workspace
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BLOCK_NAME = "results"
 #: How decorators name the storage; resolved when a task runs.
@@ -67,30 +70,26 @@ def _outside_the_loop(use: Any) -> Any:
         return pool.submit(lambda: asyncio.run(run())).result()
 
 
-_registered: set[str] = set()
+_saved: dict[str, AvatarStore] = {}
 
 
 async def register_result_storage() -> None:
     """Make sure the Prefect server knows the storage block, once per process and server."""
-    from prefect.settings import PREFECT_API_URL
-
     url = str(PREFECT_API_URL.value())
-    if url in _registered:
+    if url in _saved:
         return
     try:
-        await AvatarStore.aload(BLOCK_NAME)
+        _saved[url] = await AvatarStore.aload(BLOCK_NAME)
     except (BlockNotFound, ValueError):
-        await AvatarStore().asave(BLOCK_NAME, overwrite=True)
-    _registered.add(url)
+        block = AvatarStore()
+        await block.asave(BLOCK_NAME, overwrite=True)
+        _saved[url] = block
 
 
-def content_key(*names: str) -> CacheKeyFnPolicy:
-    """A cache policy whose key is the `cache_key` of the named parameters: content, never code or run ids."""
-
-    def key(_: Any, parameters: dict[str, Any]) -> str:
-        return "/".join(str(getattr(parameters[name], "cache_key", parameters[name])) for name in names)
-
-    return CacheKeyFnPolicy(cache_key_fn=key)
+def cached(step: Task[P, R]) -> Task[P, R]:
+    """A task with the registered storage at hand: by its name alone Prefect would ask the server at every run."""
+    block = _saved.get(str(PREFECT_API_URL.value()))
+    return step.with_options(result_storage=block) if block is not None else step
 
 
 async def passes_by_itself(_task: Task[Any, Any], _run: TaskRun, state: State) -> bool:

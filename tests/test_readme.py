@@ -17,9 +17,9 @@ from flows.local import find
 from flows.local.record import StateDirectory
 from tasks.media.probe import probe_video
 from tasks.settings import AvatarSettings
-from tests.browser.conftest import until_ready
 from tests.sandbox.fixtures import sandbox, sandbox_process  # noqa: F401 - fixtures
 from tests.sandbox.running import Sandbox
+from tests.up import until_ready
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -126,6 +126,7 @@ HOW: dict[str, Check] = {
     "make test": plans_to("-m pytest"),
     "avatar up": is_up,
     "avatar quote examples/speech.mp3": prints("fal      $1.04  (9 s at $0.115/s)"),
+    "avatar quote examples/speech-95s.mp3": prints("cut into 2 segments"),
     f"{GENERATE} --out out/hello.mp4": writes_a_video,
     "avatar status": prints("published"),
     "avatar status --spend": prints("at risk in unknown renders: $0"),

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from flows.local import find
 from tasks.settings import AvatarSettings
+from tests.up import until_ready
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -26,16 +27,6 @@ SWITCHES = [
     "--disable-sync",
 ]
 SCREENSHOTS = ROOT / "out" / "screenshots"
-
-
-def until_ready(process: "subprocess.Popen[str]") -> str:
-    """What `avatar up` says until it is ready; it fails the test if it ends instead."""
-    said = []
-    for line in process.stdout or ():
-        said.append(line)
-        if line.startswith("Everything runs."):
-            return "".join(said)
-    raise RuntimeError(f"`avatar up` ended with exit {process.wait()}; it said: {said}")
 
 
 class Up:

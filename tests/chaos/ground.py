@@ -20,7 +20,7 @@ from tasks.settings import AvatarSettings, StoreSettings
 from tests.chaos.gate import Gatehouse
 from tests.chaos.victims import Zygote
 from tests.sandbox.running import Sandbox
-from tests.sandbox.samples import make_inputs
+from tests.sandbox.samples import make_inputs, write_voice
 
 OURSELVES = ("AVATAR_", "PREFECT_", "FAL_")
 RENDER_SECONDS = 0.3
@@ -56,6 +56,8 @@ class Ground:
         stack.callback(self.zygote.stop)
         make_inputs(folder)
         self.portrait, self.voice = folder / "portrait.png", folder / "voice.wav"
+        self.long_voice = folder / "long.wav"
+        write_voice(self.long_voice, 6.5)
         self.client = open_client(self.store)
 
     def bucket(self, name: str) -> StoreSettings:

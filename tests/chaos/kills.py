@@ -10,7 +10,7 @@ from tests.chaos.person import on_the_dashboard, recover, settle
 from tests.chaos.trial import Trial
 from tests.chaos.victims import Shown
 
-AT_A_WRITE, RANDOM = "kill -9 at a write", "kill -9 at random"
+AT_A_WRITE, RANDOM, RANDOM_LONG = "kill -9 at a write", "kill -9 at random", "kill -9 at random, two segments"
 #: Every write of a calm run, in order, and how many of its kind come before it.
 WRITES = (
     ("PUT asset", 0), ("PUT result", 0), ("PUT plan", 0), ("PUT budget-open", 0), ("PUT probe", 0),
@@ -20,7 +20,9 @@ WRITES = (
     ("DELETE open", 0), ("PUT video", 0), ("PUT poster", 0), ("PUT manifest", 0),
 )  # fmt: skip
 #: How long a run takes, in seconds: random moments lie within.
-RUN_SECONDS = 1.6
+RUN_SECONDS, LONG_RUN_SECONDS = 1.6, 2.4
+#: Every so many random trials have a voice of two segments.
+EVERY = 4
 MOMENTS = ("kill", "kill_done")
 
 
@@ -46,7 +48,10 @@ def cases() -> Iterator[Case]:
 def random_cases(kills: int) -> Iterator[Case]:
     """As many trials as give `kills` kills, whoever counts them."""
     for number in range(kills):
-        yield Case(RANDOM, f"trial {number}", at_random)
+        if number % EVERY:
+            yield Case(RANDOM, f"trial {number}", at_random)
+        else:
+            yield Case(RANDOM_LONG, f"trial {number}", at_random_in_a_long_one)
 
 
 def at_a_write(trial: Trial, *, on: str, skip: int, do: str) -> Shown:
@@ -137,12 +142,19 @@ def stale_receipt(trial: Trial) -> Shown:
     return recover(trial)
 
 
-def at_random(trial: Trial) -> Shown:
+def at_random_in_a_long_one(trial: Trial) -> Shown:
+    """The same with a voice that is cut in two: two renders, each paid for by itself."""
+    trial.voice = trial.ground.long_voice
+    trial.settings["AVATAR_LIMITS__MAX_SECONDS"] = "4"
+    return at_random(trial, run_seconds=LONG_RUN_SECONDS)
+
+
+def at_random(trial: Trial, *, run_seconds: float = RUN_SECONDS) -> Shown:
     """Die up to three times at moments drawn from the seed, the provider now and then slow to answer."""
     for _ in range(trial.rng.randint(1, 3)):
         if trial.rng.random() < 0.5:
             trial.sandbox.behave("submit", "delay", seconds=trial.rng.uniform(0.2, 0.8))
-        moment = trial.rng.uniform(0, RUN_SECONDS)
+        moment = trial.rng.uniform(0, run_seconds)
         victim = trial.generate(machine=trial.rng.choice("aab"))
         time.sleep(moment)
         if not trial.kill(victim) and victim.shown().published:

@@ -59,9 +59,10 @@ class Witness:
 
     def judge(self, last: Shown, *, published: bool = True) -> Verdict:
         """The verdict, given what the user was shown last and whether a video was to be had."""
+        # Pixazo's requests bear no tag: they are taken for those of one render, which their trials have.
         trial, paid = self.trial, [job for job in self.trial.accepted() if not job["failed"]]
         verdict = Verdict(trial.name, trial.kills, payments=len(paid), resolved=trial.resolved)
-        verdict.doubles = max(0, len(paid) - 1)
+        verdict.doubles = len(paid) - len({job["tag"] for job in paid})
         if last.published != published:
             verdict.faults.append(f"ended {describe(last)}")
         manifests = self.manifests()
