@@ -104,8 +104,8 @@ class Pages:
 
 
 def length(seconds: float) -> str:
-    """8.15 s; 2:05 from a minute on."""
-    minutes, rest = divmod(round(seconds), 60)
+    """8.15 s; from a minute on 2:05, as players show it."""
+    minutes, rest = divmod(int(seconds), 60)
     return f"{seconds:.2f} s" if seconds < 60 else f"{minutes}:{rest:02}"  # noqa: PLR2004
 
 

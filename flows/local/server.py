@@ -66,17 +66,20 @@ def ensure_server(state: StateDirectory, wanted: Callable[[], bool]) -> ApiEntry
 
 
 def start_server(state: StateDirectory, port: int, wanted: Callable[[], bool]) -> ApiEntry:
-    """Start the server on `port`, or on any free one if that is taken."""
-    entry = _spawn(state, free_port(port))
-    if not _answers(entry, state, wanted):
+    """Start the server on `port`, or on any free one if that is taken, also when somebody is faster to it."""
+    log = state.log("prefect-server")
+    for preferred in (port, 0, 0):
+        entry = _spawn(state, free_port(preferred))
+        if _answers(entry, state, wanted):
+            return entry
         stop(entry.process, grace=STOP_SECONDS)
         state.change(api=None)
-        log = state.log("prefect-server")
-        raise AvatarError(
-            f"The local Prefect server did not start. Nothing was spent. The end of its log, {log}:\n{tail(log)}",
-            hint="point PREFECT_API_URL at a running Prefect server, or read the log",
-        )
-    return entry
+        if "already in use" not in tail(log):
+            break
+    raise AvatarError(
+        f"The local Prefect server did not start. Nothing was spent. The end of its log, {log}:\n{tail(log)}",
+        hint="point PREFECT_API_URL at a running Prefect server, or read the log",
+    )
 
 
 def free_port(preferred: int) -> int:

@@ -57,7 +57,7 @@ class Ground:
         make_inputs(folder)
         self.portrait, self.voice = folder / "portrait.png", folder / "voice.wav"
         self.long_voice = folder / "long.wav"
-        write_voice(self.long_voice, 6.5)
+        write_voice(self.long_voice, 7.0)
         self.client = open_client(self.store)
 
     def bucket(self, name: str) -> StoreSettings:

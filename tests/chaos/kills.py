@@ -145,7 +145,7 @@ def stale_receipt(trial: Trial) -> Shown:
 def at_random_in_a_long_one(trial: Trial) -> Shown:
     """The same with a voice that is cut in two: two renders, each paid for by itself."""
     trial.voice = trial.ground.long_voice
-    trial.settings["AVATAR_LIMITS__MAX_SECONDS"] = "4"
+    trial.settings["AVATAR_LIMITS__MAX_SECONDS"] = "4.5"
     return at_random(trial, run_seconds=LONG_RUN_SECONDS)
 
 
