@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks and Prefect's own log")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_batch(commands)
     _add_quote(commands)
     _add_status(commands)
     _add_resolve(commands)
@@ -72,6 +73,33 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--force", action="store_true", help="buy a new take of a job that is already published"
     )
+    _add_json(parser)
+
+
+def _add_batch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "batch", help="render every row of a manifest, or one portrait with many voices"
+    )
+    parser.add_argument(
+        "manifest", metavar="MANIFEST", nargs="?", help=".jsonl or .csv file, or s3://bucket/key"
+    )
+    parser.add_argument("--portrait", metavar="PORTRAIT", help="instead of a manifest: one portrait")
+    parser.add_argument(
+        "--voices", metavar="VOICE", nargs="+", default=[], help="its voices: files, or folders ending in /"
+    )
+    parser.add_argument("--prompt", default=".", help="for rows that have none of their own")
+    _add_provider(parser)
+    parser.add_argument(
+        "--on-bad-rows",
+        choices=["stop", "skip"],
+        default="stop",
+        help="render nothing while one row is bad (default), or render the others",
+    )
+    parser.add_argument("--at-once", type=int, metavar="N", help="renders at the provider at a time")
+    parser.add_argument(
+        "--max-cost", metavar="USD", help="refuse before paying if what is still to be bought costs more"
+    )
+    parser.add_argument("--name", default="", help="what to call it in lists and in the report")
     _add_json(parser)
 
 

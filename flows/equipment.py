@@ -1,13 +1,15 @@
 """What a flow needs around it before its first step: a store that answers, and a place for Prefect's results."""
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from prefect import get_run_logger
 
 from flows.local import environment, services
+from tasks.errors import StillRendering
 from tasks.results import register_result_storage
 from tasks.settings import AvatarSettings
 from tasks.workspace import close_workspace, workspace
@@ -28,7 +30,24 @@ async def equipment() -> AsyncIterator[None]:
             await stack.enter_async_context(_embedded_store())
         await workspace().store.ensure_bucket()
         await register_result_storage()
+        stack.enter_context(_without_alarm())
         yield
+
+
+@contextmanager
+def _without_alarm() -> Iterator[None]:
+    """Keep Prefect from logging every closed polling window as a failure: the render's own lines tell the story."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        return not any(isinstance(argument, StillRendering) for argument in arguments)
+
+    logger = logging.getLogger("prefect.task_runs")
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 @asynccontextmanager

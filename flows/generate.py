@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
+from flows.approval import approve
 from flows.equipment import equipment
 from tasks.assets import upload_assets
 from tasks.collection import collect_render
@@ -17,7 +18,7 @@ from tasks.jobs.commit import commit_job, release_unspent
 from tasks.jobs.failover import explain, stand_in
 from tasks.jobs.plan import identify
 from tasks.jobs.publish import accept_video, find_video, require_published
-from tasks.jobs.quote import check_price
+from tasks.jobs.quote import check_price, describe_plan
 from tasks.models import Asset, AvatarJob, Continuity, Plan, Render, Segment, Video, VideoState
 from tasks.polling import poll_render
 from tasks.publishing import publish_video
@@ -48,7 +49,9 @@ async def generate_avatar(job: AvatarJob) -> Video:
         if video := await made_already(job, portrait, voice):
             return video
         plan = await cached(validate_inputs)(job, portrait, voice)
+        get_run_logger().info(describe_plan(plan))
         check_price(plan.quote, job, workspace().settings.budget)
+        await approve(plan, workspace().settings.budget)
         renders = await render_all(job, plan)
         return await publish_video(plan, renders, accept=job.accept)
 

@@ -14,6 +14,7 @@ AvatarError
 │   ├── DownloadFailed        it rendered, the video could not be fetched yet (the request id is kept)
 │   └── VideoRejected         the video arrived and did not pass its checks: kept, not published
 ├── OutcomeUnknown            the answer to a paid request was lost: a person must settle it        exit 5
+├── BatchIncomplete           some rows of a batch have no video; each is accounted for in its report   exit 3, 4, 5
 ├── Cancelled                 stopped on request                                                    exit 1
 └── Transient                 may pass by itself; the only errors that are ever retried             exit 1
     ├── NotSent               the request provably never left this machine
@@ -154,6 +155,14 @@ class OutcomeUnknown(AvatarError):
     """Whether the provider accepted (and charges) is not known. Never resubmitted by itself."""
 
     exit_code = 5
+
+
+class BatchIncomplete(AvatarError):
+    """Some rows of a batch ended without a video. The others are published; the report tells of each.
+
+    Attributes:
+        exit_code: that of the worst row.
+    """
 
 
 class Cancelled(AvatarError):

@@ -60,6 +60,12 @@ class BudgetSettings(Section):
         None, description="Most that may be committed in one UTC day, in US dollars."
     )
     per_batch: Dollars | None = Field(None, description="Most that one batch may cost, in US dollars.")
+    approval_seconds: int = Field(
+        86_400,
+        ge=60,
+        le=30 * 86_400,
+        description="How long a job waits for approval before it ends, in seconds.",
+    )
     approve_above: Dollars | None = Field(
         None, description="A job quoted above this waits for a person's approval."
     )
@@ -105,6 +111,26 @@ class PollingSettings(Section):
     deadline_seconds: float = Field(7200, ge=10, description="How long after the submit polling gives up.")
     min_interval: float = Field(1.0, gt=0, description="Shortest pause between status requests, in seconds.")
     max_interval: float = Field(10.0, gt=0, description="Longest pause between status requests, in seconds.")
+
+
+class BatchSettings(Section):
+    at_once: int = Field(
+        20, ge=1, le=1000, description="Renders of one batch that are at the provider at a time."
+    )
+    shards: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Most flow runs a large batch is spread over. 1 keeps every batch in one process.",
+    )
+    shard_rows: int = Field(
+        1000, ge=1, description="A batch with more rows than this is spread over several flow runs."
+    )
+    stop_after_unknown: int = Field(
+        5,
+        ge=1,
+        description="After so many requests in a row whose outcome is unknown, a batch sends no more of them.",
+    )
 
 
 class RecoverySettings(Section):
@@ -168,4 +194,5 @@ class AvatarSettings(BaseSettings):
     journal: JournalSettings = JournalSettings()
     polling: PollingSettings = PollingSettings()
     recovery: RecoverySettings = RecoverySettings()
+    batch: BatchSettings = BatchSettings()
     gallery: GallerySettings = GallerySettings()

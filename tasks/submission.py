@@ -1,6 +1,6 @@
 """Submission: the one paid request of a render. No retries here; see `tasks.renders.submit`."""
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.models import Plan, Segment, Submission
@@ -16,4 +16,11 @@ async def submit_render(plan: Plan, segment: Segment, claimed_on: str | None = N
     record = await submit_once(workspace(), plan, segment, claimed_on=claimed_on)
     if record.entry.submission is None:
         raise RuntimeError(f"render {record.entry.render_id} is {record.state} without a submission")
+    get_run_logger().info(
+        "Render %s is request %s at %s, quoted at $%s.",
+        record.entry.render_id,
+        record.entry.submission.request_id,
+        record.entry.submission.provider,
+        record.entry.quoted,
+    )
     return record.entry.submission

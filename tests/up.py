@@ -10,4 +10,5 @@ def until_ready(process: "subprocess.Popen[str]") -> str:
         said.append(line)
         if line.startswith("Everything runs."):
             return "".join(said)
-    raise RuntimeError(f"`avatar up` ended with exit {process.wait()}; it said: {said}")
+    process.communicate()  # so that its pipes are closed
+    raise RuntimeError(f"`avatar up` ended with exit {process.returncode}; it said: {''.join(said)}")

@@ -9,6 +9,7 @@ from typing import Any
 #: Verb to module; each has `run(arguments) -> exit code`.
 _MODULES = {
     "generate": "flows.commands.generate",
+    "batch": "flows.commands.batch",
     "quote": "flows.commands.quote",
     "status": "flows.commands.status",
     "resolve": "flows.commands.settle",

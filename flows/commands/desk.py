@@ -12,6 +12,10 @@ from tasks.workspace import Workspace
 T = TypeVar("T")
 
 
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 def at_the_desk(work: Callable[[Workspace], Awaitable[T]]) -> T:
     """Run `work` with a workspace on the configured store, or on the embedded one, started if need be."""
     from flows.local import environment, services
@@ -24,6 +28,6 @@ def at_the_desk(work: Callable[[Workspace], Awaitable[T]]) -> T:
         finally:
             await workspace.aclose()
 
-    with services(AvatarSettings(), api=False, say=lambda text: print(text, file=sys.stderr)) as running:
+    with services(AvatarSettings(), api=False, say=_say) as running:
         os.environ.update(environment(AvatarSettings(), running))
         return asyncio.run(run())

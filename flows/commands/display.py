@@ -50,7 +50,8 @@ class Display:
         if self._bar is not None:
             self._bar.console.print(text, style="dim")
         else:
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")  # in one piece: two services start at once, in two threads
+            sys.stderr.flush()
 
     def step(self, step: Step) -> None:
         text = _describe(step)

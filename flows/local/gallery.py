@@ -27,32 +27,46 @@ def ensure_gallery(
         AvatarError: it did not start; the text holds the last lines of its log.
     """
     known = state.read().gallery
-    if known and known.runs and known.fingerprint == fingerprint(variables):
+    same = known is not None and known.fingerprint == fingerprint(variables)
+    if known and same and known.runs:
         return known
     if known:
         stop_gallery(known)
-    entry = _start(state, settings, variables)
-    if not _answers(entry, wanted):
-        stop_gallery(entry)
-        state.change(gallery=None)
-        log = state.log("gallery")
-        raise AvatarError(
-            f"The gallery did not start. Nothing was spent. The end of its log, {log}:\n{tail(log)}",
-            hint="see AVATAR_GALLERY__HOST and AVATAR_GALLERY__PORT",
-        )
-    return entry
+    # One that died keeps its address: artifacts link to it.
+    return _start(state, settings, variables, known.port if known and same else settings.port, wanted)
 
 
 def stop_gallery(entry: GalleryEntry) -> None:
     stop(entry.process, grace=STOP_SECONDS)
 
 
-def _start(state: StateDirectory, settings: GallerySettings, variables: Mapping[str, str]) -> GalleryEntry:
-    """Start it on the port of the settings, or on any free one if that is taken."""
-    port = free_port(settings.port)
-    command = python("-m", "flows", "gallery", "--host", settings.host, "--port", str(port))
+def _start(
+    state: StateDirectory,
+    settings: GallerySettings,
+    variables: Mapping[str, str],
+    port: int,
+    wanted: Callable[[], bool],
+) -> GalleryEntry:
+    """Start it on `port`, or on any free one if that is taken, also when somebody is faster to it."""
+    log = state.log("gallery")
+    for preferred in (port, 0, 0):
+        entry = _spawn(state, settings.host, free_port(preferred), variables)
+        if _answers(entry, wanted):
+            return entry
+        stop_gallery(entry)
+        state.change(gallery=None)
+        if "cannot listen" not in tail(log):
+            break
+    raise AvatarError(
+        f"The gallery did not start. Nothing was spent. The end of its log, {log}:\n{tail(log)}",
+        hint="see AVATAR_GALLERY__HOST and AVATAR_GALLERY__PORT",
+    )
+
+
+def _spawn(state: StateDirectory, host: str, port: int, variables: Mapping[str, str]) -> GalleryEntry:
+    command = python("-m", "flows", "gallery", "--host", host, "--port", str(port))
     process = spawn(command, {**os.environ, **variables}, state.log("gallery"))
-    entry = GalleryEntry(process=process, host=settings.host, port=port, fingerprint=fingerprint(variables))
+    entry = GalleryEntry(process=process, host=host, port=port, fingerprint=fingerprint(variables))
     state.change(gallery=entry)
     return entry
 

@@ -74,7 +74,7 @@ def start_server(state: StateDirectory, port: int, wanted: Callable[[], bool]) -
             return entry
         stop(entry.process, grace=STOP_SECONDS)
         state.change(api=None)
-        if "already in use" not in tail(log):
+        if "already in use" not in tail(log, 200):  # a long traceback follows it
             break
     raise AvatarError(
         f"The local Prefect server did not start. Nothing was spent. The end of its log, {log}:\n{tail(log)}",

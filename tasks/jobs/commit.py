@@ -42,11 +42,16 @@ async def commit_job(workspace: Workspace, plan: Plan) -> str | None:
     await workspace.store.put(
         plan_key(plan.job_id), plan.model_dump_json().encode(), content_type="application/json"
     )
-    if not workspace.provider(plan.provider).capabilities.paid:
-        return None
-    heads = await _heads(workspace, plan)
-    amounts = {order.render_id: order.quoted for order, head in heads if _unpaid(head)}
+    amounts = await still_to_buy(workspace, plan)
     return await workspace.budget.claim(amounts) if amounts else None
+
+
+async def still_to_buy(workspace: Workspace, plan: Plan) -> dict[str, Decimal]:
+    """US dollars by render id for what the job has yet to pay; empty for a free provider."""
+    if not workspace.provider(plan.provider).capabilities.paid:
+        return {}
+    heads = await _heads(workspace, plan)
+    return {order.render_id: order.quoted for order, head in heads if _unpaid(head)}
 
 
 async def release_unspent(workspace: Workspace, plan: Plan, day: str | None) -> None:

@@ -63,6 +63,13 @@ async def ingest(workspace: Workspace, source: str, *, what: str) -> Asset:
         InvalidInput: there is no such file, it is empty, or the address is of a kind that is not read.
         StoreUnavailable: the store failed.
     """
+    async with bring(workspace, source, what=what) as path:
+        return await store_file(workspace, path)
+
+
+@asynccontextmanager
+async def bring(workspace: Workspace, source: str, *, what: str) -> AsyncIterator[Path]:
+    """The file that `source` names, on this machine for as long as the block runs. Raises as `ingest` does."""
     async with _as_file(workspace, source, what=what) as path:
         if not path.is_file():
             raise InvalidInput(
@@ -71,7 +78,7 @@ async def ingest(workspace: Workspace, source: str, *, what: str) -> Asset:
             )
         if path.stat().st_size == 0:
             raise InvalidInput(f"The {what} {source!r} is empty (0 bytes). Nothing was sent or spent.")
-        return await store_file(workspace, path)
+        yield path
 
 
 @asynccontextmanager

@@ -4,20 +4,28 @@ import asyncio
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import TypeAdapter
+
+from tasks.errors import InvalidInput
 from tasks.jobs.identity import job_id
 from tasks.jobs.ingest import hash_file, sniff
 from tasks.jobs.quote import quote_segments
 from tasks.media.cuts import CUTS_SPEC, Cut, plan_cuts
 from tasks.media.portrait import PORTRAIT_SPEC, prepare_portrait
 from tasks.media.probe import VoiceFacts, probe_voice
-from tasks.media.segments import cut_voice
-from tasks.media.voice import VOICE_SPEC, prepare_voice
+from tasks.media.segments import SegmentFile, cut_voice
+from tasks.media.voice import VOICE_SPEC, check_voice, prepare_voice
 from tasks.models import Asset, AvatarJob, Plan, Portrait, Segment, Voice
 from tasks.providers.base import Limits, Provider
 from tasks.workspace import Workspace
+
+T = TypeVar("T")
+
+_SEGMENTS = TypeAdapter(tuple[Segment, ...])
 
 
 async def plan_job(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> Plan:
@@ -29,15 +37,34 @@ async def plan_job(workspace: Workspace, job: AvatarJob, portrait: Asset, voice:
     """
     provider = workspace.provider(job.provider)
     ready, (sound, segments) = await asyncio.gather(
-        ready_portrait(workspace, portrait, provider.limits), ready_voice(workspace, voice, provider.limits)
+        _as_named(ready_portrait(workspace, portrait, provider.limits), portrait, job.portrait),
+        _as_named(ready_voice(workspace, voice, provider.limits), voice, job.voice),
     )
+    return plan_ready(provider, job, ready, sound, segments)
+
+
+async def _as_named(made_ready: Awaitable[T], asset: Asset, source: str) -> T:
+    """Errors name the file as the user did, not the copy of it that was looked at."""
+    try:
+        return await made_ready
+    except InvalidInput as error:
+        text = error.message.replace(asset.key.rsplit("/", 1)[-1], source.rsplit("/", 1)[-1])
+        if "Nothing was sent" not in text:
+            text += " Nothing was sent or spent."
+        raise InvalidInput(text, hint=error.hint) from error
+
+
+def plan_ready(
+    provider: Provider, job: AvatarJob, portrait: Portrait, voice: Voice, segments: tuple[Segment, ...]
+) -> Plan:
+    """The plan for inputs that were made ready for this provider, perhaps for another job."""
     return Plan(
-        job_id=identify(job, portrait, voice, provider),
+        job_id=identify(job, portrait.source, voice.source, provider),
         prompt=job.prompt,
         model=provider.model,
         provider=provider.name,
-        portrait=ready,
-        voice=sound,
+        portrait=portrait,
+        voice=voice,
         segments=segments,
         quote=quote_segments(segments, provider=provider.name, price_per_second=provider.price_per_second),
         take=job.take,
@@ -69,10 +96,10 @@ async def ready_voice(
     """The voice, and the pieces of it that fit the limits: one, untouched where possible, or several, cut."""
     async with workspace.local_copy(source) as path:
         facts = await asyncio.to_thread(probe_voice, path)
-        cuts = await asyncio.to_thread(plan_cuts, path, facts, limits)
-        if len(cuts) > 1:
-            segments = await _several(workspace, path, facts, cuts, limits)
+        if facts.seconds > limits.max_seconds:
+            segments = await _several(workspace, source, path, facts, limits)
         else:
+            await asyncio.to_thread(check_voice, facts, limits)
             segments = (await _whole(workspace, source, path, facts, limits),)
     return _voice(source, facts), segments
 
@@ -90,24 +117,41 @@ async def _whole(
 
 
 async def _several(
-    workspace: Workspace, path: Path, facts: VoiceFacts, cuts: Sequence[Cut], limits: Limits
+    workspace: Workspace, source: Asset, path: Path, facts: VoiceFacts, limits: Limits
 ) -> tuple[Segment, ...]:
-    """Each piece is named by its sound, so that a piece that an edit elsewhere left alone is not bought again."""
-    spec = _spec(VOICE_SPEC, limits)
+    """The pieces of a voice, each named by its sound: a piece that an edit elsewhere left alone is not bought again.
+
+    They are decided once for a voice and kept. Another decoder may differ in a sample's last bit, which would give
+    the pieces other names, and have them bought anew.
+    """
+    spec = _spec(f"{CUTS_SPEC}-{VOICE_SPEC}", limits)
+    key = f"assets/{source.sha256}.{spec}.segments.json"
+    if await workspace.store.exists(key) is None:
+        segments = await _cut(workspace, path, facts, limits, spec)
+        await workspace.store.create(key, _SEGMENTS.dump_json(segments))
+    return _SEGMENTS.validate_json((await workspace.store.get(key)).data)
+
+
+async def _cut(
+    workspace: Workspace, path: Path, facts: VoiceFacts, limits: Limits, spec: str
+) -> tuple[Segment, ...]:
+    cuts = await asyncio.to_thread(plan_cuts, path, facts, limits)
     files = await asyncio.to_thread(cut_voice, path, facts, cuts, path.parent, limits)
-    return tuple(
-        [
-            Segment(
-                index=cut.index,
-                start=cut.start / facts.sample_rate,
-                seconds=file.seconds,
-                asset=await _keep_derived(workspace, file.sha256, file.path, spec),
-                sha256=file.sha256,
-                loudness=None if math.isnan(cut.loudness) else round(cut.loudness, 1),
-                pause=round(cut.pause, 3),
-            )
-            for cut, file in zip(cuts, files, strict=True)
-        ]
+    pieces = zip(cuts, files, strict=True)
+    return tuple([await _segment(workspace, cut, file, facts, spec) for cut, file in pieces])
+
+
+async def _segment(
+    workspace: Workspace, cut: Cut, file: SegmentFile, facts: VoiceFacts, spec: str
+) -> Segment:
+    return Segment(
+        index=cut.index,
+        start=cut.start / facts.sample_rate,
+        seconds=file.seconds,
+        asset=await _keep_derived(workspace, file.sha256, file.path, spec),
+        sha256=file.sha256,
+        loudness=None if math.isnan(cut.loudness) else round(cut.loudness, 1),
+        pause=round(cut.pause, 3),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from tasks.errors import BudgetRefused
-from tasks.models import AvatarJob, ProviderName, Quote, Segment
+from tasks.models import AvatarJob, Plan, ProviderName, Quote, Segment
 from tasks.settings import BudgetSettings
 
 CENT_FRACTION = Decimal("0.0001")
@@ -41,3 +41,12 @@ def check_price(quote: Quote, job: AvatarJob, budget: BudgetSettings) -> None:
                 provider=quote.provider,
                 hint=f"Raise {name}, shorten the voice, or use the free preview provider.",
             )
+
+
+def describe_plan(plan: Plan) -> str:
+    """The plan and its price in one line, for a log."""
+    pieces = f"{len(plan.segments)} segments" if len(plan.segments) > 1 else "one segment"
+    return (
+        f"{plan.voice.seconds:.2f} s of voice in {pieces}, quoted at ${plan.quote.amount:.2f} "
+        f"({plan.quote.seconds:g} s at ${plan.quote.price_per_second}/s on {plan.provider})."
+    )

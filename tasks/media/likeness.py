@@ -35,8 +35,8 @@ class Match:
 
     Attributes:
         start: seconds into the voice.
-        likeness: highest correlation of the two waves, 0 to 1. Another voice has under 0.15, the same voice
-            after AAC at 64 kbit/s more than 0.9.
+        likeness: highest correlation of the two waves, 0 to 1. See `inspect.MIN_LIKENESS` for
+            what was found.
         lag: seconds that the video's sound is late (negative: early).
     """
 
@@ -51,16 +51,18 @@ class _Tape:
     def __init__(self) -> None:
         self.length = 0
         self._samples: Samples = np.zeros(0, np.float32)
+        self._added: list[Samples] = []
         self._start = 0
         self._power: list[float] = []
         self._measured = 0
 
     def add(self, samples: Samples) -> None:
-        self._samples = np.concatenate([self._samples, samples])
+        self._added.append(samples)
         self.length += samples.size
 
     def span(self, start: int, end: int) -> Samples:
         """Samples from `start` to `end`; silence where there are none."""
+        self._samples, self._added = np.concatenate([self._samples, *self._added]), []
         first, last = max(start, self._start), max(start, min(end, self.length))
         kept = self._samples[first - self._start : max(first, last) - self._start]
         return np.pad(kept, (first - start, max(0, end - max(first, last))))

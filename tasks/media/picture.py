@@ -13,12 +13,13 @@ Grey = NDArray[np.float32]
 LOOK_SECONDS = 0.1
 #: Side of the small grey copy that is looked at, and of the blocks it is compared in, in pixels.
 SIDE, BLOCK = 128, 8
-#: A picture that varies less than this (standard deviation, 0-255) shows one colour. A face in dim light has 15.
+#: A picture that varies less than this (standard deviation, 0-255) shows one colour.
 FLAT = 5.0
-#: A picture is another one when the block that changed most did so by this much on average (0-255). A mouth of a
-#: thirtieth of the picture's width opening changes its block by 5 to 30; compressing the same picture again and
-#: again, as at each key frame, by up to 2. It is compared with the last one that differed, not with the one
-#: before, so that slow motion adds up: a sway of 1 % of the width a second shows within half a second.
+#: A picture is another one when the block that changed most did so by this much on average (0-255). In
+#: tests/media/clips.py a mouth of a twentieth of the width, on a picture otherwise still, does so by up to 4; a
+#: frozen picture by up to 2, and by up to 7 in its first second when it is poorly encoded (the bound on seconds
+#: allows for that). It is compared with the last one that differed, not with the one before, so that slow motion
+#: adds up: a drift of 1 % of the width a second shows within half a second.
 CHANGED = 3.0
 #: Shorter stretches are not kept.
 SHORTEST = 0.25

@@ -37,7 +37,8 @@ class Up:
         # $PWD is where the deployment's runs start; a shell sets it, Popen does not.
         environment = os.environ | {"AVATAR_STATE_DIR": str(state_dir), "PWD": str(ROOT)}
         command = [sys.executable, "-m", "flows", "up"]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipe)
         self.said = until_ready(self.process)
         self.ui_url = find(AvatarSettings(_env_file=None, state_dir=state_dir)).ui_url
 

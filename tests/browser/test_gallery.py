@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,8 @@ def job_id(up: Up) -> str:
             "--json",
         )
     )
-    asyncio.run(put_rejected(up, told["job_id"]))
+    with ThreadPoolExecutor(1) as thread:  # Playwright has its own event loop in this one
+        thread.submit(asyncio.run, put_rejected(up, told["job_id"])).result()
     return str(told["job_id"])
 
 

@@ -17,6 +17,7 @@ from flows.local.record import StateDirectory
 from flows.local.server import start_server
 from tasks.errors import AvatarError
 from tasks.settings import AvatarSettings, StoreSettings
+from tasks.storage import embedded
 from tests.chaos.gate import Gatehouse
 from tests.chaos.victims import Zygote
 from tests.sandbox.running import Sandbox
@@ -41,6 +42,7 @@ class Ground:
         self.folder, self.seed, self.mutate, self.abreast = folder, seed, mutate, abreast
         settings = AvatarSettings(_env_file=None, state_dir=folder / "services")
         self.state = StateDirectory(settings.state_dir)
+        stack.callback(self.stop_store)
         running = stack.enter_context(started(settings))
         self.store: StoreSettings = running.applied_to(settings).store
         self.api_url = running.api_url
@@ -70,6 +72,11 @@ class Ground:
         """SIGKILL to the Prefect server, as the out-of-memory killer does it."""
         if entry := self.state.read().api:
             kill(entry.process)
+
+    def stop_store(self) -> None:
+        """End the one that was started in place of a killed one: nobody else knows of it."""
+        if running := embedded.find_running(self.state.store):
+            embedded.stop(running.pid)
 
     def restart_prefect(self) -> None:
         """Start it again, on its old port and data."""

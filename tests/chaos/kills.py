@@ -10,7 +10,7 @@ from tests.chaos.person import on_the_dashboard, recover, settle
 from tests.chaos.trial import Trial
 from tests.chaos.victims import Shown
 
-AT_A_WRITE, RANDOM, RANDOM_LONG = "kill -9 at a write", "kill -9 at random", "kill -9 at random, two segments"
+AT_A_WRITE, RANDOM, RANDOM_LONG = "kill -9 at a write", "kill -9 at random", "kill -9 at random, long voice"
 #: Every write of a calm run, in order, and how many of its kind come before it.
 WRITES = (
     ("PUT asset", 0), ("PUT result", 0), ("PUT plan", 0), ("PUT budget-open", 0), ("PUT probe", 0),
@@ -21,7 +21,7 @@ WRITES = (
 )  # fmt: skip
 #: How long a run takes, in seconds: random moments lie within.
 RUN_SECONDS, LONG_RUN_SECONDS = 1.6, 2.4
-#: Every so many random trials have a voice of two segments.
+#: Every so many random trials have a voice that is cut.
 EVERY = 4
 MOMENTS = ("kill", "kill_done")
 
@@ -143,7 +143,7 @@ def stale_receipt(trial: Trial) -> Shown:
 
 
 def at_random_in_a_long_one(trial: Trial) -> Shown:
-    """The same with a voice that is cut in two: two renders, each paid for by itself."""
+    """The same with a voice of several segments: as many renders, each paid for by itself."""
     trial.voice = trial.ground.long_voice
     trial.settings["AVATAR_LIMITS__MAX_SECONDS"] = "4.5"
     return at_random(trial, run_seconds=LONG_RUN_SECONDS)

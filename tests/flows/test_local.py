@@ -84,7 +84,7 @@ def program(state: StateDirectory, tmp_path: Path) -> Iterator[Program]:
 
 def recorded(state: StateDirectory) -> list[Process]:
     record = state.read()
-    return [entry.process for entry in (record.worker, record.api, record.store) if entry]
+    return [entry.process for entry in (record.worker, record.gallery, record.api, record.store) if entry]
 
 
 def answer(process: "subprocess.Popen[str]") -> Any:
@@ -153,6 +153,8 @@ def test_up_runs_everything_and_stops_what_it_started(
     said = "".join(iter(up.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
     running, pids = find(settings(state)), recorded(state)
     assert running.ui_url in said
+    assert f"Gallery      {running.gallery_url}\n" in said
+    assert "The store holds no videos" in httpx.get(running.gallery_url).text
     assert httpx.get(running.ui_url, follow_redirects=True).headers["content-type"].startswith("text/html")
     assert prefect_api.read(running.api_url, "/deployments/name/generate-avatar/generate-avatar")
     assert len(prefect_api.online_workers(running.api_url, POOL)) == 1
@@ -163,9 +165,35 @@ def test_up_runs_everything_and_stops_what_it_started(
     up.send_signal(signal.SIGTERM)
     up.communicate(timeout=90)
     assert up.returncode == 0
-    assert [alive(pid) for pid in pids] == [False, False, False]
+    assert [alive(pid) for pid in pids] == [False, False, False, False]
     assert alive(bystander)
     stop(bystander, grace=5)
+
+
+@pytest.mark.server
+def test_up_revives_a_dead_gallery_at_its_address(state: StateDirectory, program: Program) -> None:
+    """A gallery that is killed is started again where it was, and the worker goes on undisturbed."""
+    up = program(UP)
+    assert up.stdout
+    assert "".join(iter(up.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
+    before = state.read()
+    assert before.gallery
+    assert before.worker
+    os.kill(before.gallery.process.pid, signal.SIGKILL)
+    assert up.stdout.readline() == "The gallery died; starting it again.\n"
+    after = wait_for(lambda: (now := state.read().gallery) and now.process != before.gallery.process and now)
+    assert wait_for(lambda: answers_with(after.url + "health", "ok\n"))
+    assert (after.url, state.read().worker) == (before.gallery.url, before.worker)
+    up.send_signal(signal.SIGTERM)
+    up.communicate(timeout=90)
+    assert (up.returncode, alive(after.process)) == (0, False)
+
+
+def answers_with(url: str, text: str) -> bool:
+    try:
+        return httpx.get(url).text == text
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.mark.server

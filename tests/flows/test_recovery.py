@@ -15,6 +15,7 @@ from flows.local import find
 from flows.local.processes import children
 from flows.local.record import StateDirectory
 from tasks.settings import AvatarSettings
+from tests.sandbox import samples
 from tests.sandbox.running import Sandbox
 
 pytestmark = pytest.mark.server
@@ -25,7 +26,11 @@ ROOT = Path(__file__).parents[2]
 def up(tmp_path: Path, sandbox: Sandbox) -> Iterator[StateDirectory]:
     """`avatar up` as a person starts it, with the sandbox as fal."""
     state = StateDirectory(tmp_path / "state")
-    variables = {"AVATAR_STATE_DIR": str(state.path), "AVATAR_POLLING__WINDOW_SECONDS": "2"}
+    variables = {
+        "AVATAR_STATE_DIR": str(state.path),
+        "AVATAR_POLLING__WINDOW_SECONDS": "2",
+        "AVATAR_BUDGET__APPROVE_ABOVE": "0.95",
+    }
     command = [str(Path(sys.executable).parent / "avatar"), "up"]
     with (tmp_path / "up.log").open("w") as log:
         process = subprocess.Popen(
@@ -57,16 +62,37 @@ class Api:
         )
         return created.raise_for_status().json()["id"]
 
+    def question(self, run_id: str) -> str:
+        """What the form of a suspended run says."""
+        rows = (
+            self.client.post(f"/flow_runs/{run_id}/input/filter", json={"prefix": ""})
+            .raise_for_status()
+            .json()
+        )
+        return " ".join(row["value"] for row in rows)
+
+    def answer(self, run_id: str, *, approved: bool) -> None:
+        given = {"run_input": {"approved": approved, "who": "anna"}}
+        self.client.post(f"/flow_runs/{run_id}/resume", json=given).raise_for_status()
+
     def run(self, run_id: str) -> dict:
         return self.client.get(f"/flow_runs/{run_id}").raise_for_status().json()
 
 
-def test_a_killed_run_is_finished_by_reconcile_and_paid_once(up: StateDirectory, sandbox: Sandbox) -> None:
+def short_voice(folder: Path) -> Path:
+    """A voice cheap enough to need no approval."""
+    samples.write_voice(folder / "short.wav", 4.0)
+    return folder / "short.wav"
+
+
+def test_a_killed_run_is_finished_by_reconcile_and_paid_once(
+    up: StateDirectory, sandbox: Sandbox, tmp_path: Path
+) -> None:
     """kill -9 of the run's process in mid-render: Crashed, started again, Completed, one payment."""
     sandbox.reset(render_seconds=6)
     api = Api(find(AvatarSettings(_env_file=None, state_dir=up.path)).api_url)
     examples = ROOT / "examples"
-    job = {"portrait": str(examples / "portrait.png"), "voice": str(examples / "speech.mp3")}
+    job = {"portrait": str(examples / "portrait.png"), "voice": str(short_voice(tmp_path))}
     run_id = api.start("generate-avatar", {"job": job})
     sandbox.wait_for("accepts", seconds=60)
     for run in children(up.read().worker.process):
@@ -75,5 +101,24 @@ def test_a_killed_run_is_finished_by_reconcile_and_paid_once(up: StateDirectory,
     api.start("reconcile", {"upkeep": {"idle_seconds": 86400}})
     until(lambda: api.run(run_id)["state_type"] == "COMPLETED", 90)
     assert api.run(run_id)["run_count"] == 2
+    assert sandbox.state()["accepts"] == 1
+    api.client.close()
+
+
+def test_a_dear_job_waits_for_approval_before_it_is_paid(up: StateDirectory, sandbox: Sandbox) -> None:
+    """Suspended with its quote shown; denied it ends unpaid; approved it is paid once and published."""
+    api = Api(find(AvatarSettings(_env_file=None, state_dir=up.path)).api_url)
+    examples = ROOT / "examples"
+    job = {"portrait": str(examples / "portrait.png"), "voice": str(examples / "speech.mp3")}
+    denied, approved = (api.start("generate-avatar", {"job": job | {"take": take}}) for take in (0, 1))
+    for run_id in (denied, approved):
+        until(lambda run_id=run_id: api.run(run_id)["state_name"] == "Suspended", 60)
+    assert sandbox.state()["posts"] == 0
+    assert "Pay $1.04 to fal?" in api.question(approved)
+    api.answer(denied, approved=False)
+    until(lambda: api.run(denied)["state_type"] == "FAILED", 60)
+    assert sandbox.state()["posts"] == 0
+    api.answer(approved, approved=True)
+    until(lambda: api.run(approved)["state_type"] == "COMPLETED", 60)
     assert sandbox.state()["accepts"] == 1
     api.client.close()

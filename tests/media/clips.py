@@ -95,6 +95,7 @@ class Clip:
         picture: from the voice to frames.
         sound: from the voice to what is heard; None for no sound at all.
         seconds: of picture beyond the voice.
+        begins: when the file says that its sound begins, in seconds.
         caught_by: checks that must fail; none for a good clip, `rejected` for a file that does not decode.
         keep: share of the finished file that is kept.
     """
@@ -104,6 +105,7 @@ class Clip:
     sound: Callable[[Sound], Sound] | None = unchanged
     voice: Callable[[], Sound] = voice
     seconds: float = 0.04
+    begins: float = 0.0
     size: tuple[int, int] = (SIDE, SIDE)
     crf: int = 28
     bits: int = 96_000
@@ -175,6 +177,7 @@ BAD = {
     "faint": Clip(("speech heard",), sound=lambda samples: samples * 0.01),
     "muted-for-a-moment": Clip(("speech heard",), sound=muted(1.0, 1.8)),
     "late": Clip(("lag",), sound=late(0.2)),
+    "late-by-its-times": Clip(("lag",), begins=0.2),
     "early": Clip(("lag",), sound=late(-0.2)),
     "tiny": Clip(("sides",), size=(16, 16)),
     "truncated": Clip(("rejected",), keep=0.6),
@@ -204,7 +207,7 @@ def add_tracks(output: Any, clip: Clip, samples: Sound, frames: int) -> None:
     video.pix_fmt, video.options = "yuv420p", {"preset": "ultrafast", "crf": str(clip.crf), **clip.options}
     if clip.sound is not None:
         track = output.add_stream("aac", rate=44100, layout="mono", bit_rate=clip.bits)
-        add_sound(output, track, clip.sound(samples))
+        add_sound(output, track, clip.sound(samples), clip.begins)
     picture = clip.picture(samples)
     for number in range(frames):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture(number)), format="rgb24")
@@ -214,11 +217,11 @@ def add_tracks(output: Any, clip: Clip, samples: Sound, frames: int) -> None:
     output.mux(video.encode(None))
 
 
-def add_sound(output: Any, track: Any, samples: Sound) -> None:
+def add_sound(output: Any, track: Any, samples: Sound, begins: float) -> None:
     frame = av.AudioFrame.from_ndarray(
         np.ascontiguousarray(samples, np.float32), format="fltp", layout="mono"
     )
-    frame.sample_rate, frame.pts = RATE, 0
+    frame.sample_rate, frame.pts = RATE, round(begins * RATE)
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=track.rate)
     for piece in (frame, None):
         for ready in resampler.resample(piece):

@@ -110,6 +110,14 @@ def test_the_last_segment_is_never_tiny(tmp_path):
         assert sum(pieces) == pytest.approx(seconds, abs=1 / RATE)
 
 
+def test_a_longer_pause_does_not_make_the_last_segment_tiny(tmp_path):
+    """Near the end, a shorter pause that leaves a quarter of the longest segment is the better one."""
+    samples = tone(22, RATE)
+    samples[:, 13 * RATE : round(13.3 * RATE)] = 0
+    samples[:, 19 * RATE : round(19.6 * RATE)] = 0
+    assert cut(tmp_path, samples)[0].end / RATE == pytest.approx(13.15, abs=0.16)
+
+
 def test_a_pause_wins_over_a_deeper_dip(tmp_path):
     """A stop of 60 ms inside a word is no place to cut, even if nothing is quieter."""
     samples = tone(30, RATE)
@@ -122,6 +130,7 @@ def test_no_word_is_cut_while_there_is_a_pause(tmp_path):
     """Where the last part before the limit has no pause, an earlier one is taken."""
     samples = tone(30, RATE)
     samples[:, 6 * RATE : round(6.3 * RATE)] = 0
+    samples[:, 16 * RATE : round(16.08 * RATE)] = 0  # a stop inside a word
     first = cut(tmp_path, samples)[0]
     assert first.end / RATE == pytest.approx(6.15, abs=0.16)
     assert first.pause == pytest.approx(0.3, abs=0.03)

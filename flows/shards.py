@@ -1,0 +1,162 @@
+"""A large batch spread over the work pool: child runs take shards of it, and this run takes what nobody has begun."""
+
+import asyncio
+import itertools
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.deployments.flow_runs import arun_deployment
+from prefect.exceptions import ObjectNotFound as NoSuchDeployment
+from prefect.states import Cancelled
+from pydantic import Field
+
+from flows.equipment import equipment
+from tasks.batches.models import Batch, Checked
+from tasks.batches.running import Floor
+from tasks.batches.sheets import SHEET_ROWS, read_outcomes
+from tasks.batching import render_sheets
+from tasks.models import Model
+from tasks.settings import BatchSettings
+from tasks.workspace import workspace
+
+DEPLOYMENT = "render-shard/render-shard"
+#: Seconds between looks at the child runs.
+LOOK_SECONDS = 5.0
+
+
+class Shard(Model):
+    """Some sheets of a batch that was checked."""
+
+    batch_id: str = Field(title="Batch", pattern=r"^[0-9a-f]{32}$", description="The batch's id.")
+    run: str = Field(title="Run", description="The flow run that checked the batch and waits for this shard.")
+    first: int = Field(title="First sheet", ge=0, description="A sheet is a hundred rows.")
+    last: int = Field(title="Last sheet", ge=0)
+    at_once: int = Field(
+        title="At once", ge=1, le=1000, description="This shard's part of the batch's turns."
+    )
+
+    @property
+    def sheets(self) -> range:
+        return range(self.first, self.last + 1)
+
+    @property
+    def key(self) -> str:
+        """The same for the same part of the same run, so that a run that is resumed finds its child runs."""
+        return f"{self.batch_id}-{self.first}-{self.last}-{self.run}"
+
+
+@flow(
+    name="render-shard",
+    flow_run_name="rows {shard.first}01 to {shard.last}99",
+    retries=0,
+    persist_result=False,
+)
+async def render_shard(shard: Shard) -> None:
+    """Render a part of a batch. Started by generate-batch.
+
+    Args:
+        shard: which part.
+    """
+    async with equipment():
+        await carry_out(shard)
+
+
+async def carry_out(shard: Shard) -> None:
+    """Render the rows of a shard in this process."""
+    rows = len(shard.sheets) * SHEET_ROWS
+    floor = Floor(workspace(), batch_id=shard.batch_id, run=shard.run, at_once=shard.at_once, rows=rows)
+    await render_sheets(floor, shard.sheets)
+
+
+def share_out(checked: Checked, run: str, at_once: int, settings: BatchSettings) -> list[Shard]:
+    """Equal parts, as many as the settings allow; together they have `at_once` turns."""
+    wanted = math.ceil(checked.rows / settings.shard_rows)
+    parts = max(1, min(wanted, settings.shards, at_once, checked.sheets))
+    edges = [checked.sheets * part // parts for part in range(parts + 1)]
+    return [
+        Shard(batch_id=checked.batch_id, run=run, first=start, last=end - 1, at_once=at_once // parts)
+        for start, end in itertools.pairwise(edges)
+    ]
+
+
+async def render_shards(batch: Batch, checked: Checked, run: str) -> None:
+    """Render every row that waits, in this process, or in child runs too if the batch is large."""
+    settings = workspace().settings.batch
+    at_once = batch.at_once or settings.at_once
+    shards = share_out(checked, run, at_once, settings)
+    if len(shards) == 1 or not await _is_deployed():
+        floor = Floor(workspace(), batch_id=checked.batch_id, run=run, at_once=at_once, rows=checked.rows)
+        return await render_sheets(floor, range(checked.sheets))
+    first, *others = shards
+    children = [(await _start(shard), shard) for shard in others]
+    get_run_logger().info("%d child runs share this batch with this one.", len(children))
+    await carry_out(first)
+    await _finish_left_over(await _see_through(children))
+    return None
+
+
+async def _is_deployed() -> bool:
+    async with get_client() as client:
+        try:
+            await client.read_deployment_by_name(DEPLOYMENT)
+        except NoSuchDeployment:
+            return False
+    return True
+
+
+async def _start(shard: Shard) -> UUID:
+    run = await arun_deployment(
+        DEPLOYMENT,
+        parameters={"shard": shard.model_dump(mode="json")},
+        timeout=0,
+        idempotency_key=shard.key,
+    )
+    return run.id
+
+
+async def _see_through(children: Sequence[tuple[UUID, Shard]]) -> list[Shard]:
+    """Wait for the child runs, and carry out here what no worker has begun: there may be none, or only ours.
+
+    Returns:
+        The shards whose run ended, but not those of runs that a person cancelled.
+    """
+    ended: list[Shard] = []
+    open_runs = dict(children)
+    async with get_client() as client:
+        while open_runs:
+            states = {run_id: await _state(client, run_id) for run_id in open_runs}
+            for run_id in [each for each, state in states.items() if state in _ENDED]:
+                shard = open_runs.pop(run_id)
+                ended += [shard] if states[run_id] is not StateType.CANCELLED else []
+            waiting = [run_id for run_id in open_runs if states[run_id] is StateType.SCHEDULED]
+            if waiting:
+                await client.set_flow_run_state(
+                    waiting[-1], Cancelled(message="The batch's own run does it.")
+                )
+                await carry_out(open_runs.pop(waiting[-1]))
+            elif open_runs:
+                await asyncio.sleep(LOOK_SECONDS)
+    return ended
+
+
+#: A crashed one may be started again by `reconcile`; what it leaves meanwhile is done here, and paid once.
+_ENDED = {None, StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED}
+
+
+async def _state(client: PrefectClient, run_id: UUID) -> StateType | None:
+    with suppress(NoSuchDeployment):  # raised for whatever the server does not have
+        return (await client.read_flow_run(run_id)).state_type
+    return None
+
+
+async def _finish_left_over(shards: Sequence[Shard]) -> None:
+    """Carry out the sheets that a child run left when it died."""
+    for shard in shards:
+        for sheet in shard.sheets:
+            if await read_outcomes(workspace(), shard.batch_id, sheet, shard.run) is None:
+                await carry_out(shard.model_copy(update={"first": sheet, "last": sheet}))

@@ -1,0 +1,245 @@
+"""Every row looked at before anything is spent: read, stored, decoded, planned and priced."""
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Generic, TypeVar
+
+from tasks.batches.manifest import Manifest
+from tasks.batches.models import Batch, Checked, Outcome, Row, RowState
+from tasks.batches.rows import RawRow, as_job, read_rows
+from tasks.batches.sheets import SHEET_ROWS, earlier_rows, write_rows
+from tasks.errors import BudgetRefused, InvalidInput, StoreUnfit, VideoRejected
+from tasks.jobs.commit import still_to_buy
+from tasks.jobs.ingest import ingest
+from tasks.jobs.plan import identify, plan_cache_key, plan_ready, ready_portrait, ready_voice
+from tasks.jobs.publish import find_video, require_published
+from tasks.jobs.quote import check_price
+from tasks.models import Asset, AvatarJob, Plan, Portrait, Segment, Video, VideoState, Voice
+from tasks.workspace import Workspace
+
+T = TypeVar("T")
+
+#: Rows looked at at a time: each holds a decoder and its files.
+AT_A_TIME = 8
+#: Inputs remembered, for rows that share them.
+REMEMBERED = 512
+
+OnProgress = Callable[[int], None]
+
+
+class Once(Generic[T]):
+    """Work done once for all who ask for it under the same key; the newest `REMEMBERED` results are kept."""
+
+    def __init__(self) -> None:
+        self._tasks: OrderedDict[Hashable, asyncio.Future[T]] = OrderedDict()
+
+    async def get(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.ensure_future(work())
+            if len(self._tasks) > REMEMBERED:
+                self._tasks.popitem(last=False)
+        try:
+            # Shielded: one row that is cancelled must not take it from the others.
+            return await asyncio.shield(task)
+        except BaseException:
+            self._tasks.pop(key, None)
+            raise
+
+
+class Checker:
+    """Looks at the rows of one batch, sheet by sheet."""
+
+    def __init__(self, workspace: Workspace, batch: Batch, manifest: Manifest) -> None:
+        self.workspace, self.batch, self.manifest = workspace, batch, manifest
+        self._turn = asyncio.Semaphore(AT_A_TIME)
+        self._lines: dict[str, int] = {}
+        self._assets: Once[Asset] = Once()
+        self._portraits: Once[Portrait] = Once()
+        self._voices: Once[tuple[Voice, tuple[Segment, ...]]] = Once()
+        self._fit: set[str] = set()
+
+    async def check_sheet(self, raws: Sequence[RawRow], earlier: Mapping[int, Row]) -> list[Row]:
+        """Rows with their plans and prices; bad ones with their reasons.
+
+        Raises:
+            NotConfigured, StoreUnfit: a provider that is asked for cannot be used at all.
+            StoreUnavailable: the store failed.
+        """
+        jobs = [as_job(raw, self.batch, self.manifest.base) for raw in raws]
+        for job in jobs:
+            if isinstance(job, AvatarJob):
+                await self._check_provider(job)
+        inputs = await asyncio.gather(
+            *(self._in_turn(self._take_in(raw, job)) for raw, job in zip(raws, jobs, strict=True))
+        )
+        unique = [self._told_apart(each) for each in inputs]
+        return await asyncio.gather(*(self._in_turn(self._finish(each, earlier)) for each in unique))
+
+    async def _in_turn(self, work: Awaitable[T]) -> T:
+        async with self._turn:
+            return await work
+
+    async def _take_in(self, raw: RawRow, job: AvatarJob | str) -> "Row | _Taken":
+        if isinstance(job, str):
+            return _bad(raw.line, raw.text("portrait"), raw.text("voice"), job)
+        try:
+            portrait = await self._asset(job.portrait, "portrait")
+            voice = await self._asset(job.voice, "voice")
+        except (
+            InvalidInput,
+            OSError,
+            ValueError,
+        ) as error:  # a name with a null byte, a file not ours to read
+            return _bad(raw.line, job.portrait, job.voice, str(error), getattr(error, "hint", None))
+        name = identify(job, portrait, voice, self.workspace.provider(job.provider))
+        return _Taken(raw.line, job, portrait, voice, name)
+
+    async def _asset(self, source: str, what: str) -> Asset:
+        return await self._assets.get((what, source), lambda: ingest(self.workspace, source, what=what))
+
+    async def _check_provider(self, job: AvatarJob) -> None:
+        provider = self.workspace.provider(job.provider)
+        if provider.name in self._fit:
+            return
+        provider.check_configured()
+        if provider.capabilities.paid and not await self.workspace.store.proves_conditional_create():
+            raise StoreUnfit(
+                "This store cannot keep two workers from paying for the same render: it ignores If-None-Match. Nothing "
+                "was sent or spent.",
+                hint="`avatar doctor` tells which stores are fit.",
+            )
+        self._fit.add(provider.name)
+
+    def _told_apart(self, taken: "Row | _Taken") -> "Row | _Taken":
+        """The first row of a job stays; the others refer to it."""
+        if isinstance(taken, Row):
+            return taken
+        first = self._lines.setdefault(taken.job_id, taken.line)
+        if first == taken.line:
+            return taken
+        return taken.row(RowState.DUPLICATE, reason=f"the same job as line {first}")
+
+    async def _finish(self, taken: "Row | _Taken", earlier: Mapping[int, Row]) -> Row:
+        if isinstance(taken, Row):
+            return taken
+        video = await find_video(self.workspace, taken.job_id)
+        try:
+            if video is not None and not (video.state is VideoState.REJECTED and taken.job.accept):
+                return taken.made(require_published(video))
+            plan, key = await self._plan(taken, earlier.get(taken.line))
+            check_price(plan.quote, taken.job, self.workspace.settings.budget)
+        except VideoRejected as error:
+            return taken.row(RowState.REJECTED, reason=str(error), hint=error.hint or "")
+        except (InvalidInput, BudgetRefused) as error:
+            return taken.row(RowState.BAD, reason=str(error), hint=error.hint or "")
+        return taken.planned(plan, key, await still_to_buy(self.workspace, plan))
+
+    async def _plan(self, taken: "_Taken", earlier: Row | None) -> tuple[Plan, str]:
+        """As an earlier run planned it, if nothing that it depends on has changed."""
+        key = plan_cache_key(self.workspace, taken.job, taken.portrait, taken.voice)
+        if earlier is not None and earlier.plan is not None and earlier.plan_key == key:
+            return earlier.plan, key
+        provider = self.workspace.provider(taken.job.provider)
+        portrait = await self._portraits.get(
+            (taken.portrait.sha256, provider.limits),
+            lambda: ready_portrait(self.workspace, taken.portrait, provider.limits),
+        )
+        voice, segments = await self._voices.get(
+            (taken.voice.sha256, provider.limits),
+            lambda: ready_voice(self.workspace, taken.voice, provider.limits),
+        )
+        return plan_ready(provider, taken.job, portrait, voice, segments), key
+
+
+class _Taken:
+    """A row whose inputs are stored, so that its job has a name."""
+
+    def __init__(self, line: int, job: AvatarJob, portrait: Asset, voice: Asset, job_id: str) -> None:
+        self.line, self.job, self.portrait, self.voice, self.job_id = line, job, portrait, voice, job_id
+
+    def row(self, state: RowState, **facts: object) -> Row:
+        known = {
+            "line": self.line,
+            "state": state,
+            "portrait": self.job.portrait,
+            "voice": self.job.voice,
+            "provider": self.job.provider or "",
+            "job_id": self.job_id,
+        }
+        return Row(line=self.line, job=self.job, outcome=Outcome.model_validate(known | facts))
+
+    def made(self, video: Video) -> Row:
+        return self.row(RowState.ALREADY, **told(video))
+
+    def planned(self, plan: Plan, key: str, owed: Mapping[str, Decimal]) -> Row:
+        facts = {"provider": plan.provider, "seconds": plan.voice.seconds, "quoted": plan.quote.amount}
+        row = self.row(RowState.WAITING, **facts)
+        return row.model_copy(update={"plan": plan, "plan_key": key, "owed": dict(owed)})
+
+
+def told(video: Video) -> dict[str, object]:
+    """What the report says of a published video."""
+    return {
+        "provider": video.provider,
+        "seconds": video.seconds,
+        "quoted": video.cost.quoted,
+        "billed": video.cost.billed,
+        "video": video.uri,
+        "renders": tuple(render.render_id for render in video.renders),
+        "requests": tuple(render.request_id for render in video.renders),
+    }
+
+
+def _bad(line: int, portrait: str, voice: str, reason: str, hint: str | None = None) -> Row:
+    outcome = Outcome(
+        line=line, state=RowState.BAD, portrait=portrait, voice=voice, reason=reason, hint=hint or ""
+    )
+    return Row(line=line, outcome=outcome)
+
+
+async def check_rows(
+    workspace: Workspace, batch: Batch, manifest: Manifest, on_progress: OnProgress = lambda _: None
+) -> Checked:
+    """Look at every row, and keep the rows with their plans and prices in the store, sheet by sheet.
+
+    Raises:
+        InvalidInput: the manifest as a whole cannot be read, or has no rows.
+        NotConfigured, StoreUnfit: a provider that is asked for cannot be used at all.
+        StoreUnavailable: the store failed. Nothing was spent.
+    """
+    checker = Checker(workspace, batch, manifest)
+    found = Checked(batch_id=manifest.batch_id, rows=0, sheets=0, ready=0)
+    for number, raws in enumerate(_in_sheets(read_rows(manifest.path))):
+        rows = await checker.check_sheet(raws, await earlier_rows(workspace, manifest.batch_id, number))
+        await write_rows(workspace, manifest.batch_id, number, rows)
+        found = _counted(workspace, found, rows)
+        on_progress(found.rows)
+    if not found.rows:
+        raise InvalidInput("The manifest has no rows. Nothing was sent or spent.")
+    return found
+
+
+def _in_sheets(rows: Iterable[RawRow]) -> Iterable[list[RawRow]]:
+    left = iter(rows)
+    while sheet := list(itertools.islice(left, SHEET_ROWS)):
+        yield sheet
+
+
+def _counted(workspace: Workspace, found: Checked, rows: Sequence[Row]) -> Checked:
+    ready = [row for row in rows if row.plan is not None]
+    paid = any(workspace.provider(row.plan.provider).capabilities.paid for row in ready if row.plan)
+    zero = Decimal(0)
+    return Checked(
+        batch_id=found.batch_id,
+        rows=found.rows + len(rows),
+        sheets=found.sheets + 1,
+        ready=found.ready + len(ready),
+        bad=found.bad + sum(row.outcome.state is RowState.BAD for row in rows),
+        quoted=found.quoted + sum((row.plan.quote.amount for row in ready if row.plan), zero),
+        owed=found.owed + sum((sum(row.owed.values(), zero) for row in ready), zero),
+        paid=found.paid or paid,
+    )

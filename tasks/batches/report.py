@@ -1,0 +1,207 @@
+"""How every row of a batch ended: a table for spreadsheets, a page for people, a summary for the run."""
+
+import asyncio
+import csv
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from decimal import Decimal
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from tasks.batches.manifest import batch_prefix
+from tasks.batches.models import SERVED, Checked, Outcome, RowState, Summary
+from tasks.batches.sheets import read_outcomes, read_rows
+from tasks.jobs.ingest import hash_file
+from tasks.jobs.links import player_url
+from tasks.settings import AvatarSettings
+from tasks.workspace import Workspace
+
+#: Columns of report.csv: those of an outcome, and the link to the video.
+HEAD = (*Outcome.model_fields, "link")
+#: Rows without a video that the summary tells.
+TOLD = 50
+#: A cell that begins so is a formula to a spreadsheet.
+FORMULA = tuple("=+-@\t\r\n")
+
+Write = Callable[[Outcome, str], None]
+
+
+async def write_report(workspace: Workspace, checked: Checked, run: str, *, name: str = "") -> Summary:
+    """Write `report.csv` and `report.html` of a batch as far as it is in `run`, and sum it up."""
+    prefix = batch_prefix(checked.batch_id)
+    books = _Books(checked.batch_id, name)
+    with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
+        table, page = Path(folder) / "report.csv", Path(folder) / "report.html"
+        with ExitStack() as stack:
+            writers = (_csv_writer(table, stack), _html_writer(page, stack, name or checked.batch_id))
+            async for outcome in _outcomes(workspace, checked, run):
+                books.add(outcome)
+                for write in writers:
+                    write(outcome, _link(workspace.settings, outcome))
+        for path, kind in ((table, "text/csv"), (page, "text/html")):
+            sha256 = await asyncio.to_thread(hash_file, path)
+            await workspace.store.put_file(
+                prefix + path.name, path, content_type=kind, sha256=sha256, overwrite=True
+            )
+    return books.summary(report_key=f"{prefix}report.csv", page_key=f"{prefix}report.html")
+
+
+async def _outcomes(workspace: Workspace, checked: Checked, run: str) -> AsyncIterator[Outcome]:
+    """Every row in the order of the manifest, as it ended in `run`, or as it was checked."""
+    for sheet in range(checked.sheets):
+        found = await read_outcomes(workspace, checked.batch_id, sheet, run)
+        if found is None:
+            found = [row.outcome for row in await read_rows(workspace, checked.batch_id, sheet)]
+        for outcome in found:
+            yield outcome
+
+
+class _Books:
+    """Counts and sums, and the first rows without a video."""
+
+    def __init__(self, batch_id: str, name: str) -> None:
+        self.batch_id, self.name = batch_id, name
+        self.states: Counter[RowState] = Counter()
+        self.money = {"quoted": Decimal(0), "billed": Decimal(0), "at_risk": Decimal(0)}
+        self.troubles: list[Outcome] = []
+
+    def add(self, outcome: Outcome) -> None:
+        self.states[outcome.state] += 1
+        self.money["quoted"] += outcome.quoted or 0
+        self.money["at_risk"] += outcome.at_risk or 0
+        if outcome.state is RowState.PUBLISHED:
+            self.money["billed"] += outcome.billed or 0
+        if outcome.state not in SERVED and len(self.troubles) < TOLD:
+            self.troubles.append(outcome)
+
+    def summary(self, **keys: str) -> Summary:
+        return Summary(
+            batch_id=self.batch_id,
+            name=self.name,
+            rows=self.states.total(),
+            states=dict(self.states),
+            troubles=tuple(self.troubles),
+            **self.money,
+            **keys,
+        )
+
+
+def _link(settings: AvatarSettings, outcome: Outcome) -> str:
+    """Where the video plays, if there is one; else where it lies."""
+    if not outcome.video and outcome.state not in {RowState.DUPLICATE, RowState.REJECTED}:
+        return ""
+    return player_url(settings, outcome.job_id) or outcome.video
+
+
+def _csv_writer(path: Path, stack: ExitStack) -> Write:
+    writer = csv.writer(stack.enter_context(path.open("w", encoding="utf-8", newline="")))
+    writer.writerow(HEAD)
+
+    def write(outcome: Outcome, link: str) -> None:
+        writer.writerow([safe_cell(text) for text in (*_texts(outcome), link)])
+
+    return write
+
+
+def safe_cell(text: str) -> str:
+    """What a spreadsheet shows as text, and does not run: manifests are written by others."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _texts(outcome: Outcome) -> list[str]:
+    return [_text(getattr(outcome, name)) for name in Outcome.model_fields]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+PAGE_HEAD = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Batch {title}</title>
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }}
+table {{ border-collapse: collapse; width: 100%; }}
+td, th {{ border-bottom: 1px solid #8884; padding: .35rem .6rem; text-align: left; vertical-align: top; }}
+td {{ overflow-wrap: anywhere; }}
+.published, .already, .duplicate {{ color: #17803d; }} .waiting {{ color: #777; }}
+.bad, .failed, .refused, .rejected, .unknown {{ color: #b3261e; font-weight: 600; }}
+</style>
+<h1>Batch {title}</h1>
+<table><thead><tr><th>Line<th>State<th>Portrait<th>Voice<th>Seconds<th>Cost<th>Video<th>Reason</tr></thead><tbody>
+"""
+
+
+def _html_writer(path: Path, stack: ExitStack, title: str) -> Write:
+    file = stack.enter_context(path.open("w", encoding="utf-8"))
+    file.write(PAGE_HEAD.format(title=escape(title)))
+    stack.callback(file.write, "</tbody></table>\n</html>\n")
+
+    def write(outcome: Outcome, link: str) -> None:
+        cost = outcome.billed if outcome.billed is not None else outcome.quoted
+        cells = (
+            str(outcome.line),
+            f'<span class="{outcome.state}">{outcome.state}</span>',
+            escape(outcome.portrait),
+            escape(outcome.voice),
+            f"{outcome.seconds:.2f}" if outcome.seconds is not None else "",
+            f"${cost:.2f}" if cost is not None else "",
+            f'<a href="{escape(link)}">play</a>' if link.startswith("http") else escape(link),
+            escape(f"{outcome.reason} {outcome.hint}".strip()),
+        )
+        file.write(f"<tr>{''.join(f'<td>{cell}' for cell in cells)}</tr>\n")
+
+    return write
+
+
+def as_markdown(summary: Summary, uri: str) -> str:
+    """The summary as a page for the Prefect UI. `uri` is where the report lies."""
+    counts = "".join(
+        f"| {state} | {summary.states[state]} |\n" for state in RowState if state in summary.states
+    )
+    text = (
+        f"## Batch {_cell(summary.name) or summary.batch_id[:12]}\n\n| | |\n| --- | --- |\n"
+        f"| rows | {summary.rows} |\n{counts}"
+        f"| quoted | ${summary.quoted:.2f} |\n| billed by this run | ${summary.billed:.2f} |\n"
+    )
+    if summary.at_risk:
+        text += f"| **may have been charged without a video** | ${summary.at_risk:.2f} |\n"
+    text += f"\nEvery row with its state and link: `{uri}`\n"
+    if not summary.troubles:
+        return text
+    lines = "".join(
+        f"| {each.line} | {each.state} | {_cell(each.reason)} | {_cell(each.hint)} |\n"
+        for each in summary.troubles
+    )
+    return f"{text}\n### Rows without a video (the first {TOLD})\n\n| line | state | reason | next |\n| --- | --- | --- | --- |\n{lines}"
+
+
+def _cell(text: str) -> str:
+    """One line of a Markdown table that cannot be left."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+
+def as_result(summary: Summary) -> dict[str, Any]:
+    """The JSON object of `avatar batch --json`."""
+    return {
+        "batch_id": summary.batch_id,
+        "name": summary.name,
+        "rows": summary.rows,
+        "states": {str(state): count for state, count in summary.states.items()},
+        "cost": {
+            "quoted": str(summary.quoted),
+            "billed": str(summary.billed),
+            "at_risk": str(summary.at_risk),
+            "currency": "USD",
+        },
+        "troubles": [
+            each.model_dump(mode="json", include={"line", "state", "job_id", "renders", "reason", "hint"})
+            for each in summary.troubles
+        ],
+        "report": summary.report_key,
+        "page": summary.page_key,
+    }

@@ -1,0 +1,201 @@
+"""The jobs of a batch, a bounded number at a time. Whatever happens to one is told in its outcome, not raised."""
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+
+from tasks.batches.checking import told
+from tasks.batches.models import SERVED, Outcome, Row, RowState
+from tasks.batches.sheets import SHEET_ROWS, read_rows, write_outcomes
+from tasks.errors import (
+    AvatarError,
+    InvalidInput,
+    OutcomeUnknown,
+    Refused,
+    RenderFailed,
+    SubmitRefused,
+    VideoRejected,
+)
+from tasks.jobs.produce import LONG, SHORT, made_already, patiently, render_all, wait_until_done
+from tasks.jobs.publish import publish_video, require_published
+from tasks.models import Plan, Render, Segment, Video
+from tasks.renders.collect import collect_render
+from tasks.renders.submit import submit_render
+from tasks.workspace import Workspace
+
+log = logging.getLogger("avatar.batch")
+
+#: How a row is carried out: as it is, or as a Prefect task around it.
+Carry = Callable[["Floor", Row], Awaitable[Outcome]]
+#: Videos fetched and inspected at a time, for each processor: decoding is work, fetching is waiting.
+HANDS = 2
+
+
+class Halted(Refused):
+    """No more is sent in this run, because of what happened to the jobs before."""
+
+
+class Tally:
+    """How far a batch is, for whoever shows it."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.states: Counter[RowState] = Counter()
+        self.rendering = 0
+        self.billed = Decimal(0)
+
+    def add(self, outcome: Outcome) -> None:
+        self.states[outcome.state] += 1
+        if outcome.state is RowState.PUBLISHED:
+            self.billed += outcome.billed or Decimal(0)
+
+    @property
+    def done(self) -> int:
+        return self.states.total()
+
+    def __str__(self) -> str:
+        served = sum(self.states[state] for state in SERVED)
+        parts = [f"{served} published"]
+        parts += [
+            f"{self.states[state]} {state}"
+            for state in RowState
+            if state not in SERVED and self.states[state]
+        ]
+        return f"{self.done} of {self.rows} rows: {', '.join(parts)}; {self.rendering} rendering, ${self.billed:.2f}"
+
+
+class Floor:
+    """Where the jobs of one batch run in this process.
+
+    A render holds a turn only while the provider has it, so that the next one is sent the moment it ends. A job holds
+    a place from its first step to its last, which bounds what is in memory and on disk.
+    """
+
+    def __init__(self, workspace: Workspace, *, batch_id: str, run: str, at_once: int, rows: int) -> None:
+        self.workspace, self.batch_id, self.run, self.at_once = workspace, batch_id, run, at_once
+        self.tally = Tally(rows)
+        self.places = asyncio.Semaphore(2 * at_once)
+        self._turns = asyncio.Semaphore(at_once)
+        self._desk = asyncio.Semaphore(HANDS * (os.cpu_count() or 1))
+        self._unknown = 0
+
+    async def produce(self, row: Row, plan: Plan) -> tuple[Video, bool]:
+        """The row's published video, and whether it was there before. Raises what stands against it."""
+        job, workspace = row.job, self.workspace
+        if job is None:
+            raise InvalidInput(f"Line {row.line} has no job.")
+        video = await patiently(lambda: made_already(workspace, job, plan.job_id), SHORT)
+        if video is not None:
+            return video, True
+        renders = await render_all(workspace, job, plan, self._render)
+        return await patiently(lambda: self._publish(plan, renders, accept=job.accept), LONG), False
+
+    async def _render(self, plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
+        async with self._turns:
+            self.tally.rendering += 1
+            try:
+                render_id = await self._submit(plan, segment, claimed_on)
+                await wait_until_done(self.workspace, render_id)
+            finally:
+                self.tally.rendering -= 1
+        return await patiently(lambda: self._collect(render_id), LONG)
+
+    async def _submit(self, plan: Plan, segment: Segment, claimed_on: str | None) -> str:
+        """Sent once at most. A provider whose answers keep getting lost is not sent the rest of the batch."""
+        most = self.workspace.settings.batch.stop_after_unknown
+        if self._unknown >= most:
+            raise Halted(
+                f"The outcome of {self._unknown} requests in a row is unknown, so no more were sent. Nothing was spent "
+                "for this row.",
+                hint="Settle those (`avatar resolve`), then run the batch again.",
+            )
+        try:
+            record = await submit_render(self.workspace, plan, segment, claimed_on=claimed_on)
+        except OutcomeUnknown:
+            self._unknown += 1
+            raise
+        except (SubmitRefused, RenderFailed):
+            self._unknown = 0
+            raise
+        self._unknown = 0
+        return record.entry.render_id
+
+    async def _collect(self, render_id: str) -> Render:
+        async with self._desk:
+            return await collect_render(self.workspace, render_id)
+
+    async def _publish(self, plan: Plan, renders: Sequence[Render], *, accept: bool) -> Video:
+        async with self._desk:
+            return require_published(await publish_video(self.workspace, plan, renders, accept=accept))
+
+
+async def run_row(floor: Floor, row: Row) -> Outcome:
+    """Carry one row as far as it goes; whatever stops it is its outcome."""
+    if row.plan is None:
+        return row.outcome
+    try:
+        video, before = await floor.produce(row, row.plan)
+    except AvatarError as error:
+        return _stopped(row, error)
+    except Exception as error:  # a defect, or a disk that is full: the other rows go on
+        log.exception("Line %d stopped unexpectedly.", row.line)
+        reason = f"{type(error).__name__}: {error}. What was paid for is in the journal; the next run goes on from there."
+        return row.outcome.model_copy(update={"state": RowState.FAILED, "reason": reason})
+    state = RowState.ALREADY if before else RowState.PUBLISHED
+    return row.outcome.model_copy(update={"state": state, **told(video)})
+
+
+#: The first that fits names the state.
+_STATES: tuple[tuple[type[AvatarError], RowState], ...] = (
+    (Halted, RowState.WAITING),
+    (Refused, RowState.REFUSED),
+    (OutcomeUnknown, RowState.UNKNOWN),
+    (VideoRejected, RowState.REJECTED),
+    (AvatarError, RowState.FAILED),
+)
+
+
+def _stopped(row: Row, error: AvatarError) -> Outcome:
+    state = next(state for kind, state in _STATES if isinstance(error, kind))
+    facts = {
+        "state": state,
+        "reason": str(error),
+        "hint": error.hint or "",
+        "renders": (error.render_id,) if error.render_id else (),
+        "requests": (error.request_id,) if error.request_id else (),
+        "at_risk": error.cost_at_risk,
+    }
+    return row.outcome.model_copy(update=facts)
+
+
+async def run_sheet(floor: Floor, sheet: int, carry: Carry = run_row) -> None:
+    """Carry out the rows of one sheet, and keep how they ended."""
+    rows = await patiently(lambda: read_rows(floor.workspace, floor.batch_id, sheet), SHORT)
+    outcomes = await asyncio.gather(*(_admit(floor, row, carry) for row in rows))
+    await patiently(lambda: write_outcomes(floor.workspace, floor.batch_id, sheet, floor.run, outcomes), LONG)
+
+
+async def _admit(floor: Floor, row: Row, carry: Carry) -> Outcome:
+    if row.plan is None:
+        outcome = row.outcome
+    else:
+        async with floor.places:
+            outcome = await carry(floor, row)
+    floor.tally.add(outcome)
+    return outcome
+
+
+async def run_sheets(
+    floor: Floor, sheets: Sequence[int], run_one: Callable[[Floor, int], Awaitable[None]] = run_sheet
+) -> None:
+    """Carry out sheets in their order, so many at a time that there is always a job ready when a turn is free."""
+    gate = asyncio.Semaphore(2 * floor.at_once // SHEET_ROWS + 2)
+
+    async def one(sheet: int) -> None:
+        async with gate:
+            await run_one(floor, sheet)
+
+    await asyncio.gather(*(one(sheet) for sheet in sheets))

@@ -1,0 +1,154 @@
+"""Batches as Prefect sees them: a task to check, a task for each row or each hundred rows, a task to report."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect import get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed
+
+from tasks.artifacts import KEY_DIGITS, UPDATE_SECONDS, decorate
+from tasks.batches.checking import check_rows
+from tasks.batches.manifest import open_manifest
+from tasks.batches.models import SERVED, Batch, Checked, Outcome, Row, Summary
+from tasks.batches.report import as_markdown, write_report
+from tasks.batches.running import Floor, run_row, run_sheet, run_sheets
+from tasks.progress import Step, announce
+from tasks.results import passes_by_itself
+from tasks.workspace import workspace
+
+#: Up to so many rows each is a task run of its own; beyond, a hundred share one. Prefect's server records some 40
+#: task runs a second, and loses those it cannot keep up with.
+ROW_TASKS_UP_TO = 300
+
+
+@task(
+    task_run_name="check every row",
+    retries=3,
+    retry_delay_seconds=[1, 3, 10],
+    retry_condition_fn=passes_by_itself,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def check_batch(batch: Batch) -> Checked:
+    """Read, decode, plan and price every row. Spends nothing."""
+
+    def told(rows: int) -> None:
+        announce(Step("batch", f"{rows} rows checked"))
+
+    async with open_manifest(workspace(), batch) as manifest:
+        return await check_rows(workspace(), batch, manifest, told)
+
+
+class Work:
+    """A row on its way through a task. No model: Prefect would look through all of it for results of other tasks."""
+
+    def __init__(self, floor: Floor, row: Row) -> None:
+        self.floor, self.row, self.line = floor, row, row.line
+        self.outcome = row.outcome
+
+
+@task(task_run_name="line {work.line}", retries=0, cache_policy=NO_CACHE, persist_result=False)
+async def render_row(work: Work) -> Any:
+    """Carry out one row. What stands against it is the state of this run, and stops no other."""
+    work.outcome = await run_row(work.floor, work.row)
+    if work.outcome.state in SERVED:
+        return Completed(name=work.outcome.state.capitalize(), message=work.outcome.video)
+    return Failed(name=work.outcome.state.capitalize(), message=work.outcome.reason)
+
+
+@task(task_run_name="rows {sheet}01 to {sheet}99", retries=0, cache_policy=NO_CACHE, persist_result=False)
+async def render_sheet(floor: Floor, sheet: int) -> None:
+    """Carry out a hundred rows."""
+    await run_sheet(floor, sheet)
+
+
+async def _as_task(floor: Floor, row: Row) -> Outcome:
+    work = Work(floor, row)
+    await render_row(work, return_state=True)
+    return work.outcome
+
+
+async def _row_by_row(floor: Floor, sheet: int) -> None:
+    await run_sheet(floor, sheet, _as_task)
+
+
+async def render_sheets(floor: Floor, sheets: range) -> None:
+    """Carry out sheets, and show how far they are."""
+    async with shown(
+        lambda: str(floor.tally), lambda: floor.tally.done / max(1, floor.tally.rows), floor.batch_id
+    ):
+        many = floor.tally.rows > ROW_TASKS_UP_TO
+        await run_sheets(floor, sheets, render_sheet if many else _row_by_row)
+
+
+@task(
+    task_run_name="report",
+    retries=3,
+    retry_delay_seconds=[1, 3, 10],
+    retry_condition_fn=passes_by_itself,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def report_batch(checked: Checked, run: str, name: str) -> Summary:
+    """Write the report of a batch, and show its summary."""
+    summary = await write_report(workspace(), checked, run, name=name)
+    markdown = as_markdown(summary, f"s3://{workspace().store.bucket}/{summary.report_key}")
+    artifact = acreate_markdown_artifact(
+        key=f"batch-{checked.batch_id[:KEY_DIGITS]}",
+        markdown=markdown,
+        description=f"Batch of {summary.rows} rows",
+    )
+    await decorate(artifact, get_run_logger())
+    return summary
+
+
+@asynccontextmanager
+async def shown(text: Callable[[], str], share: Callable[[], float], batch_id: str) -> AsyncIterator[None]:
+    """A progress artifact and a line in the log, kept up to date while the block runs."""
+    progress = _Progress(text, share, batch_id)
+    keeping = asyncio.create_task(progress.keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+    await progress.update()
+
+
+class _Progress:
+    def __init__(self, text: Callable[[], str], share: Callable[[], float], batch_id: str) -> None:
+        self._text, self._share = text, share
+        self._key = f"batch-progress-{batch_id[:KEY_DIGITS]}"
+        self._artifact: UUID | None = None
+        self._last = ""
+
+    async def keep(self) -> None:
+        while True:
+            began = time.monotonic()
+            await self.update()
+            # A server that answers slowly is asked less often.
+            await asyncio.sleep(UPDATE_SECONDS + time.monotonic() - began)
+
+    async def update(self) -> None:
+        text = self._text()
+        if text == self._last:
+            return
+        self._last = text
+        announce(Step("batch", text))
+        get_run_logger().info(text)
+        await decorate(self._write(text), get_run_logger())
+
+    async def _write(self, text: str) -> None:
+        facts: dict[str, Any] = {"progress": round(100 * self._share(), 1), "description": text}
+        if self._artifact is None:
+            self._artifact = await acreate_progress_artifact(key=self._key, **facts)
+        else:
+            await aupdate_progress_artifact(artifact_id=self._artifact, **facts)
