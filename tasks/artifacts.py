@@ -18,8 +18,9 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 
+from tasks.jobs.links import player_url
 from tasks.media.poster import thumbnail
-from tasks.models import RemoteState, Snapshot, Video
+from tasks.models import RemoteState, Snapshot, Video, VideoState
 from tasks.renders.describe import describe_snapshot
 from tasks.renders.reconcile import Reconciled
 from tasks.workspace import Workspace
@@ -28,6 +29,7 @@ from tasks.workspace import Workspace
 UPDATE_SECONDS = 3.0
 #: How long an artifact may take, in seconds; the Prefect client itself would try for a minute.
 ARTIFACT_SECONDS = 10.0
+POSTER = "The video's poster"
 LINK_LIFETIME = timedelta(days=7)
 #: Digits of an id in an artifact's key: a whole one runs out of its card in the UI.
 KEY_DIGITS = 12
@@ -78,13 +80,12 @@ def _percent(snapshot: Snapshot) -> float:
 
 async def show_video(workspace: Workspace, video: Video) -> None:
     """Leave the video's page, its cost and its checks as artifacts, and the outcome in the run's log."""
-    poster = await workspace.store.get(video.poster_key)
-    link = await workspace.store.presign(video.key, expires=LINK_LIFETIME)
+    page = await _page(workspace, video)
     passed = sum(check.passed for check in video.checks)
     artifacts = asyncio.gather(
         acreate_markdown_artifact(
             key=_key("video", video.job_id),
-            markdown=_page(video, poster.data, link),
+            markdown=page,
             description=f"{video.seconds:.2f} s of video, {video.width}×{video.height}",
         ),
         acreate_table_artifact(
@@ -97,9 +98,8 @@ async def show_video(workspace: Workspace, video: Video) -> None:
         ),
     )
     await decorate(artifacts, get_run_logger())
-    get_run_logger().info(
-        "Published %.2f s of video as %s. Cost: %s", video.seconds, video.uri, _price(video)
-    )
+    done = "Published" if video.state is VideoState.PUBLISHED else "Kept as rejected"
+    get_run_logger().info("%s %.2f s of video as %s. Cost: %s", done, video.seconds, video.uri, _price(video))
 
 
 def _key(what: str, content_id: str) -> str:
@@ -110,19 +110,58 @@ def _price(video: Video) -> str:
     return f"${video.cost.billed:.2f} (quoted ${video.cost.quoted:.2f})"
 
 
-def _page(video: Video, poster: bytes, link: str) -> str:
-    image = base64.b64encode(thumbnail(poster)).decode()
-    model = f" ({video.model})" if video.model != video.provider else ""
-    return (
-        f"![The video's poster](data:image/jpeg;base64,{image})\n\n"
-        f"**[Play the video]({link})** (the link works for {LINK_LIFETIME.days} days)\n\n"
-        f"| | |\n| --- | --- |\n"
-        f"| Length | {video.seconds:.2f} s, {video.width}×{video.height} |\n"
-        f"| Rendered by | {video.provider}{model} |\n"
-        f"| Cost | {_price(video)} |\n"
-        f"| Stored as | `{video.uri}` |\n"
-        f"| Job | `{video.job_id}` |\n"
+async def _page(workspace: Workspace, video: Video) -> str:
+    """The video's page as Markdown. Pictures are data URIs: they never expire, and the UI shows no <video>."""
+    poster = await workspace.store.get(video.poster_key)
+    strip = await workspace.store.get(video.contact_key) if video.contact_key else None
+    rejected = "" if video.state is VideoState.PUBLISHED else "**Rejected: it did not pass its checks.**\n\n"
+    return "\n\n".join(
+        [
+            f"{rejected}{_picture(POSTER, thumbnail(poster.data))}",
+            f"**{await _links(workspace, video)}**",
+            *(
+                [_picture("Frames over time", thumbnail(strip.data, max_side=960, max_bytes=60_000))]
+                if strip
+                else []
+            ),
+            _facts(video),
+            _timeline(video),
+        ]
     )
+
+
+def _picture(name: str, jpeg: bytes) -> str:
+    return f"![{name}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
+
+
+async def _links(workspace: Workspace, video: Video) -> str:
+    """The player in the gallery, which lasts; else a link to the file, which expires."""
+    if player := player_url(workspace.settings, video.job_id):
+        return f"[Play the video]({player})"
+    link = await workspace.store.presign(video.key, expires=LINK_LIFETIME)
+    return f"[Play the video]({link})** (the link works for {LINK_LIFETIME.days} days)**"
+
+
+def _facts(video: Video) -> str:
+    model = f" ({video.model})" if video.model != video.provider else ""
+    rows = {
+        "Length": f"{video.seconds:.2f} s, {video.width}×{video.height}, {len(video.renders)} render(s)",
+        "Rendered by": f"{video.provider}{model}",
+        "Cost": _price(video),
+        "Stored as": f"`{video.uri}`",
+        "Job": f"`{video.job_id}`",
+    } | {f"Note {number}": note for number, note in enumerate(video.notes, 1)}
+    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _timeline(video: Video) -> str:
+    """How long each stage took, drawn to scale in twenty blocks."""
+    whole = sum(video.timings.values()) or 1.0
+    rows = [
+        f"| {stage} | {seconds:.1f} s | {'█' * max(1, round(20 * seconds / whole))} |"
+        for stage, seconds in video.timings.items()
+    ]
+    return "\n".join(["| stage | took | |", "| --- | --- | --- |", *rows])
 
 
 def _cost_table(video: Video) -> list[dict[str, str]]:

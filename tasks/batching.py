@@ -71,7 +71,8 @@ async def render_sheet(floor: Floor, sheet: int) -> None:
 
 async def _as_task(floor: Floor, row: Row) -> Outcome:
     work = Work(floor, row)
-    await render_row(work, return_state=True)
+    ended: Any = render_row(work, return_state=True)
+    await ended
     return work.outcome
 
 

@@ -286,4 +286,5 @@ class Video(Model):
     prompt: str
     take: int = 0
     published_at: datetime
+    flow_run_url: str | None = Field(None, description="the Prefect run that published it, if one did")
     versions: dict[str, str] = Field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from tasks.artifacts import show_video
 from tasks.jobs.publish import publish_video as publish
@@ -22,6 +23,6 @@ from tasks.workspace import workspace
 async def publish_video(plan: Plan, renders: list[Render], *, accept: bool = False) -> Video:
     """Assemble, inspect and publish; leave the artifacts that people look at; raise if it did not pass."""
     announce(Step("publish", "checking and publishing"))
-    video = await publish(workspace(), plan, renders, accept=accept)
+    video = await publish(workspace(), plan, renders, accept=accept, flow_run_url=flow_run.ui_url)
     await show_video(workspace(), video)
     return require_published(video)

@@ -47,7 +47,12 @@ async def find_video(workspace: Workspace, job_id: str) -> Video | None:
 
 
 async def publish_video(
-    workspace: Workspace, plan: Plan, renders: Sequence[Render], *, accept: bool = False
+    workspace: Workspace,
+    plan: Plan,
+    renders: Sequence[Render],
+    *,
+    accept: bool = False,
+    flow_run_url: str | None = None,
 ) -> Video:
     """Assemble, inspect and put in place. What fails a check is put in place too, as `rejected`.
 
@@ -56,6 +61,7 @@ async def publish_video(
         plan: the job's plan.
         renders: its renders, in the order of the segments.
         accept: publish it whatever the checks say.
+        flow_run_url: the Prefect run, for the manifest.
     """
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
         made = await assemble(workspace, plan, renders, Path(folder))
@@ -68,6 +74,7 @@ async def publish_video(
             made,
             state=VideoState.PUBLISHED if passed else VideoState.REJECTED,
             timings=await time_stages(workspace, renders),
+            flow_run_url=flow_run_url,
             **keys,
         )
     await _write_manifest(workspace, video)
