@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
-from prefect.runtime import flow_run
+from prefect.runtime import deployment
 from pydantic import Field
 
 from tasks.errors import ApprovalDenied
@@ -36,13 +36,13 @@ async def approve(plan: Plan, budget: BudgetSettings) -> None:
     limit = budget.approve_above
     if limit is None or plan.quote.amount <= limit:
         return
-    if flow_run.deployment_id is None:
+    if deployment.id is None:
         raise ApprovalDenied(
             f"This job is quoted at ${plan.quote.amount:.2f}, above the ${limit:.2f} of AVATAR_BUDGET__APPROVE_ABOVE, "
             "and only a run of a deployment can wait for approval. Nothing was sent or spent.",
             hint="Start it from the Prefect UI as generate-avatar, or raise AVATAR_BUDGET__APPROVE_ABOVE.",
         )
-    question: Any = Approval.with_initial_data(description=_ask(plan), approved=False)
+    question: Any = Approval.with_initial_data(description=_ask(plan))
     answer: Approval = await suspend_flow_run(
         wait_for_input=question, key=f"approve-{plan.job_id}-{plan.take}", timeout=budget.approval_seconds
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.flow_runs import suspend_flow_run
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from flows.approval import Approval
 from flows.equipment import equipment
@@ -58,7 +58,7 @@ async def approve_batch(checked: Checked, budget: BudgetSettings) -> None:
     limit = budget.approve_above
     if limit is None or checked.owed <= limit:
         return
-    if flow_run.deployment_id is None:
+    if deployment.id is None:
         raise ApprovalDenied(
             f"This batch is quoted at ${checked.owed:.2f}, above the ${limit:.2f} of AVATAR_BUDGET__APPROVE_ABOVE, and "
             "only a run of a deployment can wait for approval. Nothing was sent or spent.",

@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -12,6 +13,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import ObjectNotFound as NoSuchDeployment
+from prefect.runtime import flow_run
 from prefect.states import Cancelled
 from pydantic import Field
 
@@ -36,6 +38,7 @@ class Shard(Model):
     run: str = Field(title="Run", description="The flow run that checked the batch and waits for this shard.")
     first: int = Field(title="First sheet", ge=0, description="A sheet is a hundred rows.")
     last: int = Field(title="Last sheet", ge=0)
+    rows: int = Field(title="Rows", ge=1, description="How many rows those sheets have.")
     at_once: int = Field(
         title="At once", ge=1, le=1000, description="This shard's part of the batch's turns."
     )
@@ -50,12 +53,13 @@ class Shard(Model):
         return f"{self.batch_id}-{self.first}-{self.last}-{self.run}"
 
 
-@flow(
-    name="render-shard",
-    flow_run_name="rows {shard.first}01 to {shard.last}99",
-    retries=0,
-    persist_result=False,
-)
+def _run_name() -> str:
+    given: Any = flow_run.parameters["shard"]
+    shard = given if isinstance(given, Shard) else Shard.model_validate(given)
+    return f"rows {shard.first * SHEET_ROWS + 1} to {(shard.last + 1) * SHEET_ROWS}"
+
+
+@flow(name="render-shard", flow_run_name=_run_name, retries=0, persist_result=False)
 async def render_shard(shard: Shard) -> None:
     """Render a part of a batch. Started by generate-batch.
 
@@ -68,18 +72,28 @@ async def render_shard(shard: Shard) -> None:
 
 async def carry_out(shard: Shard) -> None:
     """Render the rows of a shard in this process."""
-    rows = len(shard.sheets) * SHEET_ROWS
-    floor = Floor(workspace(), batch_id=shard.batch_id, run=shard.run, at_once=shard.at_once, rows=rows)
+    floor = Floor(workspace(), batch_id=shard.batch_id, run=shard.run, at_once=shard.at_once, rows=shard.rows)
     await render_sheets(floor, shard.sheets)
 
 
-def share_out(checked: Checked, run: str, at_once: int, settings: BatchSettings) -> list[Shard]:
-    """Equal parts, as many as the settings allow; together they have `at_once` turns."""
+def count_parts(checked: Checked, at_once: int, settings: BatchSettings) -> int:
+    """How many flow runs a batch is spread over: each has a turn and a sheet at least."""
     wanted = math.ceil(checked.rows / settings.shard_rows)
-    parts = max(1, min(wanted, settings.shards, at_once, checked.sheets))
+    return min(wanted, settings.shards, at_once, checked.sheets)
+
+
+def share_out(checked: Checked, run: str, at_once: int, *, parts: int) -> list[Shard]:
+    """Equal parts of the rows; together they have `at_once` turns."""
     edges = [checked.sheets * part // parts for part in range(parts + 1)]
     return [
-        Shard(batch_id=checked.batch_id, run=run, first=start, last=end - 1, at_once=at_once // parts)
+        Shard(
+            batch_id=checked.batch_id,
+            run=run,
+            first=start,
+            last=end - 1,
+            rows=min(end * SHEET_ROWS, checked.rows) - start * SHEET_ROWS,
+            at_once=at_once // parts,
+        )
         for start, end in itertools.pairwise(edges)
     ]
 
@@ -88,16 +102,15 @@ async def render_shards(batch: Batch, checked: Checked, run: str) -> None:
     """Render every row that waits, in this process, or in child runs too if the batch is large."""
     settings = workspace().settings.batch
     at_once = batch.at_once or settings.at_once
-    shards = share_out(checked, run, at_once, settings)
-    if len(shards) == 1 or not await _is_deployed():
-        floor = Floor(workspace(), batch_id=checked.batch_id, run=run, at_once=at_once, rows=checked.rows)
-        return await render_sheets(floor, range(checked.sheets))
-    first, *others = shards
+    parts = count_parts(checked, at_once, settings)
+    if parts > 1 and not await _is_deployed():
+        parts = 1
+    first, *others = share_out(checked, run, at_once, parts=parts)
     children = [(await _start(shard), shard) for shard in others]
-    get_run_logger().info("%d child runs share this batch with this one.", len(children))
+    if children:
+        get_run_logger().info("%d child runs share this batch with this one.", len(children))
     await carry_out(first)
     await _finish_left_over(await _see_through(children))
-    return None
 
 
 async def _is_deployed() -> bool:
@@ -127,6 +140,8 @@ async def _see_through(children: Sequence[tuple[UUID, Shard]]) -> list[Shard]:
     """
     ended: list[Shard] = []
     open_runs = dict(children)
+    if not open_runs:
+        return ended
     async with get_client() as client:
         while open_runs:
             states = {run_id: await _state(client, run_id) for run_id in open_runs}
@@ -159,4 +174,5 @@ async def _finish_left_over(shards: Sequence[Shard]) -> None:
     for shard in shards:
         for sheet in shard.sheets:
             if await read_outcomes(workspace(), shard.batch_id, sheet, shard.run) is None:
-                await carry_out(shard.model_copy(update={"first": sheet, "last": sheet}))
+                rows = min(SHEET_ROWS, shard.rows - (sheet - shard.first) * SHEET_ROWS)
+                await carry_out(shard.model_copy(update={"first": sheet, "last": sheet, "rows": rows}))

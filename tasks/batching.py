@@ -11,6 +11,7 @@ from uuid import UUID
 from prefect import get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
 from tasks.artifacts import KEY_DIGITS, UPDATE_SECONDS, decorate
@@ -19,6 +20,7 @@ from tasks.batches.manifest import open_manifest
 from tasks.batches.models import SERVED, Batch, Checked, Outcome, Row, Summary
 from tasks.batches.report import as_markdown, write_report
 from tasks.batches.running import Floor, run_row, run_sheet, run_sheets
+from tasks.batches.sheets import SHEET_ROWS
 from tasks.progress import Step, announce
 from tasks.results import passes_by_itself
 from tasks.workspace import workspace
@@ -63,7 +65,12 @@ async def render_row(work: Work) -> Any:
     return Failed(name=work.outcome.state.capitalize(), message=work.outcome.reason)
 
 
-@task(task_run_name="rows {sheet}01 to {sheet}99", retries=0, cache_policy=NO_CACHE, persist_result=False)
+def _sheet_name() -> str:
+    first: int = task_run.parameters["sheet"] * SHEET_ROWS
+    return f"rows {first + 1} to {first + SHEET_ROWS}"
+
+
+@task(task_run_name=_sheet_name, retries=0, cache_policy=NO_CACHE, persist_result=False)
 async def render_sheet(floor: Floor, sheet: int) -> None:
     """Carry out a hundred rows."""
     await run_sheet(floor, sheet)

@@ -135,7 +135,7 @@ class Checker:
         except VideoRejected as error:
             return taken.row(RowState.REJECTED, reason=str(error), hint=error.hint or "")
         except (InvalidInput, BudgetRefused) as error:
-            return taken.row(RowState.BAD, reason=str(error), hint=error.hint or "")
+            return taken.row(RowState.BAD, reason=taken.in_its_words(str(error)), hint=error.hint or "")
         return taken.planned(plan, key, await still_to_buy(self.workspace, plan))
 
     async def _plan(self, taken: "_Taken", earlier: Row | None) -> tuple[Plan, str]:
@@ -171,6 +171,12 @@ class _Taken:
             "job_id": self.job_id,
         }
         return Row(line=self.line, job=self.job, outcome=Outcome.model_validate(known | facts))
+
+    def in_its_words(self, reason: str) -> str:
+        """A reason that names a file by its content, by the name it has in the manifest."""
+        for asset, source in ((self.portrait, self.job.portrait), (self.voice, self.job.voice)):
+            reason = reason.replace(asset.key.rsplit("/", 1)[-1], source)
+        return reason
 
     def made(self, video: Video) -> Row:
         return self.row(RowState.ALREADY, **told(video))

@@ -159,7 +159,7 @@ class Summary(Model):
     quoted: Decimal = Decimal(0)
     billed: Decimal = Field(Decimal(0), description="US dollars charged for the videos published by this run")
     at_risk: Decimal = Decimal(0)
-    troubles: tuple[Outcome, ...] = Field((), description="the first rows without a video")
+    troubles: tuple[Outcome, ...] = Field((), description="the first rows without a video, the worst first")
     report_key: str = ""
     page_key: str = ""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.batches.manifest import batch_prefix
-from tasks.batches.models import SERVED, Checked, Outcome, RowState, Summary
+from tasks.batches.models import Checked, Outcome, RowState, Summary
 from tasks.batches.sheets import read_outcomes, read_rows
 from tasks.jobs.ingest import hash_file
 from tasks.jobs.links import player_url
@@ -23,6 +24,15 @@ from tasks.workspace import Workspace
 HEAD = (*Outcome.model_fields, "link")
 #: Rows without a video that the summary tells.
 TOLD = 50
+#: Rows that need a person come first.
+WORST_FIRST = (
+    RowState.UNKNOWN,
+    RowState.REJECTED,
+    RowState.FAILED,
+    RowState.REFUSED,
+    RowState.BAD,
+    RowState.WAITING,
+)
 #: A cell that begins so is a formula to a spreadsheet.
 FORMULA = tuple("=+-@\t\r\n")
 
@@ -66,7 +76,7 @@ class _Books:
         self.batch_id, self.name = batch_id, name
         self.states: Counter[RowState] = Counter()
         self.money = {"quoted": Decimal(0), "billed": Decimal(0), "at_risk": Decimal(0)}
-        self.troubles: list[Outcome] = []
+        self.troubles: dict[RowState, list[Outcome]] = {state: [] for state in WORST_FIRST}
 
     def add(self, outcome: Outcome) -> None:
         self.states[outcome.state] += 1
@@ -74,8 +84,9 @@ class _Books:
         self.money["at_risk"] += outcome.at_risk or 0
         if outcome.state is RowState.PUBLISHED:
             self.money["billed"] += outcome.billed or 0
-        if outcome.state not in SERVED and len(self.troubles) < TOLD:
-            self.troubles.append(outcome)
+        told = self.troubles.get(outcome.state)
+        if told is not None and outcome.reason and len(told) < TOLD:
+            told.append(outcome)
 
     def summary(self, **keys: str) -> Summary:
         return Summary(
@@ -83,7 +94,7 @@ class _Books:
             name=self.name,
             rows=self.states.total(),
             states=dict(self.states),
-            troubles=tuple(self.troubles),
+            troubles=tuple(itertools.chain.from_iterable(self.troubles.values()))[:TOLD],
             **self.money,
             **keys,
         )

@@ -67,9 +67,7 @@ class Works:
 
     async def run(self, batch: Batch, *, run: str = "run-1", at_once: int = 10) -> Summary:
         checked = await self.check(batch)
-        floor = Floor(
-            self.workspace, batch_id=checked.batch_id, run=run, at_once=at_once, rows=checked.rows
-        )
+        floor = Floor(self.workspace, batch_id=checked.batch_id, run=run, at_once=at_once, rows=checked.rows)
         await run_sheets(floor, range(checked.sheets))
         return await write_report(self.workspace, checked, run, name=batch.name)
 

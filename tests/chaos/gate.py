@@ -12,6 +12,8 @@ from datetime import datetime
 from urllib.parse import unquote, urlsplit
 
 LIMIT = 2**22
+#: What delays a request and does nothing else to it.
+HOLDING = frozenset({"slow", "meet"})
 #: What an S3 server says with a status.
 CODES = {403: "AccessDenied", 500: "InternalError", 503: "SlowDown", 507: "InsufficientStorage"}
 #: Names of what is written, by key; the first that matches.
@@ -65,9 +67,10 @@ class Seen:
 class Rule:
     """What happens `on` a request (a regular expression over `Seen.what`), `times` times after `skip` of them.
 
-    `do`: kill (before it is done), kill_done (after), call, call_done (nothing happens to the request itself), cut, cut_done, slow, strip (loses If-None-Match), or a status
-    (403, 500, 503, 507: not done) or 500_done. With `seconds`, every request from then on suffers the same for
-    so long; slow takes `seconds` for each.
+    `do`: kill (before it is done), kill_done (after), call, call_done (nothing happens to the request itself), cut,
+    cut_done, slow (by `seconds`), meet (until `times` of them wait, at most `seconds`), strip (loses If-None-Match),
+    or a status (403, 500, 503, 507: not done) or 500_done. With `seconds`, the others spoil every request from then
+    on for so long.
     """
 
     on: str
@@ -86,6 +89,14 @@ class Rule:
         self.times -= 1
         self.hits += 1
         return True
+
+    async def hold(self) -> None:
+        """Keep a request waiting: for the others that this rule is for, or just so long."""
+        deadline = time.monotonic() + self.seconds
+        while (
+            self.do in HOLDING and time.monotonic() < deadline and not (self.do == "meet" and not self.times)
+        ):
+            await asyncio.sleep(0.01)
 
     def wait(self, seconds: float = 30.0) -> None:
         """Until it has been applied."""
@@ -144,7 +155,7 @@ class Gate:
         head = await reader.readuntil(b"\r\n\r\n")
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         seen = Seen(method, target, head, await reader.readexactly(content_length(head)), time.time())
-        do, seconds = self._judge(seen)
+        do, rule = self._judge(seen)
         if do == "call":
             self.kill()
         if do in {"kill", "cut"}:
@@ -152,8 +163,8 @@ class Gate:
         if do.isdigit():
             writer.write(refusal(int(do)))
             return True
-        if do == "slow":
-            await asyncio.sleep(seconds)
+        if rule is not None:
+            await rule.hold()
         sink.write((strip(head) if do == "strip" else head) + seen.body)
         answer = await read_answer(source, method)
         if do == "call_done":
@@ -167,17 +178,17 @@ class Gate:
         """End the trouble."""
         self._until = 0.0
 
-    def _judge(self, seen: Seen) -> tuple[str, float]:
+    def _judge(self, seen: Seen) -> tuple[str, Rule | None]:
         self.log.append(seen.what)
         self.seen.append(seen)
         rule = next((rule for rule in self.rules if rule.takes(seen)), None)
-        if rule is not None and rule.seconds and rule.do != "slow":
+        if rule is not None and rule.seconds and rule.do not in HOLDING:
             self._outage, self._until = rule.do, time.monotonic() + rule.seconds
         if rule is not None:
-            return rule.do, rule.seconds
+            return rule.do, rule
         # A full store can still be read.
         spared = self._outage == "507" and seen.method != "PUT"
-        return (self._outage if time.monotonic() < self._until and not spared else ""), 0.0
+        return (self._outage if time.monotonic() < self._until and not spared else ""), None
 
     def _end(self, do: str) -> bool:
         if do.startswith("kill"):

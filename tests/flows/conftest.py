@@ -48,7 +48,7 @@ class Run:
 
     api_url: str
     flow_run_id: str
-    outcome: Video | BaseException
+    outcome: Any
 
     @property
     def video(self) -> Video:
@@ -105,11 +105,11 @@ async def produce(
         monkeypatch.setenv(name, value)
     api_url = local.running.api_url
 
-    async def run(job: AvatarJob, **variables: str) -> Run:
+    async def run(job: AvatarJob, *, flow: Any = generate_avatar, **variables: str) -> Run:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         with temporary_settings({PREFECT_API_URL: api_url, PREFECT_HOME: local.state_dir / "prefect"}):
-            state: Any = await generate_avatar(job, return_state=True)
+            state: Any = await flow(job, return_state=True)
             outcome = await state.aresult(raise_on_failure=False)
         return Run(api_url, str(state.state_details.flow_run_id), outcome)
 

@@ -65,7 +65,7 @@ class Api:
     def question(self, run_id: str) -> str:
         """What the form of a suspended run says."""
         rows = (
-            self.client.post(f"/flow_runs/{run_id}/input/filter", json={"prefix": ""})
+            self.client.post(f"/flow_runs/{run_id}/input/filter", json={"prefix": "suspended", "limit": 10})
             .raise_for_status()
             .json()
         )
@@ -114,7 +114,7 @@ def test_a_dear_job_waits_for_approval_before_it_is_paid(up: StateDirectory, san
     for run_id in (denied, approved):
         until(lambda run_id=run_id: api.run(run_id)["state_name"] == "Suspended", 60)
     assert sandbox.state()["posts"] == 0
-    assert "Pay $1.04 to fal?" in api.question(approved)
+    until(lambda: "Pay $1.04 to fal?" in api.question(approved), 10)
     api.answer(denied, approved=False)
     until(lambda: api.run(denied)["state_type"] == "FAILED", 60)
     assert sandbox.state()["posts"] == 0
