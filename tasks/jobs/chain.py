@@ -8,7 +8,7 @@ from pathlib import Path
 from tasks.jobs.ingest import hash_file
 from tasks.media.poster import last_frame
 from tasks.models import Asset, Plan, Portrait, Render, Segment
-from tasks.renders.submit import order_for
+from tasks.renders.order import order_for
 from tasks.workspace import Workspace
 
 #: Names how the frame is taken. It is part of the identity of what is rendered from it.

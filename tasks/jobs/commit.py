@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from tasks.errors import StoreUnavailable
 from tasks.models import Plan
-from tasks.renders.submit import Order, order_for
+from tasks.renders.order import Order, order_for
 from tasks.storage.journal import Record, RenderState
 from tasks.workspace import Workspace
 
@@ -60,7 +60,7 @@ async def release_unspent(workspace: Workspace, plan: Plan, day: str | None) -> 
         return
     for order, head in await _heads(workspace, plan):
         if _unpaid(head):
-            await workspace.budget.release(day, order.render_id)
+            await workspace.budget.withdraw(order.render_id)
 
 
 async def settle(workspace: Workspace, record: Record, billed: Decimal) -> None:

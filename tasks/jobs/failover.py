@@ -4,7 +4,7 @@ from tasks.errors import AvatarError, RenderFailed, SubmitRefused
 from tasks.jobs.quote import check_price, quote_segments
 from tasks.models import AvatarJob, Plan, Segment
 from tasks.providers.base import Limits
-from tasks.renders.submit import order_for
+from tasks.renders.order import order_for
 from tasks.workspace import Workspace
 
 

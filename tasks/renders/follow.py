@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from tasks.errors import ProviderFailure, RenderLost, StillRendering
 from tasks.models import RemoteState, Snapshot, Submission
-from tasks.renders.submit import raise_failed
+from tasks.renders.verdicts import raise_failed
 from tasks.storage.journal import Failure, Record, RenderState
 from tasks.workspace import Workspace
 

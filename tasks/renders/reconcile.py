@@ -11,7 +11,8 @@ from tasks.jobs.commit import load_plan
 from tasks.jobs.publish import find_video, publish_video
 from tasks.models import Plan, RemoteState, Render, Submission
 from tasks.renders.collect import collect_render
-from tasks.renders.submit import current, order_for
+from tasks.renders.order import order_for
+from tasks.renders.submit import current
 from tasks.storage.budget import Claim
 from tasks.storage.journal import Record, RenderState
 from tasks.workspace import Workspace

@@ -5,32 +5,27 @@ intent, send exactly one request, and write down how it ended. A request is sent
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
-from typing import Any, NoReturn
 
 from tasks.errors import (
-    AvatarError,
     NotSent,
     OutcomeUnknown,
-    RenderFailed,
     StoreUnavailable,
     StoreUnfit,
     SubmitRefused,
     Throttled,
     Transient,
 )
-from tasks.jobs.identity import render_id as identify
-from tasks.jobs.quote import price_segment
 from tasks.models import Plan, Segment, Submission
 from tasks.progress import Step, announce
-from tasks.providers.base import Provider, RenderInputs
+from tasks.providers.base import RenderInputs
 from tasks.renders import receipts
-from tasks.storage.journal import Failure, Journal, Record, RenderState
+from tasks.renders.holding import ACCEPTED, Holding, as_failure
+from tasks.renders.order import Order, order_for
+from tasks.renders.verdicts import raise_failed, raise_unknown
+from tasks.storage.journal import Failure, Record, RenderState
 from tasks.workspace import Workspace
 
 log = logging.getLogger("avatar.submit")
@@ -45,31 +40,6 @@ PERSIST_SECONDS = 600.0
 LINK_LIFETIME = timedelta(days=2)
 
 _FREE_TO_TRY = {RenderState.NOT_SENT, RenderState.REFUSED, RenderState.RESOLVED}
-_ACCEPTED = {RenderState.SUBMITTED, RenderState.RENDERED, RenderState.COLLECTED}
-
-
-@dataclass(frozen=True)
-class Order:
-    """One render to be bought: what, by whom, at what price."""
-
-    render_id: str
-    plan: Plan
-    segment: Segment
-    provider: Provider
-    quoted: Decimal
-
-
-def order_for(workspace: Workspace, plan: Plan, segment: Segment) -> Order:
-    provider = workspace.provider(plan.provider)
-    return Order(
-        render_id=identify(
-            portrait=plan.portrait, segment=segment, prompt=plan.prompt, model=plan.model, take=plan.take
-        ),
-        plan=plan,
-        segment=segment,
-        provider=provider,
-        quoted=price_segment(segment, provider.price_per_second),
-    )
 
 
 async def submit_render(
@@ -92,7 +62,7 @@ async def submit_render(
     wait = 1.0
     for attempt in range(1, MAX_ATTEMPTS + 1):
         record = await _settled(workspace, order)
-        if record is not None and record.state in _ACCEPTED:
+        if record is not None and record.state in ACCEPTED:
             return record
         if inputs is None:
             inputs = await _prepare(workspace, order)
@@ -170,7 +140,7 @@ async def _settled(workspace: Workspace, order: Order) -> Record | None:
     """
     while True:
         record = await current(workspace, order.render_id)
-        if record is None or record.state in _FREE_TO_TRY | _ACCEPTED:
+        if record is None or record.state in _FREE_TO_TRY | ACCEPTED:
             return record
         if record.state is RenderState.UNKNOWN:
             raise_unknown(record)
@@ -216,22 +186,22 @@ def _silent_holder(record: Record) -> Failure:
 
 async def _send(workspace: Workspace, order: Order, inputs: RenderInputs, intent: Record) -> Record:
     """Send the paid request once, and write down how it ended whatever happens."""
-    holding = _Holding(workspace.journal, intent)
+    holding = Holding(workspace.journal, intent)
     try:
         async with holding:
             submission = await order.provider.submit(inputs)
     except NotSent as error:
-        await holding.write(RenderState.NOT_SENT, failure=_failure(error, "not_sent"))
+        await holding.write(RenderState.NOT_SENT, failure=as_failure(error, "not_sent"))
         raise
     except Throttled as error:
-        await holding.write(RenderState.REFUSED, failure=_failure(error, "throttled"))
+        await holding.write(RenderState.REFUSED, failure=as_failure(error, "throttled"))
         raise
     except SubmitRefused as error:
-        await holding.write(RenderState.REFUSED, failure=_failure(error, error.kind))
+        await holding.write(RenderState.REFUSED, failure=as_failure(error, error.kind))
         raise
     except BaseException as error:
         # Also a cancellation or a defect of ours in mid-request: the request may have left.
-        record = await asyncio.shield(_note_unknown(holding, _failure(error, "answer_lost")))
+        record = await asyncio.shield(_note_unknown(holding, as_failure(error, "answer_lost")))
         if isinstance(error, OutcomeUnknown):
             raise_unknown(record)
         raise
@@ -242,7 +212,7 @@ async def _send(workspace: Workspace, order: Order, inputs: RenderInputs, intent
     return record
 
 
-async def _note_unknown(holding: "_Holding", failure: Failure) -> Record:
+async def _note_unknown(holding: Holding, failure: Failure) -> Record:
     """Record `unknown`. If the store is away the intent stands, which becomes unknown when its lease runs out."""
     try:
         return await holding.write(RenderState.UNKNOWN, failure=failure)
@@ -252,7 +222,7 @@ async def _note_unknown(holding: "_Holding", failure: Failure) -> Record:
         return Record(entry, holding.record.age)
 
 
-async def _write_receipt(holding: "_Holding", submission: Submission) -> Record:
+async def _write_receipt(holding: Holding, submission: Submission) -> Record:
     """Write the provider's receipt, for minutes if need be: losing it loses a paid video."""
     deadline = time.monotonic() + PERSIST_SECONDS
     pause = 1.0
@@ -287,99 +257,6 @@ def _compare(record: Record, submission: Submission) -> None:
         )  # fmt: skip
 
 
-class _Holding:
-    """A held intent: renewed while the request is under way, then followed by how it ended."""
-
-    def __init__(self, journal: Journal, intent: Record) -> None:
-        self.journal = journal
-        self.record = intent
-        self._renewal: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> None:
-        self._renewal = asyncio.create_task(self._renew())
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._renewal:
-            self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(self.journal.lease_seconds / 3)
-            with contextlib.suppress(StoreUnavailable):
-                renewed = await self.journal.append(self.record, RenderState.INTENT)
-                if renewed is None:
-                    return  # declared unknown by another; the answer is appended after that
-                self.record = renewed
-
-    async def write(self, state: RenderState, **facts: Any) -> Record:
-        """Append `state`, after whatever others wrote in the meantime."""
-        while True:
-            written = await self.journal.append(self.record, state, **facts)
-            if written is not None:
-                return written
-            newest = await self.journal.head(self.record.entry.render_id)
-            if newest is None:
-                raise StoreUnavailable(f"The journal of render {self.record.entry.render_id} has vanished.")
-            if newest.state is state or newest.state in _ACCEPTED:
-                return newest
-            self.record = newest
-
-
-def _failure(error: BaseException, kind: str) -> Failure:
-    return Failure(
-        kind=kind,
-        message=_reason(error),
-        request_id=getattr(error, "request_id", None),
-        status=getattr(error, "status", None),
-        billed=None if kind == "answer_lost" else False,
-        retry_after=getattr(error, "retry_after", None),
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """The short reason where the provider gave one; the text a person sees is built around it."""
-    reason = getattr(error, "reason", None)
-    if reason:
-        return str(reason)
-    return str(error) if isinstance(error, AvatarError) else f"{type(error).__name__} in mid-request"
-
-
 def _pause(error: Transient, last: float) -> float:
     asked = getattr(error, "retry_after", None)
     return min(asked, MAX_RETRY_AFTER) if asked is not None else min(last * 2, 30.0)
-
-
-def raise_unknown(record: Record) -> NoReturn:
-    """Tell a person what may have been charged, and how to find out."""
-    entry = record.entry
-    why = entry.failure.message if entry.failure else "the answer was lost."
-    seen = entry.failure.request_id if entry.failure else None
-    raise OutcomeUnknown(
-        f"Whether {entry.provider} accepted render {entry.render_id} is not known: {why} Up to ${entry.quoted:.2f} may "
-        f"have been charged. It is not sent again. Look for a request made around {entry.at:%Y-%m-%d %H:%M:%S} UTC, "
-        f"tagged {entry.render_id}, on the provider's dashboard.",
-        provider=entry.provider,
-        render_id=entry.render_id,
-        cost_at_risk=entry.quoted,
-        request_id=seen,
-        hint=f"avatar resolve {entry.render_id} --request-id {seen or 'ID'}, or --not-charged if it is not there.",
-    )
-
-
-def raise_failed(record: Record) -> NoReturn:
-    entry, failure = record.entry, record.entry.failure
-    kind, message = (failure.kind, failure.message) if failure else ("failed", "no reason given")
-    billed = failure.billed if failure else None
-    raise RenderFailed(
-        f"{entry.provider} failed render {entry.render_id} ({kind}): {message} "
-        + ("It was not charged." if billed is False else f"Up to ${entry.quoted:.2f} may have been charged.")
-        + " It is not sent again by itself.",
-        provider=entry.provider,
-        render_id=entry.render_id,
-        request_id=entry.submission.request_id if entry.submission else None,
-        cost_at_risk=None if billed is False else entry.quoted,
-        hint="Change the input, or ask for another take.",
-        kind=kind,
-        billed=billed,
-    )

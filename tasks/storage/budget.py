@@ -47,6 +47,8 @@ class Budget:
     def __init__(self, store: Store, *, per_day: Decimal | None) -> None:
         self.store = store
         self.per_day = per_day
+        #: Claims written through this object, by render: only these are ours to take back.
+        self._ours: dict[str, list[Claim]] = {}
 
     async def claim(self, amounts: Mapping[str, Decimal], *, today: date | None = None) -> str:
         """Set money aside for renders about to be bought, all or none.
@@ -68,10 +70,9 @@ class Budget:
             ]
             for claim in ours:
                 await self._write(claim)
-            if self.per_day is None:
-                return day
-            claims = await self.claims(day)
-            if total(claims) <= self.per_day:
+            if self.per_day is None or total(claims := await self.claims(day)) <= self.per_day:
+                for claim in ours:
+                    self._ours.setdefault(claim.render_id, []).append(claim)
                 return day
             for claim in ours:
                 await self.store.remove(claim.key)
@@ -112,6 +113,11 @@ class Budget:
         """Give back what was set aside for a render that was not charged."""
         for stat in await self.store.list(f"budget/{day}/{render_id}.open."):
             await self.store.remove(stat.key)
+
+    async def withdraw(self, render_id: str) -> None:
+        """Take back what was set aside for a render through this object. A claim of another run's stays."""
+        for claim in self._ours.pop(render_id, []):
+            await self.store.remove(claim.key)
 
     async def claims(self, day: str) -> list[Claim]:
         """What each render of one day counts with: what was billed, else the most that is set aside for it."""

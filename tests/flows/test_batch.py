@@ -123,28 +123,26 @@ def test_the_command_tells_bad_rows_and_does_the_others(avatar, manifest, rows, 
 
 
 @pytest.fixture
-async def shard_deployment(local: Local) -> AsyncIterator[str]:
-    """`render-shard` deployed without a worker; its id."""
+async def shard_deployment(local: Local, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """`render-shard` deployed without a worker, for sheets of four rows; its id."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.shards import render_shard
+    from flows import shards
+    from tasks.batches import checking
 
+    for module in (checking, shards):
+        monkeypatch.setattr(module, "SHEET_ROWS", 4)
     with temporary_settings({PREFECT_API_URL: local.running.api_url}):
-        deployment_id = str(await (await render_shard.ato_deployment("render-shard")).aapply())
+        deployment_id = str(await (await shards.render_shard.ato_deployment("render-shard")).aapply())
     yield deployment_id
     async with httpx.AsyncClient(base_url=local.running.api_url, timeout=20) as client:
         await client.delete(f"/deployments/{deployment_id}")
 
 
 async def test_shards_that_no_worker_takes_are_done_by_the_batch(
-    batched, shard_deployment, manifest, rows, sandbox, monkeypatch  # noqa: F811
+    batched, shard_deployment, manifest, rows, sandbox  # noqa: F811
 ):  # fmt: skip
     """Child runs are made under keys of their own; the batch's run takes them over, and none is paid twice."""
-    from flows import shards
-    from tasks.batches import checking
-
-    monkeypatch.setattr(checking, "SHEET_ROWS", 4)
-    monkeypatch.setattr(shards, "SHEET_ROWS", 4)
     variables = {"AVATAR_BATCH__SHARD_ROWS": "4", "AVATAR_BATCH__SHARDS": "3", "AVATAR_BATCH__AT_ONCE": "6"}
     run = await batched(manifest(rows(11)), **sandbox.fal_env(), **variables)
     assert run.outcome.states == {RowState.PUBLISHED: 11}

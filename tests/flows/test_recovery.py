@@ -55,17 +55,26 @@ class Api:
     def __init__(self, url: str) -> None:
         self.client = httpx.Client(base_url=url, timeout=30)
 
+    def ask(self, method: str, path: str, **given) -> httpx.Response:
+        """A request, asked again while SQLite is locked, as Prefect's own client does."""
+        for _ in range(50):
+            answer = self.client.request(method, path, **given)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(0.2)
+        return answer.raise_for_status()
+
     def start(self, deployment: str, parameters: dict) -> str:
-        found = self.client.get(f"/deployments/name/{deployment}/{deployment}").raise_for_status().json()
-        created = self.client.post(
-            f"/deployments/{found['id']}/create_flow_run", json={"parameters": parameters}
+        found = self.ask("GET", f"/deployments/name/{deployment}/{deployment}").json()
+        created = self.ask(
+            "POST", f"/deployments/{found['id']}/create_flow_run", json={"parameters": parameters}
         )
-        return created.raise_for_status().json()["id"]
+        return created.json()["id"]
 
     def question(self, run_id: str) -> str:
         """What the form of a suspended run says."""
         rows = (
-            self.client.post(f"/flow_runs/{run_id}/input/filter", json={"prefix": "suspended", "limit": 10})
+            self.ask("POST", f"/flow_runs/{run_id}/input/filter", json={"prefix": "suspended", "limit": 10})
             .raise_for_status()
             .json()
         )
@@ -73,10 +82,10 @@ class Api:
 
     def answer(self, run_id: str, *, approved: bool) -> None:
         given = {"run_input": {"approved": approved, "who": "anna"}}
-        self.client.post(f"/flow_runs/{run_id}/resume", json=given).raise_for_status()
+        self.ask("POST", f"/flow_runs/{run_id}/resume", json=given)
 
     def run(self, run_id: str) -> dict:
-        return self.client.get(f"/flow_runs/{run_id}").raise_for_status().json()
+        return self.ask("GET", f"/flow_runs/{run_id}").json()
 
 
 def short_voice(folder: Path) -> Path:

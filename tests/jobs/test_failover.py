@@ -8,7 +8,8 @@ from tasks.errors import BudgetRefused, OutcomeUnknown, RenderFailed, SubmitRefu
 from tasks.jobs.failover import stand_in
 from tasks.models import AvatarJob, ProviderName
 from tasks.providers.base import Limits
-from tasks.renders.submit import order_for, submit_render
+from tasks.renders.order import order_for
+from tasks.renders.submit import submit_render
 from tests.renders.conftest import inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.renders.scripted import Scripted
 

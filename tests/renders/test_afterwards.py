@@ -20,9 +20,10 @@ from tasks.renders import receipts
 from tasks.renders.cancel import cancel_render
 from tasks.renders.collect import collect_render
 from tasks.renders.follow import follow_render
+from tasks.renders.order import order_for
 from tasks.renders.reconcile import reconcile_renders
 from tasks.renders.resolve import attach_request, declare_not_charged
-from tasks.renders.submit import order_for, submit_render
+from tasks.renders.submit import submit_render
 from tasks.storage.budget import total
 from tests.renders.scripted import Scripted
 

@@ -6,7 +6,8 @@ import pytest
 
 from tasks.errors import NotSent, OutcomeUnknown, RenderFailed, SubmitRefused, Throttled
 from tasks.renders import submit
-from tasks.renders.submit import order_for, submit_render
+from tasks.renders.order import order_for
+from tasks.renders.submit import submit_render
 from tasks.storage.journal import Failure, RenderState
 from tests.renders.scripted import Scripted
 

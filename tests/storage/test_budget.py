@@ -74,3 +74,12 @@ async def test_what_cannot_be_counted_is_refused(store):
     await store.put(f"budget/{DAY}/stray.json", b"{}", content_type="application/json")
     with pytest.raises(StoreUnavailable, match="cannot be counted"):
         await budget(store).claim({"a": Decimal(1)}, today=TODAY)
+
+
+async def test_a_run_takes_back_its_own_claim_only(store):
+    """A failing run must not free the money that another run of the same job is about to spend."""
+    failing, paying = budget(store), budget(store)
+    for run in (failing, paying):
+        await run.claim({"a": Decimal(4)}, today=TODAY)
+    await failing.withdraw("a")
+    assert total(await paying.claims(DAY)) == 4
