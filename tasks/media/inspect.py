@@ -19,7 +19,7 @@ from tasks.models import Check
 __all__ = ["Evidence", "inspect_video"]
 
 #: Seconds a video may be shorter or longer than its voice. Providers add a few frozen frames at the end
-#: (providers.md §5: about 0.2 s seen), so equality would refuse good videos.
+#: (about 0.2 s was reported to receptron/mulmocast-cli, issue 1274), so equality would refuse good videos.
 SHORTER, LONGER = 0.1, 0.6
 #: Below this there is hardly a picture in it: 128 kbit/s of sound alone come to 16,000.
 MIN_BYTES_PER_SECOND = 2000

@@ -142,7 +142,7 @@ def _flatten(draft: _Draft) -> None:
     layered = image.convert("RGBA")
     lowest, _ = layered.getchannel("A").getextrema()
     white = Image.new("RGBA", layered.size, "white")
-    # fal shows transparency as black (providers.md §1.6), so it is settled here.
+    # fal was seen to flatten transparency onto black, so it is settled here.
     white.alpha_composite(layered)
     see_through = isinstance(lowest, int | float) and lowest < 255  # noqa: PLR2004 - opaque
     draft.become(white.convert("RGB"), "transparency laid on white" if see_through else "")

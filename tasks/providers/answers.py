@@ -16,7 +16,7 @@ log = logging.getLogger("avatar.provider")
 MAX_ID = 10_000
 #: Longest stretch of a provider's words put into an error, in characters.
 MAX_WORDS = 500
-#: Names under which fal, Pixazo and Azure's gateway in front of it put what went wrong (providers.md §3.2).
+#: Names under which fal, Pixazo and Azure's gateway in front of it put what went wrong.
 _ERROR_NAMES = ("error", "message", "detail", "error_message", "payload_error", "msg", "title")
 
 _SECRET_PARTS = (

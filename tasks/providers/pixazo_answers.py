@@ -11,7 +11,7 @@ _WRAPPERS = ("video", "output", "data", "result")
 
 
 def pixazo_words() -> Vocabulary:
-    """v1 and v2 of this model's page, and what the vendor's own clients map (providers.md §3.2)."""
+    """v1 and v2 of this model's page, and what the vendor's own clients map."""
     return Vocabulary(
         "pixazo",
         queued=("IN_QUEUE", "QUEUED", "PENDING", "SUBMITTED", "CREATED", "STARTING", "WAITING"),
