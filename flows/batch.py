@@ -67,7 +67,6 @@ async def approve_batch(checked: Checked, budget: BudgetSettings) -> None:
     question: Any = Approval.with_initial_data(
         description=f"## Pay up to ${checked.owed:.2f} for {checked.ready} of {checked.rows} rows?\n\n"
         f"The quote of every row is in `batches/{checked.batch_id}/report.csv`. Nothing has been sent yet.",
-        approved=False,
     )
     answer: Approval = await suspend_flow_run(
         wait_for_input=question, key=f"approve-{checked.batch_id}", timeout=budget.approval_seconds

@@ -21,6 +21,7 @@ from tasks.batches.models import SERVED, Batch, Checked, Outcome, Row, Summary
 from tasks.batches.report import as_markdown, write_report
 from tasks.batches.running import Floor, run_row, run_sheet, run_sheets
 from tasks.batches.sheets import SHEET_ROWS
+from tasks.jobs.commit import Claim
 from tasks.progress import Step, announce
 from tasks.results import passes_by_itself
 from tasks.workspace import workspace
@@ -51,15 +52,15 @@ async def check_batch(batch: Batch) -> Checked:
 class Work:
     """A row on its way through a task. No model: Prefect would look through all of it for results of other tasks."""
 
-    def __init__(self, floor: Floor, row: Row) -> None:
-        self.floor, self.row, self.line = floor, row, row.line
+    def __init__(self, floor: Floor, row: Row, claim: Claim) -> None:
+        self.floor, self.row, self.claim, self.line = floor, row, claim, row.line
         self.outcome = row.outcome
 
 
 @task(task_run_name="line {work.line}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 async def render_row(work: Work) -> Any:
     """Carry out one row. What stands against it is the state of this run, and stops no other."""
-    work.outcome = await run_row(work.floor, work.row)
+    work.outcome = await run_row(work.floor, work.row, work.claim)
     if work.outcome.state in SERVED:
         return Completed(name=work.outcome.state.capitalize(), message=work.outcome.video)
     return Failed(name=work.outcome.state.capitalize(), message=work.outcome.reason)
@@ -76,8 +77,8 @@ async def render_sheet(floor: Floor, sheet: int) -> None:
     await run_sheet(floor, sheet)
 
 
-async def _as_task(floor: Floor, row: Row) -> Outcome:
-    work = Work(floor, row)
+async def _as_task(floor: Floor, row: Row, claim: Claim) -> Outcome:
+    work = Work(floor, row, claim)
     ended: Any = render_row(work, return_state=True)
     await ended
     return work.outcome

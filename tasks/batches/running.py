@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from tasks.batches.checking import told
 from tasks.batches.models import SERVED, Outcome, Row, RowState
+from tasks.batches.purse import Purse
 from tasks.batches.sheets import SHEET_ROWS, read_rows, write_outcomes
 from tasks.errors import (
     AvatarError,
@@ -19,6 +20,7 @@ from tasks.errors import (
     SubmitRefused,
     VideoRejected,
 )
+from tasks.jobs.commit import Claim
 from tasks.jobs.produce import LONG, SHORT, made_already, patiently, render_all, wait_until_done
 from tasks.jobs.publish import publish_video, require_published
 from tasks.models import Plan, Render, Segment, Video
@@ -29,7 +31,7 @@ from tasks.workspace import Workspace
 log = logging.getLogger("avatar.batch")
 
 #: How a row is carried out: as it is, or as a Prefect task around it.
-Carry = Callable[["Floor", Row], Awaitable[Outcome]]
+Carry = Callable[["Floor", Row, Claim], Awaitable[Outcome]]
 #: Videos fetched and inspected at a time, for each processor: decoding is work, fetching is waiting.
 HANDS = 2
 
@@ -82,7 +84,7 @@ class Floor:
         self._desk = asyncio.Semaphore(HANDS * (os.cpu_count() or 1))
         self._unknown = 0
 
-    async def produce(self, row: Row, plan: Plan) -> tuple[Video, bool]:
+    async def produce(self, row: Row, plan: Plan, claim: Claim) -> tuple[Video, bool]:
         """The row's published video, and whether it was there before. Raises what stands against it."""
         job, workspace = row.job, self.workspace
         if job is None:
@@ -90,7 +92,7 @@ class Floor:
         video = await patiently(lambda: made_already(workspace, job, plan.job_id), SHORT)
         if video is not None:
             return video, True
-        renders = await render_all(workspace, job, plan, self._render)
+        renders = await render_all(workspace, job, plan, self._render, claim=claim)
         return await patiently(lambda: self._publish(plan, renders, accept=job.accept), LONG), False
 
     async def _render(self, plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
@@ -132,12 +134,12 @@ class Floor:
             return require_published(await publish_video(self.workspace, plan, renders, accept=accept))
 
 
-async def run_row(floor: Floor, row: Row) -> Outcome:
+async def run_row(floor: Floor, row: Row, claim: Claim) -> Outcome:
     """Carry one row as far as it goes; whatever stops it is its outcome."""
     if row.plan is None:
         return row.outcome
     try:
-        video, before = await floor.produce(row, row.plan)
+        video, before = await floor.produce(row, row.plan, claim)
     except AvatarError as error:
         return _stopped(row, error)
     except Exception as error:  # a defect, or a disk that is full: the other rows go on
@@ -174,16 +176,18 @@ def _stopped(row: Row, error: AvatarError) -> Outcome:
 async def run_sheet(floor: Floor, sheet: int, carry: Carry = run_row) -> None:
     """Carry out the rows of one sheet, and keep how they ended."""
     rows = await patiently(lambda: read_rows(floor.workspace, floor.batch_id, sheet), SHORT)
-    outcomes = await asyncio.gather(*(_admit(floor, row, carry) for row in rows))
+    purse = Purse(floor.workspace, rows)
+    outcomes = await asyncio.gather(*(_admit(floor, row, purse, carry) for row in rows))
+    await purse.give_back()
     await patiently(lambda: write_outcomes(floor.workspace, floor.batch_id, sheet, floor.run, outcomes), LONG)
 
 
-async def _admit(floor: Floor, row: Row, carry: Carry) -> Outcome:
+async def _admit(floor: Floor, row: Row, purse: Purse, carry: Carry) -> Outcome:
     if row.plan is None:
         outcome = row.outcome
     else:
         async with floor.places:
-            outcome = await carry(floor, row)
+            outcome = await carry(floor, row, purse.claim)
     floor.tally.add(outcome)
     return outcome
 

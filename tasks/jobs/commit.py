@@ -1,6 +1,6 @@
 """Commit to a job's price before its first paid request, and put the books straight afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 
 from pydantic import ValidationError
@@ -10,6 +10,9 @@ from tasks.models import Plan
 from tasks.renders.order import Order, order_for
 from tasks.storage.journal import Record, RenderState
 from tasks.workspace import Workspace
+
+#: Sets money aside, in US dollars by render id; the day it stands on.
+Claim = Callable[[Mapping[str, Decimal]], Awaitable[str]]
 
 _NOT_CHARGED = {RenderState.NOT_SENT, RenderState.REFUSED, RenderState.RESOLVED}
 
@@ -29,8 +32,13 @@ async def load_plan(workspace: Workspace, job_id: str) -> Plan:
         ) from error
 
 
-async def commit_job(workspace: Workspace, plan: Plan) -> str | None:
+async def commit_job(workspace: Workspace, plan: Plan, *, claim: Claim | None = None) -> str | None:
     """Write the plan down, and claim the day's budget for every render that is not bought yet.
+
+    Args:
+        workspace: settings, store and journal.
+        plan: the job's plan.
+        claim: claims in place of `Budget.claim`, perhaps for other jobs too.
 
     Returns:
         The UTC day the claims stand on; None when there is nothing to claim.
@@ -43,7 +51,7 @@ async def commit_job(workspace: Workspace, plan: Plan) -> str | None:
         plan_key(plan.job_id), plan.model_dump_json().encode(), content_type="application/json"
     )
     amounts = await still_to_buy(workspace, plan)
-    return await workspace.budget.claim(amounts) if amounts else None
+    return await (claim or workspace.budget.claim)(amounts) if amounts else None
 
 
 async def still_to_buy(workspace: Workspace, plan: Plan) -> dict[str, Decimal]:

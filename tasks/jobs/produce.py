@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tasks.errors import AvatarError, RenderFailed, StillRendering, StoreUnavailable, SubmitRefused, Transient
 from tasks.jobs.chain import continue_from, hand_on_claim
-from tasks.jobs.commit import commit_job, release_unspent
+from tasks.jobs.commit import Claim, commit_job, release_unspent
 from tasks.jobs.failover import explain, stand_in
 from tasks.jobs.publish import accept_video, find_video, require_published
 from tasks.models import AvatarJob, Continuity, Plan, Render, Segment, Snapshot, Video, VideoState
@@ -51,9 +51,11 @@ class _Work:
     render: RenderOne
 
 
-async def render_all(workspace: Workspace, job: AvatarJob, plan: Plan, render: RenderOne) -> Sequence[Render]:
+async def render_all(
+    workspace: Workspace, job: AvatarJob, plan: Plan, render: RenderOne, *, claim: Claim | None = None
+) -> Sequence[Render]:
     """Render every segment, at once or one after another. What is claimed and not spent is given back."""
-    work = _Work(workspace, job, await commit_job(workspace, plan), render)
+    work = _Work(workspace, job, await commit_job(workspace, plan, claim=claim), render)
     try:
         return await (_chain if plan.continuity is Continuity.CHAIN else _abreast)(work, plan)
     except AvatarError:

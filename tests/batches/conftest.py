@@ -65,8 +65,11 @@ class Works:
         async with open_manifest(self.workspace, batch) as opened:
             return await check_rows(self.workspace, batch, opened)
 
-    async def run(self, batch: Batch, *, run: str = "run-1", at_once: int = 10) -> Summary:
-        checked = await self.check(batch)
+    async def run(
+        self, batch: Batch, *, run: str = "run-1", at_once: int = 10, checked: Checked | None = None
+    ) -> Summary:
+        """All of it; with `checked`, from there on."""
+        checked = checked or await self.check(batch)
         floor = Floor(self.workspace, batch_id=checked.batch_id, run=run, at_once=at_once, rows=checked.rows)
         await run_sheets(floor, range(checked.sheets))
         return await write_report(self.workspace, checked, run, name=batch.name)

@@ -99,19 +99,39 @@ async def test_a_day_that_runs_out_refuses_what_no_longer_fits(make_works, manif
     assert "AVATAR_BUDGET__PER_DAY" in summary.troubles[0].reason
 
 
+async def test_the_day_is_counted_for_many_rows_at_once(make_works, manifest, rows, monkeypatch):
+    """Twelve rows under a limit for the day: one count, every cent booked, nothing left set aside."""
+    works = make_works(budget={"per_day": "50.00"})
+    counted, real = [], works.workspace.budget.claims
+    monkeypatch.setattr(works.workspace.budget, "claims", lambda day: (counted.append(day), real(day))[1])
+    assert (await works.run(manifest(rows(12)))).states == {RowState.PUBLISHED: 12}
+    assert len(counted) == 1
+    claims = await works.workspace.budget.claims(await today(works))
+    assert (len(claims), {claim.state for claim in claims}) == (12, {"settled"})
+
+
+async def test_what_is_set_aside_and_not_needed_is_given_back(make_works, manifest, rows, sandbox):
+    """A video that somebody else published in the meantime frees the money that was set aside for it."""
+    works, rival = make_works(budget={"per_day": "50.00"}), make_works()
+    batch = manifest(rows(3))
+    checked = await works.check(batch)
+    await rival.run(manifest(rows(3)[2:], name="one.jsonl"))
+    sandbox.reset()
+    summary = await works.run(batch, checked=checked)
+    assert summary.states == {RowState.PUBLISHED: 2, RowState.ALREADY: 1}
+    claims = await works.workspace.budget.claims(await today(works))
+    assert (len(claims), {claim.state for claim in claims}) == (3, {"settled"})
+
+
 async def test_a_run_that_stops_is_continued_by_the_next(make_works, manifest, rows, sandbox):
     """Cancelled while ten are rendering: the next run waits for those, sends the rest, and pays for each once."""
     sandbox.reset(render_seconds=2)
     batch = manifest(rows(20))
     stopped = asyncio.create_task(make_works().run(batch))
-    await asyncio.to_thread(sandbox.wait_for, "accepts", 10)
-    works = make_works()
-    while len(await works.workspace.journal.open_renders()) < 10:
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.5)  # the tenth answer is on its way into the journal
+    await asyncio.to_thread(sandbox.wait_for, "stream", 10)  # followed, so written down
     stopped.cancel()
     await asyncio.gather(stopped, return_exceptions=True)
-    summary = await works.run(batch, run="run-2")
+    summary = await make_works().run(batch, run="run-2")
     assert summary.count(RowState.PUBLISHED) == 20, summary.troubles
     assert sandbox.state()["accepts"] == 20
 
