@@ -15,7 +15,6 @@ from flows.local import Services, environment, services
 from flows.local.processes import kill
 from flows.local.record import StateDirectory
 from flows.local.server import start_server
-from tasks.errors import AvatarError
 from tasks.settings import AvatarSettings, StoreSettings
 from tasks.storage import embedded
 from tests.chaos.gate import Gatehouse
@@ -27,6 +26,10 @@ OURSELVES = ("AVATAR_", "PREFECT_", "FAL_")
 RENDER_SECONDS = 0.3
 #: Seconds; the shortest that the settings allow, so that a dead holder is found out soon.
 LEASE = 2
+
+
+#: Below the ports that the kernel gives to connections, above Prefect's usual one.
+OUT_OF_THE_WAY = 14_200
 
 
 class Ground:
@@ -88,12 +91,11 @@ class Ground:
 
 @contextmanager
 def started(settings: AvatarSettings) -> Iterator[Services]:
-    """Store and Prefect server. Of two servers that start at once on one machine, one may lose its port: again."""
-    with ExitStack() as stack:
-        try:
-            running = stack.enter_context(services(settings))
-        except AvatarError:
-            running = stack.enter_context(services(settings))
+    """Store and Prefect server, on a port that no other server of this machine falls back to while ours is down."""
+    state = StateDirectory(settings.state_dir)
+    state.prepare()
+    start_server(state, OUT_OF_THE_WAY + os.getpid() % 1000, lambda: True)
+    with services(settings) as running:
         yield running
 
 
