@@ -103,12 +103,12 @@ def test_a_killed_run_is_finished_by_reconcile_and_paid_once(
     examples = ROOT / "examples"
     job = {"portrait": str(examples / "portrait.png"), "voice": str(short_voice(tmp_path))}
     run_id = api.start("generate-avatar", {"job": job})
-    sandbox.wait_for("accepts", seconds=60)
+    sandbox.wait_for("accepts", seconds=120)
     for run in children(up.read().worker.process):
         os.kill(run.pid, signal.SIGKILL)
-    until(lambda: api.run(run_id)["state_type"] == "CRASHED", 30)
+    until(lambda: api.run(run_id)["state_type"] == "CRASHED", 60)
     api.start("reconcile", {"upkeep": {"idle_seconds": 86400}})
-    until(lambda: api.run(run_id)["state_type"] == "COMPLETED", 90)
+    until(lambda: api.run(run_id)["state_type"] == "COMPLETED", 150)
     assert api.run(run_id)["run_count"] == 2
     assert sandbox.state()["accepts"] == 1
     api.client.close()
@@ -121,13 +121,13 @@ def test_a_dear_job_waits_for_approval_before_it_is_paid(up: StateDirectory, san
     job = {"portrait": str(examples / "portrait.png"), "voice": str(examples / "speech.mp3")}
     denied, approved = (api.start("generate-avatar", {"job": job | {"take": take}}) for take in (0, 1))
     for run_id in (denied, approved):
-        until(lambda run_id=run_id: api.run(run_id)["state_name"] == "Suspended", 60)
+        until(lambda run_id=run_id: api.run(run_id)["state_name"] == "Suspended", 120)
     assert sandbox.state()["posts"] == 0
-    until(lambda: "Pay $1.04 to fal?" in api.question(approved), 10)
+    until(lambda: "Pay $1.04 to fal?" in api.question(approved), 30)
     api.answer(denied, approved=False)
-    until(lambda: api.run(denied)["state_type"] == "FAILED", 60)
+    until(lambda: api.run(denied)["state_type"] == "FAILED", 120)
     assert sandbox.state()["posts"] == 0
     api.answer(approved, approved=True)
-    until(lambda: api.run(approved)["state_type"] == "COMPLETED", 60)
+    until(lambda: api.run(approved)["state_type"] == "COMPLETED", 120)
     assert sandbox.state()["accepts"] == 1
     api.client.close()
