@@ -5,10 +5,12 @@ makes harmless.
 """
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.exceptions import ObjectNotFound as BlockNotFound
 from prefect.filesystems import WritableFileSystem
 from prefect.settings import PREFECT_API_URL
@@ -76,14 +78,21 @@ _saved: dict[str, AvatarStore] = {}
 async def register_result_storage() -> None:
     """Make sure the Prefect server knows the storage block, once per process and server."""
     url = str(PREFECT_API_URL.value())
-    if url in _saved:
-        return
-    try:
-        _saved[url] = await AvatarStore.aload(BLOCK_NAME)
-    except (BlockNotFound, ValueError):
-        block = AvatarStore()
-        await block.asave(BLOCK_NAME, overwrite=True)
-        _saved[url] = block
+    if url not in _saved:
+        _saved[url] = await _load_or_save()
+
+
+async def _load_or_save() -> AvatarStore:
+    """The block, saved if it is not there. Runs that start together on a new server all try to be the first."""
+    for pause in (0.1, 0.3, 1.0, 3.0):
+        with contextlib.suppress(BlockNotFound, ValueError):
+            return await AvatarStore.aload(BLOCK_NAME)
+        with contextlib.suppress(ObjectAlreadyExists):
+            block = AvatarStore()
+            await block.asave(BLOCK_NAME, overwrite=True)
+            return block
+        await asyncio.sleep(pause)
+    return await AvatarStore.aload(BLOCK_NAME)
 
 
 def cached(step: Task[P, R]) -> Task[P, R]:
