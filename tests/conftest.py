@@ -89,9 +89,10 @@ def make_settings(store_settings: StoreSettings, tmp_path: Path) -> Callable[...
 
 #: Fixtures that start a process: a store, the sandbox, a Prefect server.
 PARTS = {"seaweed", "sandbox_process", "local", "program", "relay"}
-#: Test files that start processes by themselves, or ask for such fixtures by name.
+#: Test files that start processes by themselves, ask for such fixtures by name, or encode many videos.
 PLACES = (
     "storage/test_contract", "storage/test_embedded", "storage/test_conditional", "storage/test_failures",
+    "media/test_stitch", "media/test_inspect", "media/test_segments", "media/test_cuts",
     "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "gallery/",
 )  # fmt: skip
 
