@@ -59,7 +59,7 @@ async def still_to_buy(workspace: Workspace, plan: Plan) -> dict[str, Decimal]:
     if not workspace.provider(plan.provider).capabilities.paid:
         return {}
     heads = await _heads(workspace, plan)
-    return {order.render_id: order.quoted for order, head in heads if _unpaid(head)}
+    return {order.render_id: order.quoted for order, head in heads if unpaid(head)}
 
 
 async def release_unspent(workspace: Workspace, plan: Plan, day: str | None) -> None:
@@ -67,14 +67,8 @@ async def release_unspent(workspace: Workspace, plan: Plan, day: str | None) -> 
     if day is None:
         return
     for order, head in await _heads(workspace, plan):
-        if _unpaid(head):
+        if unpaid(head):
             await workspace.budget.withdraw(order.render_id)
-
-
-async def settle(workspace: Workspace, record: Record, billed: Decimal) -> None:
-    """Book what was billed for a render against the claim it was bought under."""
-    if record.entry.claimed_on is not None:
-        await workspace.budget.settle(record.entry.claimed_on, record.entry.render_id, billed)
 
 
 async def _heads(workspace: Workspace, plan: Plan) -> Sequence[tuple[Order, Record | None]]:
@@ -82,7 +76,7 @@ async def _heads(workspace: Workspace, plan: Plan) -> Sequence[tuple[Order, Reco
     return [(order, await workspace.journal.head(order.render_id)) for order in orders]
 
 
-def _unpaid(head: Record | None) -> bool:
+def unpaid(head: Record | None) -> bool:
     """Whether no money was, or may have been, spent for it so far."""
     if head is None or head.state in _NOT_CHARGED:
         return True

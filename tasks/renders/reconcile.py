@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from tasks.errors import AvatarError, ObjectNotFound
-from tasks.jobs.commit import load_plan
+from tasks.jobs.commit import load_plan, unpaid
 from tasks.jobs.publish import find_video, publish_video
 from tasks.models import Plan, RemoteState, Render, Submission
 from tasks.renders.collect import collect_render
@@ -150,11 +150,7 @@ async def _is_leaked(workspace: Workspace, claim: Claim) -> bool:
         return stat is not None and stat.age is not None and stat.age > LEAKED_AFTER
     if head.state is RenderState.COLLECTED:
         return head.entry.claimed_on != claim.day  # bought under another day's claim, for another job
-    unpaid = head.state in _AT_REST and not (
-        head.state is RenderState.FAILED
-        and (head.entry.failure is None or head.entry.failure.billed is not False)
-    )
-    return unpaid and head.age is not None and head.age > LEAKED_AFTER
+    return unpaid(head) and head.age is not None and head.age > LEAKED_AFTER
 
 
 async def finish_render(workspace: Workspace, render_id: str) -> dict[str, str]:
