@@ -30,12 +30,24 @@ class FalSettings(Section):
         "presign",
         description="How fal gets the inputs: `presign` links to the store's public endpoint, or `upload` to fal storage.",
     )
+    at_once: int = Field(
+        40, ge=1, le=10_000, description="Renders of this account at fal at a time, over all runs."
+    )
+    submits_per_second: float = Field(
+        5, gt=0, le=1000, description="Paid requests sent to fal per second, over all runs."
+    )
 
 
 class PixazoSettings(Section):
     key: SecretStr | None = Field(None, description="Pixazo subscription key (Ocp-Apim-Subscription-Key).")
     base_url: HttpUrl = Field(
         HttpUrl("https://gateway.pixazo.ai"), description="Base URL of the Pixazo gateway."
+    )
+    at_once: int = Field(
+        40, ge=1, le=10_000, description="Renders of this account at Pixazo at a time, over all runs."
+    )
+    submits_per_second: float = Field(
+        5, gt=0, le=1000, description="Paid requests sent to Pixazo per second, over all runs."
     )
 
 
@@ -161,6 +173,60 @@ class GallerySettings(Section):
     )
 
 
+class InboxSettings(Section):
+    prefix: str = Field(
+        "inbox/",
+        pattern=r"^[a-z0-9][a-z0-9/_-]{0,100}/$",
+        description="Where in the bucket files are dropped.",
+    )
+    settle_seconds: float = Field(
+        3, ge=0, le=600, description="An upload is complete when nothing in it changed for this long."
+    )
+    report_after_seconds: float = Field(
+        900, ge=1, description="A half-uploaded job is reported after this long without a change."
+    )
+
+
+class BridgeSettings(Section):
+    host: str = Field("127.0.0.1", min_length=1, description="Address the bridge listens on.")
+    port: int = Field(4298, ge=0, le=65535, description="Port it listens on; 0 takes any free one.")
+    token: SecretStr | None = Field(
+        None, min_length=16, description="Shared with the store: asked for in every bucket notification."
+    )
+    public_url: HttpUrl | None = Field(
+        None,
+        description="Where providers reach the bridge, with https. Unset: no webhooks are asked for.",
+    )
+    secret: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Signs the webhook addresses. Unset: one is made and kept in the store.",
+    )
+    jwks_url: HttpUrl = Field(
+        HttpUrl("https://rest.fal.ai/.well-known/jwks.json"),
+        description="Where fal publishes the keys its webhooks are signed with.",
+    )
+    max_body_bytes: int = Field(
+        1024 * 1024, ge=1024, description="Largest notification or webhook that is read, in bytes."
+    )
+
+
+class RetentionSettings(Section):
+    """Days after which things are deleted; unset keeps them for ever."""
+
+    uploads_days: int | None = Field(None, ge=1, description="Consumed uploads (`inbox/.done`, `.failed`).")
+    renders_days: int | None = Field(
+        None, ge=1, description="Renders as the provider made them, once published."
+    )
+    videos_days: int | None = Field(
+        None, ge=1, description="Published and rejected videos. They were paid for."
+    )
+    batches_days: int | None = Field(None, ge=1, description="Reports of batches.")
+    results_days: int | None = Field(
+        None, ge=1, description="Prefect's cached results. Deleting them costs time, not money."
+    )
+
+
 def default_state_dir() -> Path:
     """Where local data lives: the XDG data directory, since videos are kept in it."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
@@ -196,3 +262,6 @@ class AvatarSettings(BaseSettings):
     recovery: RecoverySettings = RecoverySettings()
     batch: BatchSettings = BatchSettings()
     gallery: GallerySettings = GallerySettings()
+    inbox: InboxSettings = InboxSettings()
+    bridge: BridgeSettings = BridgeSettings()
+    retention: RetentionSettings = RetentionSettings()
