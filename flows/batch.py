@@ -3,17 +3,15 @@
 from typing import Any
 
 from prefect import flow
-from prefect.flow_runs import suspend_flow_run
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
-from flows.approval import Approval
+from flows.approval import ask, needs_approval
 from flows.equipment import equipment
 from flows.shards import render_shards
 from tasks.batches.models import Batch, Checked, OnBadRows, Summary
 from tasks.batches.money import check_budget
 from tasks.batches.verdict import refuse_bad_rows, require_videos
 from tasks.batching import check_batch, report_batch
-from tasks.errors import ApprovalDenied
 from tasks.settings import BudgetSettings
 from tasks.workspace import workspace
 
@@ -50,28 +48,10 @@ async def generate_batch(batch: Batch) -> Summary:
 
 
 async def approve_batch(checked: Checked, budget: BudgetSettings) -> None:
-    """Return if the batch may be paid for: it is below AVATAR_BUDGET__APPROVE_ABOVE, or a person approved it.
-
-    Raises:
-        ApprovalDenied: a person said no, or there is nobody to ask: only runs of a deployment can be suspended.
-    """
-    limit = budget.approve_above
-    if limit is None or checked.owed <= limit:
-        return
-    if deployment.id is None:
-        raise ApprovalDenied(
-            f"This batch is quoted at ${checked.owed:.2f}, above the ${limit:.2f} of AVATAR_BUDGET__APPROVE_ABOVE, and "
-            "only a run of a deployment can wait for approval. Nothing was sent or spent.",
-            hint="Start it from the Prefect UI as generate-batch, or raise AVATAR_BUDGET__APPROVE_ABOVE.",
+    """Return if the batch may be paid for. Raises `ApprovalDenied` as `approve` does."""
+    if needs_approval(checked.owed, budget):
+        question = (
+            f"## Pay up to ${checked.owed:.2f} for {checked.ready} of {checked.rows} rows?\n\n"
+            f"The quote of every row is in `batches/{checked.batch_id}/report.csv`. Nothing has been sent yet."
         )
-    question: Any = Approval.with_initial_data(
-        description=f"## Pay up to ${checked.owed:.2f} for {checked.ready} of {checked.rows} rows?\n\n"
-        f"The quote of every row is in `batches/{checked.batch_id}/report.csv`. Nothing has been sent yet.",
-    )
-    answer: Approval = await suspend_flow_run(
-        wait_for_input=question, key=f"approve-{checked.batch_id}", timeout=budget.approval_seconds
-    )
-    if not answer.approved:
-        raise ApprovalDenied(
-            f"{answer.who or 'Somebody'} denied the ${checked.owed:.2f} of this batch. Nothing was sent or spent."
-        )
+        await ask(checked.batch_id, "batch", checked.owed, question, budget)

@@ -1,5 +1,6 @@
 """One job: a portrait and a voice track become a published talking video."""
 
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,7 +14,7 @@ from tasks.collection import collect_render
 from tasks.jobs.plan import identify
 from tasks.jobs.produce import made_already, render_all
 from tasks.jobs.quote import check_price, describe_plan
-from tasks.models import Asset, AvatarJob, Plan, Render, Segment, Video
+from tasks.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment, Video
 from tasks.polling import poll_render
 from tasks.publishing import publish_video
 from tasks.results import cached
@@ -46,9 +47,18 @@ async def generate_avatar(job: AvatarJob) -> Video:
         plan = await cached(validate_inputs)(job, portrait, voice)
         get_run_logger().info(describe_plan(plan))
         check_price(plan.quote, job, workspace().settings.budget)
-        await approve(plan, workspace().settings.budget)
+        await approve(job, plan, workspace().settings, partial(preview, job, portrait, voice))
         renders = await render_all(workspace(), job, plan, render_segment)
         return await publish_video(plan, list(renders), accept=job.accept)
+
+
+async def preview(job: AvatarJob, portrait: Asset, voice: Asset) -> Video:
+    """The same job as the free preview renders it, for whoever is to approve the price."""
+    free = job.model_copy(update={"provider": ProviderName.PREVIEW, "max_cost": None})
+    if video := await made_already(workspace(), free, job_id_of(free, portrait, voice)):
+        return video
+    plan = await cached(validate_inputs)(free, portrait, voice)
+    return await publish_video(plan, list(await render_all(workspace(), free, plan, render_segment)))
 
 
 def job_id_of(job: AvatarJob, portrait: Asset, voice: Asset) -> str:

@@ -79,7 +79,11 @@ class BudgetSettings(Section):
         description="How long a job waits for approval before it ends, in seconds.",
     )
     approve_above: Dollars | None = Field(
-        None, description="A job quoted above this waits for a person's approval."
+        None, description="A job or batch quoted above this waits for a person's approval."
+    )
+    preview_first: bool = Field(
+        False,
+        description="Render a job's free preview before its approval is asked for, and link to it there.",
     )
 
 

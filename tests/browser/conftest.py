@@ -32,10 +32,10 @@ SCREENSHOTS = ROOT / "out" / "screenshots"
 class Up:
     """A running `avatar up`, stopped as a supervisor would: by SIGTERM."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, **settings: str) -> None:
         self.state_dir = state_dir
         # $PWD is where the deployment's runs start; a shell sets it, Popen does not.
-        environment = os.environ | {"AVATAR_STATE_DIR": str(state_dir), "PWD": str(ROOT)}
+        environment = os.environ | settings | {"AVATAR_STATE_DIR": str(state_dir), "PWD": str(ROOT)}
         command = [sys.executable, "-m", "flows", "up"]
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipe)

@@ -1,0 +1,122 @@
+"""A dear job and a batch from the Prefect UI: what is asked, what a person answers, and what they see meanwhile."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.browser.conftest import Up, screenshot
+from tests.sandbox.running import Sandbox
+
+expect.set_options(timeout=30_000)
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+#: Milliseconds, as in the other UI tests.
+RUN_TIMEOUT = 180_000
+JOB = {"Portrait": "examples/portrait.png", "Voice track": "examples/speech.mp3"}
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, sandbox_process: Sandbox) -> Iterator[Up]:
+    """Everything on one machine, with the sandbox as fal; above 95 cents a person is asked."""
+    limits = {"AVATAR_BUDGET__APPROVE_ABOVE": "0.95", "AVATAR_BUDGET__PREVIEW_FIRST": "true"}
+    running = Up(tmp_path_factory.mktemp("up"), **sandbox_process.fal_env(), **limits)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def page(browser: Browser, up: Up) -> Iterator[Page]:
+    """A new window on the deployments."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 1270})
+    opened.goto(up.ui_url)
+    opened.get_by_role("link", name="Deployments").first.click()
+    yield opened
+    opened.close()
+
+
+def start(page: Page, deployment: str, **fields: str) -> None:
+    """Fill the form of a deployment, submit it, and go to the run's page."""
+    page.get_by_role("link", name=deployment, exact=True).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
+    for label, text in fields.items():
+        page.get_by_label(label).first.fill(text)
+    screenshot(page, f"form-{deployment}")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("link", name="View run").click()
+    page.wait_for_url("**/flow-run/**")
+
+
+def ends_as(page: Page, state: str) -> None:
+    expect(page.get_by_role("main").get_by_text(state, exact=True).first).to_be_visible(timeout=RUN_TIMEOUT)
+
+
+def question(page: Page) -> Locator:
+    """The form of a suspended run."""
+    page.get_by_role("button", name="Open menu").click()
+    page.get_by_role("menuitem", name="Resume").click()
+    return page.get_by_role("dialog")
+
+
+def answer(form: Locator, *, approved: bool) -> None:
+    """Resume the run with what a person says."""
+    if approved:
+        form.get_by_role("switch").click()
+    form.get_by_role("textbox").fill("Anna")
+    screenshot(form.page, "approval")
+    form.get_by_role("button", name="Resume").click()
+    expect(form).to_be_hidden()
+
+
+def test_a_person_sees_the_preview_approves_the_price_and_gets_the_video(
+    page: Page, sandbox: Sandbox
+) -> None:
+    """Suspended before anything is sent; the form shows price and preview; approved, the job is paid once."""
+    start(page, "generate-avatar", **JOB)
+    ends_as(page, "Suspended")
+    screenshot(page, "suspended")
+    assert sandbox.state()["posts"] == 0
+    form = question(page)
+    expect(form.get_by_role("heading", name="Pay $1.04 to fal?")).to_be_visible()
+    link = form.get_by_role("link", name="Watch the free preview").get_attribute("href")
+    assert link
+    assert "<video" in page.request.get(link).text()
+    answer(form, approved=True)
+    ends_as(page, "Completed")
+    assert sandbox.state()["accepts"] == 1
+
+
+def test_a_denied_job_costs_nothing(page: Page, sandbox: Sandbox) -> None:
+    """Left unticked, the run ends as Failed, with the name of who said no, and nothing was sent."""
+    start(page, "generate-avatar", **JOB, Prompt="smiling")
+    ends_as(page, "Suspended")
+    answer(question(page), approved=False)
+    ends_as(page, "Failed")
+    page.get_by_role("tab", name="Logs").click()
+    said = page.get_by_text(re.compile("Anna denied the .1.04 of this job. Nothing was sent or spent"))
+    expect(said.first).to_be_visible()
+    assert sandbox.state()["posts"] == 0
+
+
+def test_a_batch_from_the_form_shows_how_far_it_is(page: Page, sandbox: Sandbox) -> None:
+    """Approved as a whole, a manifest's rows are rendered; progress and report are artifacts of the run."""
+    start(page, "generate-batch", Manifest="examples/jobs.csv")
+    ends_as(page, "Suspended")
+    form = question(page)
+    expect(form.get_by_role("heading", name="Pay up to $2.07 for 2 of 2 rows?")).to_be_visible()
+    answer(form, approved=True)
+    ends_as(page, "Completed")
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_role("link", name=re.compile(r"PROGRESS\s+batch-progress-")).click()
+    panel = page.get_by_role("tabpanel", name="Artifact")
+    expect(panel.get_by_text("Progress: 100%")).to_be_visible()
+    screenshot(page, "batch-progress")
+    page.go_back()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_role("link", name=re.compile(r"MARKDOWN\s+batch-")).click()
+    expect(page.get_by_text(re.compile("rows have a video")).first).to_be_visible()
+    screenshot(page, "batch-report")
+    assert sandbox.state()["accepts"] == 2
