@@ -12,6 +12,9 @@ KLING_AVATAR = "kling-ai-avatar-v2-pro"
 #: The free local stand-in.
 PREVIEW = "preview"
 
+#: Longest path or address of an input, in characters. Presigned links with a session's token take some 2,000.
+LONGEST_ADDRESS = 4096
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -31,8 +34,21 @@ class VideoState(StrEnum):
     REJECTED = "rejected"  #: did not pass; kept and shown with the reason
 
 
+def _one_input(schema: dict[str, Any]) -> None:
+    """Give every field that may be None one input in the run form, left empty for None.
+
+    As generated, the Prefect UI asks for a type first (`str` or `None`). Its server accepts null for a field that is
+    not required and has no default, whatever its type (prefect/utilities/schema_tools/validation.py of 3.9.1).
+    """
+    for field in schema.get("properties", {}).values():
+        options = [option for option in field.get("anyOf", ()) if option.get("type") != "null"]
+        if len(options) < len(field.get("anyOf", ())) and field.get("default", ...) is None:
+            del field["anyOf"], field["default"]
+            field.update(options[0])
+
+
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_one_input)
 
 
 class AvatarJob(Model):
@@ -41,15 +57,17 @@ class AvatarJob(Model):
     portrait: str = Field(
         title="Portrait",
         min_length=1,
-        max_length=2048,
-        description="The image: a path on the worker's machine, or s3://bucket/key. JPEG, PNG, or what Pillow reads.",
+        max_length=LONGEST_ADDRESS,
+        description="The image: a path on the worker's machine, s3://bucket/key, or an https:// address. "
+        "JPEG, PNG, or what Pillow reads.",
         examples=["examples/portrait.png", "s3://avatar/inbox/anna/portrait.jpg"],
     )
     voice: str = Field(
         title="Voice track",
         min_length=1,
-        max_length=2048,
-        description="The speech: a path on the worker's machine, or s3://bucket/key. MP3, WAV, or what FFmpeg reads.",
+        max_length=LONGEST_ADDRESS,
+        description="The speech: a path on the worker's machine, s3://bucket/key, or an https:// address. "
+        "MP3, WAV, or what FFmpeg reads.",
         examples=["examples/speech.mp3", "s3://avatar/inbox/anna/voice.mp3"],
     )
     prompt: str = Field(
@@ -63,15 +81,15 @@ class AvatarJob(Model):
     provider: ProviderName | None = Field(
         None,
         title="Provider",
-        description="Who renders; preview is free. None takes the AVATAR_PROVIDER setting.",
+        description="Who renders; preview is free. Empty: the AVATAR_PROVIDER setting.",
     )
     max_cost: Decimal | None = Field(
         None,
         title="Highest price",
         ge=0,
         le=100_000,
-        description="Refuse the job before paying if its quote is above this, in US dollars. None sets no limit here.",
-        examples=["7.00"],
+        description="Refuse the job before paying if its quote is above this, in US dollars. Empty: no limit here.",
+        examples=[7],
     )
     continuity: Continuity = Field(
         Continuity.CUT,

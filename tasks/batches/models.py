@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from tasks.models import AvatarJob, Model, Plan, ProviderName
+from tasks.models import LONGEST_ADDRESS, AvatarJob, Model, Plan, ProviderName
 
 
 class OnBadRows(StrEnum):
@@ -21,16 +21,16 @@ class Batch(Model):
         None,
         title="Manifest",
         min_length=1,
-        max_length=2048,
-        description="A .jsonl or .csv file with a job in each row: a path on the worker's machine, or s3://bucket/key. "
-        "Relative paths in it are looked up beside it.",
+        max_length=LONGEST_ADDRESS,
+        description="A .jsonl or .csv file with a job in each row: a path on the worker's machine, s3://bucket/key, or an "
+        "https:// address. Relative paths in it are looked up beside it.",
         examples=["s3://avatar/inbox/may/jobs.csv"],
     )
     portrait: str | None = Field(
         None,
         title="Portrait",
         min_length=1,
-        max_length=2048,
+        max_length=LONGEST_ADDRESS,
         description="Instead of a manifest: one portrait for all the voices below.",
         examples=["s3://avatar/inbox/anna/portrait.jpg"],
     )
@@ -49,7 +49,7 @@ class Batch(Model):
         description="For rows that have none of their own. A single dot means none.",
     )
     provider: ProviderName | None = Field(
-        None, title="Provider", description="For rows that name none. None takes the AVATAR_PROVIDER setting."
+        None, title="Provider", description="For rows that name none. Empty: the AVATAR_PROVIDER setting."
     )
     on_bad_rows: OnBadRows = Field(
         OnBadRows.STOP,
@@ -61,7 +61,7 @@ class Batch(Model):
         title="At once",
         ge=1,
         le=1000,
-        description="Renders at the provider at a time. None takes the AVATAR_BATCH__AT_ONCE setting.",
+        description="Renders at the provider at a time. Empty: the AVATAR_BATCH__AT_ONCE setting.",
         examples=[20],
     )
     max_cost: Decimal | None = Field(
@@ -70,7 +70,7 @@ class Batch(Model):
         ge=0,
         le=1_000_000,
         description="Refuse the batch before paying if what is still to be bought costs more, in US dollars.",
-        examples=["150.00"],
+        examples=[150],
     )
     name: str = Field(
         "", title="Name", max_length=100, description="What people call it, in lists and in the report."
