@@ -17,7 +17,7 @@ from prefect.states import Completed, Failed
 from tasks.artifacts import KEY_DIGITS, UPDATE_SECONDS, decorate
 from tasks.batches.checking import check_rows
 from tasks.batches.manifest import open_manifest
-from tasks.batches.models import SERVED, Batch, Checked, Outcome, Row, Summary
+from tasks.batches.models import SERVED, Batch, Checked, Outcome, Row, RowState, Summary
 from tasks.batches.report import as_markdown, write_report
 from tasks.batches.running import Floor, run_row, run_sheet, run_sheets
 from tasks.batches.sheets import SHEET_ROWS
@@ -106,13 +106,15 @@ async def render_sheets(floor: Floor, sheets: range) -> None:
     persist_result=False,
 )
 async def report_batch(checked: Checked, run: str, name: str) -> Summary:
-    """Write the report of a batch, and show its summary."""
+    """Write the report of a batch, and show its summary; not before it began, unless there is something to tell."""
     summary = await write_report(workspace(), checked, run, name=name)
+    if summary.count(RowState.WAITING) == checked.ready > 0 and not summary.troubles:
+        return summary
     markdown = as_markdown(summary, f"s3://{workspace().store.bucket}/{summary.report_key}")
     artifact = acreate_markdown_artifact(
         key=f"batch-{checked.batch_id[:KEY_DIGITS]}",
         markdown=markdown,
-        description=f"Batch of {summary.rows} rows",
+        description=f"{summary.count(*SERVED)} of {summary.rows} rows have a video",
     )
     await decorate(artifact, get_run_logger())
     return summary
