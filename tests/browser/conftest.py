@@ -92,6 +92,9 @@ def page(browser: Browser, up: Up) -> Iterator[Page]:
 
 
 def screenshot(page: Page, name: str) -> None:
-    """Keep what a person sees, for looking at and for the README's picture."""
+    """Keep what a person sees, for looking at. With `UPDATE_DOCS=1`, the pictures of the docs are taken anew."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
+    picture = ROOT / "docs" / "images" / f"{name}.jpg"
+    if os.environ.get("UPDATE_DOCS") and picture.exists():
+        page.screenshot(path=picture, type="jpeg", quality=60)
