@@ -27,13 +27,18 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resolve(commands)
     _add_cancel(commands)
     commands.add_parser(
-        "up", help="run store, Prefect server, deployments and worker on this machine; Ctrl-C stops all"
+        "up", help="run store, Prefect server, deployments, worker, gallery and bridge on this machine; Ctrl-C stops all"
     )
+    deploy = commands.add_parser(
+        "deploy", help="create deployments, limits and automations on the server of PREFECT_API_URL"
+    )
+    _add_json(deploy)
     doctor = commands.add_parser(
         "doctor", help="check that store, Prefect, worker and provider settings are usable"
     )
     _add_json(doctor)
     _add_gallery(commands)
+    _add_bridge(commands)
     _add_export(commands)
     return parser
 
@@ -145,6 +150,14 @@ def _add_gallery(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--host", help="address to listen on (default: AVATAR_GALLERY__HOST, else 127.0.0.1)")
     parser.add_argument(
         "--port", type=int, help="port to listen on, 0 for any (default: AVATAR_GALLERY__PORT, else 4299)"
+    )
+
+
+def _add_bridge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("bridge", help="tell Prefect of uploads to the bucket; Ctrl-C stops it")
+    parser.add_argument("--host", help="address to listen on (default: AVATAR_BRIDGE__HOST, else 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, help="port to listen on, 0 for any (default: AVATAR_BRIDGE__PORT, else 4298)"
     )
 
 

@@ -8,10 +8,12 @@ from prefect.runtime import flow_run
 from flows.approval import ask, needs_approval
 from flows.equipment import equipment
 from flows.shards import render_shards
+from tasks.announcing import announcing
 from tasks.batches.models import Batch, Checked, OnBadRows, Summary
 from tasks.batches.money import check_budget
 from tasks.batches.verdict import refuse_bad_rows, require_videos
 from tasks.batching import check_batch, report_batch
+from tasks.jobs.fetching import shown
 from tasks.settings import BudgetSettings
 from tasks.workspace import workspace
 
@@ -21,7 +23,7 @@ def _run_name() -> str:
     given: Any = flow_run.parameters.get("batch")
     batch = given if isinstance(given, Batch) else Batch.model_validate(given)
     source = batch.manifest or f"{batch.portrait} in {len(batch.voices)} voices"
-    return f"batch {batch.name or source.rsplit('/', 1)[-1]}"
+    return f"batch {batch.name or shown(source).rsplit('/', 1)[-1]}"
 
 
 @flow(name="generate-batch", flow_run_name=_run_name, retries=0, persist_result=False)
@@ -33,8 +35,9 @@ async def generate_batch(batch: Batch) -> Summary:
     Args:
         batch: where the rows are, and how to carry them out.
     """
-    async with equipment():
+    async with announcing() as subject, equipment():
         checked = await check_batch(batch)
+        subject.batch_id = checked.batch_id
         run = str(flow_run.id)
         summary = await report_batch(checked, run, batch.name)
         if batch.on_bad_rows is OnBadRows.STOP:

@@ -50,6 +50,7 @@ async def examine(settings: AvatarSettings) -> tuple[Finding, ...]:
     settings = running.applied_to(settings)
     found = [finding async for finding in _store(settings)]
     found += await asyncio.to_thread(lambda: list(_prefect(running)))
+    found.append(bridge(running.bridge_url))
     found += await _provider(settings)
     return tuple(found)
 
@@ -156,6 +157,13 @@ def _prefect(running: Services) -> Iterator[Finding]:
         yield Finding(
             "worker", "fail", f"none is online in pool {POOL}", f"{START}, or start one for this pool"
         )
+
+
+def bridge(url: str) -> Finding:
+    """What it means whether a bridge runs on this machine; there may be one on another."""
+    if url:
+        return Finding("bridge", "ok", f"{url} tells Prefect of uploads")
+    return Finding("bridge", "warn", "avatar up runs none here; without one elsewhere, uploads wait for the next sweep", START)
 
 
 async def _provider(settings: AvatarSettings) -> list[Finding]:

@@ -5,13 +5,17 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from uuid import UUID
 
 from prefect import get_run_logger
+from prefect.runtime import flow_run
 
 from flows.local import environment, services
+from flows.recovery import check_resumes
 from tasks.errors import StillRendering
 from tasks.results import register_result_storage
 from tasks.settings import AvatarSettings
+from tasks.slots import counted_turns
 from tasks.workspace import close_workspace, workspace
 
 #: Flows of this process that use the embedded store they found or started here; the last one lets go of it.
@@ -25,13 +29,20 @@ async def equipment() -> AsyncIterator[None]:
     A flow called from Python, or run by a worker that was started by hand, finds the embedded store through the
     state directory as the `avatar` command does, or starts it.
     """
+    await check_resumes(AvatarSettings().recovery)
     async with AsyncExitStack() as stack:
         if _borrowers or AvatarSettings().store.endpoint is None:
             await stack.enter_async_context(_embedded_store())
         await workspace().store.ensure_bucket()
         await register_result_storage()
         stack.enter_context(_without_alarm())
+        await stack.enter_async_context(counted_turns(workspace().settings, get_run_logger(), run_id()))
         yield
+
+
+def run_id() -> UUID | None:
+    """This flow run's, by which the Prefect server knows who holds a turn."""
+    return UUID(flow_run.id) if flow_run.id else None
 
 
 @contextmanager

@@ -9,15 +9,19 @@ from prefect.runtime import flow_run
 
 from flows.approval import approve
 from flows.equipment import equipment
+from tasks.announcing import announcing, unannounced
 from tasks.assets import upload_assets
 from tasks.collection import collect_render
+from tasks.jobs.fetching import shown
 from tasks.jobs.plan import identify
 from tasks.jobs.produce import made_already, render_all
 from tasks.jobs.quote import check_price, describe_plan
 from tasks.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment, Video
 from tasks.polling import poll_render
 from tasks.publishing import publish_video
+from tasks.renders.turns import its_turn
 from tasks.results import cached
+from tasks.slots import turns
 from tasks.submission import submit_render
 from tasks.voice import validate_inputs
 from tasks.workspace import workspace
@@ -27,7 +31,7 @@ def _run_name() -> str:
     """What is rendered, as people recognise it in a list of runs."""
     job: Any = flow_run.parameters.get("job")
     job = job if isinstance(job, AvatarJob) else AvatarJob.model_validate(job)
-    return f"{PurePosixPath(job.portrait).stem} says {PurePosixPath(job.voice).stem}"
+    return f"{PurePosixPath(shown(job.portrait)).stem} says {PurePosixPath(shown(job.voice)).stem}"
 
 
 @flow(name="generate-avatar", flow_run_name=_run_name, retries=0, persist_result=False)
@@ -39,9 +43,11 @@ async def generate_avatar(job: AvatarJob) -> Video:
     Args:
         job: the portrait, the voice, and how to render them.
     """
-    async with equipment():
+    async with announcing(job) as subject, equipment():
         portrait, voice = await upload_assets(job)
-        if video := await made_already(workspace(), job, job_id_of(job, portrait, voice)):
+        subject.job_id = job_id_of(job, portrait, voice)
+        if video := await made_already(workspace(), job, subject.job_id):
+            subject.found(video)
             get_run_logger().info("Made already as %s; nothing to pay.", video.uri)
             return video
         plan = await cached(validate_inputs)(job, portrait, voice)
@@ -58,7 +64,8 @@ async def preview(job: AvatarJob, portrait: Asset, voice: Asset) -> Video:
     if video := await made_already(workspace(), free, job_id_of(free, portrait, voice)):
         return video
     plan = await cached(validate_inputs)(free, portrait, voice)
-    return await publish_video(plan, list(await render_all(workspace(), free, plan, render_segment)))
+    with unannounced():
+        return await publish_video(plan, list(await render_all(workspace(), free, plan, render_segment)))
 
 
 def job_id_of(job: AvatarJob, portrait: Asset, voice: Asset) -> str:
@@ -66,6 +73,7 @@ def job_id_of(job: AvatarJob, portrait: Asset, voice: Asset) -> str:
 
 
 async def render_segment(plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
-    submission = await submit_render(plan, segment, claimed_on)
-    await cached(poll_render)(submission)
+    async with its_turn(workspace(), plan, segment, claimed_on, turns()) as day:
+        submission = await submit_render(plan, segment, day)
+        await cached(poll_render)(submission)
     return await collect_render(submission)

@@ -6,6 +6,7 @@ the server, not its events. A run that turns out to be alive does no harm: the j
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -16,9 +17,11 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.runtime import flow_run
 from prefect.states import AwaitingRetry
 
+from tasks.errors import AvatarError
 from tasks.settings import RecoverySettings
 
 #: Only runs of our own deployments are touched: the server may have others.
@@ -27,17 +30,48 @@ TAG = "avatar"
 FORGOTTEN_AFTER = timedelta(days=2)
 
 
+#: The state's message by which a start that nobody asked for is known.
+RESUMED = "Started again by itself: its process was gone."
+
+
 async def resume_dead_runs(recovery: RecoverySettings) -> list[str]:
     """Reschedule dead runs that belong to a deployment, each at most `max_resumes` times. Returns their names."""
     resumed = []
     async with get_client() as client:
         for run in await _dead_runs(client, recovery):
-            if run.run_count <= recovery.max_resumes:
-                await client.set_flow_run_state(
-                    run.id, AwaitingRetry(scheduled_time=datetime.now(UTC)), force=True
-                )
+            if await count_resumes(client, run.id) < recovery.max_resumes:
+                again: State[None] = AwaitingRetry(scheduled_time=datetime.now(UTC), message=RESUMED)
+                await client.set_flow_run_state(run.id, again, force=True)
                 resumed.append(run.name)
     return resumed
+
+
+async def count_resumes(client: PrefectClient, run_id: UUID) -> int:
+    """How often a run was started again by itself, since a person last did. Resuming after approval does not count."""
+    count = 0
+    for state in sorted(await client.read_flow_run_states(run_id), key=lambda state: state.timestamp):
+        if state.name == "AwaitingRetry":
+            count = count + 1 if state.message == RESUMED else 0
+    return count
+
+
+async def check_resumes(recovery: RecoverySettings) -> None:
+    """End this run if it was started again by itself more often than `max_resumes`: it would crash for ever.
+
+    Raises:
+        AvatarError: it was.
+    """
+    if flow_run.id is None or (flow_run.run_count or 0) <= recovery.max_resumes + 1:
+        return
+    async with get_client() as client:
+        count = await count_resumes(client, UUID(flow_run.id))
+    if count > recovery.max_resumes:
+        raise AvatarError(
+            f"This run crashed and was started again {count} times, so it was given up "
+            f"(AVATAR_RECOVERY__MAX_RESUMES={recovery.max_resumes}). What was paid for is in the journal: a new run of "
+            "the same job continues there, and pays for nothing twice.",
+            hint="Look at the worker's log for why it dies, then start it again: Retry in the Prefect UI.",
+        )
 
 
 async def _dead_runs(client: PrefectClient, recovery: RecoverySettings) -> Sequence[FlowRun]:
@@ -52,11 +86,11 @@ async def _dead_runs(client: PrefectClient, recovery: RecoverySettings) -> Seque
         )
     )
     return [
-        run for run in runs if run.state_type is StateType.CRASHED or await _is_stale(client, run, recovery)
+        run for run in runs if run.state_type is StateType.CRASHED or await is_stale(client, run, recovery)
     ]
 
 
-async def _is_stale(client: PrefectClient, run: FlowRun, recovery: RecoverySettings) -> bool:
+async def is_stale(client: PrefectClient, run: FlowRun, recovery: RecoverySettings) -> bool:
     """Whether a run that says Running has not sent a heartbeat for too long."""
     since = datetime.now(UTC) - timedelta(seconds=recovery.stale_seconds)
     if run.state is None or run.state.timestamp > since:

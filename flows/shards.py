@@ -18,12 +18,14 @@ from prefect.states import Cancelled
 from pydantic import Field
 
 from flows.equipment import equipment
+from tasks.announcing import announcing
 from tasks.batches.models import Batch, Checked
 from tasks.batches.running import Floor
 from tasks.batches.sheets import SHEET_ROWS, read_outcomes
 from tasks.batching import render_sheets
 from tasks.models import Model
 from tasks.settings import BatchSettings
+from tasks.slots import turns
 from tasks.workspace import workspace
 
 DEPLOYMENT = "render-shard/render-shard"
@@ -66,13 +68,20 @@ async def render_shard(shard: Shard) -> None:
     Args:
         shard: which part.
     """
-    async with equipment():
+    async with announcing(), equipment():
         await carry_out(shard)
 
 
 async def carry_out(shard: Shard) -> None:
     """Render the rows of a shard in this process."""
-    floor = Floor(workspace(), batch_id=shard.batch_id, run=shard.run, at_once=shard.at_once, rows=shard.rows)
+    floor = Floor(
+        workspace(),
+        batch_id=shard.batch_id,
+        run=shard.run,
+        at_once=shard.at_once,
+        rows=shard.rows,
+        turns=turns(),
+    )
     await render_sheets(floor, shard.sheets)
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from flows.equipment import equipment
 from flows.recovery import resume_dead_runs
+from tasks.announcing import announcing
 from tasks.artifacts import show_reconciled
 from tasks.models import Model
 from tasks.renders.reconcile import finish_render, reconcile_renders
@@ -68,7 +69,7 @@ async def reconcile(upkeep: Upkeep = Upkeep()) -> None:  # noqa: B008 - frozen, 
     Args:
         upkeep: how far to go.
     """
-    async with equipment():
+    async with announcing(), equipment():
         found = await reconcile_renders(workspace(), idle_seconds=upkeep.idle_seconds)
         resumed = await resume_dead_runs(workspace().settings.recovery) if upkeep.resume_runs else []
         get_run_logger().info(
@@ -85,7 +86,7 @@ async def resolve(settlement: Settlement) -> str:
     Args:
         settlement: what was found out.
     """
-    async with equipment():
+    async with announcing(), equipment():
         by = signed_by(settlement.who)
         if settlement.verdict is Verdict.NOT_CHARGED:
             await declare_not_charged(workspace(), settlement.render_id, by=by)

@@ -196,7 +196,7 @@ async def show_reconciled(found: Reconciled, resumed: list[str]) -> None:
     rows += [
         {"what": "left as it is", "which": f"{render_id}: {why}"} for render_id, why in found.failed.items()
     ]
-    for what in ("published", "collected", "running", "settled", "released"):
+    for what in ("published", "collected", "attached", "running", "settled", "released"):
         rows += [{"what": what, "which": which} for which in getattr(found, what)]
     rows += [{"what": "flow run started again", "which": name} for name in resumed]
     await acreate_table_artifact(

@@ -21,6 +21,7 @@ AvatarError
     ├── Throttled             the provider refused for now (429) and may say when to come back
     ├── ProviderUnavailable   a free call (status, result, download) did not get through
     ├── StoreUnavailable      the store did not answer, or answered with a failure
+    ├── SourceUnavailable     the server that an input is fetched from did not answer: nothing was spent
     └── StillRendering        the polling window closed before the render was done
 
 A store that fails is `StoreUnavailable`, never `ObjectNotFound`.
@@ -57,6 +58,7 @@ class AvatarError(Exception):
         hint: str | None = None,
         **more: Any,
     ) -> None:
+        message, hint = _tame(message), hint and _tame(hint)
         super().__init__(message)
         self.message = message
         self.provider = provider
@@ -84,6 +86,11 @@ class AvatarError(Exception):
             "cost_at_risk": self.cost_at_risk,
         }
         return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _tame(text: str) -> str:
+    """Without control characters: names and ids by others are told too, and would steer a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 class InvalidInput(AvatarError):
@@ -148,7 +155,13 @@ class DownloadFailed(ProviderFailure):
 
 
 class VideoRejected(ProviderFailure):
-    """The video did not pass its checks. It is kept, and was not published."""
+    """The video did not pass its checks. It is kept, and was not published.
+
+    Attributes:
+        in_place: whether it stands where published videos do, with a page; a file that cannot be played does not.
+    """
+
+    in_place: bool = False
 
 
 class OutcomeUnknown(AvatarError):
@@ -193,6 +206,10 @@ class ProviderUnavailable(Transient):
 
 class StoreUnavailable(Transient):
     """The store did not answer, or answered with a failure."""
+
+
+class SourceUnavailable(Transient):
+    """The server that a portrait, a voice or a manifest is fetched from did not answer. Nothing was spent."""
 
 
 class StillRendering(Transient):

@@ -106,11 +106,18 @@ class LimitSettings(Section):
 
 class DownloadSettings(Section):
     allow_private_hosts: bool = Field(
-        False, description="Accept video URLs on private addresses or plain http. For test stand-ins only."
+        False,
+        description="Follow links (a provider's to its video, a job's to its inputs) to private addresses, or over plain http. For test stand-ins only.",
     )
     max_bytes: int = Field(2 * 1024**3, gt=0, description="Largest video accepted from a provider, in bytes.")
     attempts: int = Field(
         6, ge=1, le=50, description="How often a cut download is resumed before the step fails."
+    )
+    max_input_bytes: int = Field(
+        1024**3, gt=0, description="Largest input or manifest fetched from an https:// address, in bytes."
+    )
+    input_seconds: float = Field(
+        300, gt=0, description="How long fetching one of those may take in all, in seconds."
     )
 
 
@@ -215,6 +222,14 @@ class BridgeSettings(Section):
     )
 
 
+class NotifySettings(Section):
+    apprise_url: SecretStr | None = Field(
+        None,
+        min_length=4,
+        description="Where messages go when something needs a person: an Apprise address. Unset: no automation is made.",
+    )
+
+
 class RetentionSettings(Section):
     """Days after which things are deleted; unset keeps them for ever."""
 
@@ -268,4 +283,5 @@ class AvatarSettings(BaseSettings):
     gallery: GallerySettings = GallerySettings()
     inbox: InboxSettings = InboxSettings()
     bridge: BridgeSettings = BridgeSettings()
+    notify: NotifySettings = NotifySettings()
     retention: RetentionSettings = RetentionSettings()

@@ -5,6 +5,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.models import Plan, Segment, Submission
 from tasks.progress import Step, announce
+from tasks.providers.answers import clean
 from tasks.renders.submit import submit_render as submit_once
 from tasks.workspace import workspace
 
@@ -19,7 +20,7 @@ async def submit_render(plan: Plan, segment: Segment, claimed_on: str | None = N
     get_run_logger().info(
         "Render %s is request %s at %s, quoted at $%s.",
         record.entry.render_id,
-        record.entry.submission.request_id,
+        clean(record.entry.submission.request_id),
         record.entry.submission.provider,
         record.entry.quoted,
     )

@@ -17,6 +17,8 @@ from tasks.storage.store import Store
 
 if TYPE_CHECKING:
     from tasks.providers.base import Provider
+    from tasks.renders.callbacks import Callbacks
+    from tasks.renders.waking import Doorbell
 
 
 class Workspace:
@@ -28,6 +30,7 @@ class Workspace:
         self.journal = Journal(self.store, lease_seconds=settings.journal.lease_seconds)
         self.budget = Budget(self.store, per_day=settings.budget.per_day)
         self._providers: dict[ProviderName, Provider] = {}
+        self._callbacks: Callbacks | None = None
 
     def provider(self, name: ProviderName | None = None) -> "Provider":
         """The provider by that name, or the one the settings name."""
@@ -37,6 +40,21 @@ class Workspace:
         if chosen not in self._providers:
             self._providers[chosen] = open_provider(chosen, self.settings, self.store)
         return self._providers[chosen]
+
+    async def callbacks(self) -> "Callbacks":
+        """What makes webhook addresses and knows them again. Its secret is read from the store once."""
+        from tasks.renders.callbacks import open_callbacks
+
+        if self._callbacks is None:
+            self._callbacks = await open_callbacks(self.settings.bridge, self.store)
+        return self._callbacks
+
+    @cached_property
+    def doorbell(self) -> "Doorbell":
+        """Wakes those of this process who wait for a render when a webhook came in for it."""
+        from tasks.renders.waking import Doorbell
+
+        return Doorbell(self.store)
 
     @cached_property
     def scratch(self) -> Path:

@@ -93,7 +93,7 @@ PARTS = {"seaweed", "sandbox_process", "local", "program", "relay"}
 PLACES = (
     "storage/test_contract", "storage/test_embedded", "storage/test_conditional", "storage/test_failures",
     "media/test_stitch", "media/test_inspect", "media/test_segments", "media/test_cuts",
-    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "gallery/",
+    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "gallery/", "bridge/test_store_events",
 )  # fmt: skip
 
 

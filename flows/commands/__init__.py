@@ -15,8 +15,10 @@ _MODULES = {
     "resolve": "flows.commands.settle",
     "cancel": "flows.commands.settle",
     "up": "flows.commands.up",
+    "deploy": "flows.commands.deploy",
     "doctor": "flows.commands.doctor",
     "gallery": "flows.commands.gallery",
+    "bridge": "flows.commands.bridge",
     "export": "flows.commands.export",
 }
 

@@ -32,6 +32,7 @@ class Services:
         ui_url: where a person looks at runs; empty if that cannot be told from the API's address.
         started_api: whether the API is the local server, rather than one the user runs.
         gallery_url: where a person looks at videos; empty if no gallery runs.
+        bridge_url: where notifications of uploads are taken; empty if no bridge runs.
     """
 
     store: StoreSettings | None
@@ -39,6 +40,7 @@ class Services:
     ui_url: str
     started_api: bool
     gallery_url: str = ""
+    bridge_url: str = ""
 
     def applied_to(self, settings: AvatarSettings) -> AvatarSettings:
         """`settings` with the embedded store filled in."""

@@ -29,12 +29,19 @@ class StoreEntry(_Entry):
     secret_key: str
     directory: Path
 
+    @property
+    def listener_port(self) -> int:
+        """Where the store expects whoever it tells of new objects."""
+        return self._store.listener_port
+
+    @property
+    def _store(self) -> EmbeddedStore:
+        keys = self.access_key, self.secret_key
+        return EmbeddedStore(self.endpoint, *keys, self.process.pid, self.directory)
+
     def settings(self, wanted: StoreSettings) -> StoreSettings:
         """`wanted`, with this store's address and keys; its bucket and public endpoint stay the user's."""
-        store = EmbeddedStore(
-            self.endpoint, self.access_key, self.secret_key, self.process.pid, self.directory
-        )
-        found = settings_for(store, wanted.bucket)
+        found = settings_for(self._store, wanted.bucket)
         return wanted.model_copy(update={name: getattr(found, name) for name in found.model_fields_set})
 
 
@@ -59,8 +66,8 @@ class WorkerEntry(_Entry):
     fingerprint: str
 
 
-class GalleryEntry(_Entry):
-    """The gallery, and a fingerprint of the environment it was started with."""
+class WebEntry(_Entry):
+    """The gallery or the bridge, and a fingerprint of the environment it was started with."""
 
     host: str
     port: int
@@ -68,7 +75,7 @@ class GalleryEntry(_Entry):
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds it."""
+        """Where it is found on this machine."""
         return local_url(self.host, self.port)
 
 
@@ -80,7 +87,8 @@ class Record(BaseModel):
     store: StoreEntry | None = None
     api: ApiEntry | None = None
     worker: WorkerEntry | None = None
-    gallery: GalleryEntry | None = None
+    gallery: WebEntry | None = None
+    bridge: WebEntry | None = None
     up: Process | None = None
 
     def dead(self) -> str:
@@ -90,6 +98,7 @@ class Record(BaseModel):
             "The Prefect server": self.api,
             "The worker": self.worker,
             "The gallery": self.gallery,
+            "The bridge": self.bridge,
         }
         return ", ".join(name for name, entry in entries.items() if entry and not entry.runs)
 
@@ -102,6 +111,8 @@ class StateDirectory:
         self.services = self.path / "services.json"
         self.store = self.path / "store"
         self.prefect_home = self.path / "prefect"
+        self.token = self.path / "bridge.token"
+        self.outbox = self.path / "bridge.db"
         self.in_use = self.path / "in-use.lock"
         self.starting = self.path / "start.lock"
         self.up = self.path / "up.lock"
@@ -139,6 +150,6 @@ class StateDirectory:
 
 
 def local_url(host: str, port: int) -> str:
-    """Where a browser on this machine finds what listens on `host`."""
+    """Where a program on this machine finds what listens on `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -1,18 +1,19 @@
 """Services as a context: found or started on entry, stopped on exit by the last one who uses them."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
 from flows.local import locks, prefect_api
+from flows.local.bridge import listener
 from flows.local.environment import Services, environment
-from flows.local.gallery import ensure_gallery, stop_gallery
 from flows.local.processes import identify, stop
-from flows.local.record import ApiEntry, Record, StateDirectory, StoreEntry
+from flows.local.record import ApiEntry, StateDirectory, StoreEntry, WebEntry
 from flows.local.server import STOP_SECONDS, ensure_server
 from flows.local.signals import interrupted_by_sigterm, undisturbed
+from flows.local.web import Site, ensure_site, stop_site
 from flows.local.worker import ensure_worker, stop_worker
 from tasks.settings import AvatarSettings, StoreSettings
 from tasks.storage import embedded
@@ -34,6 +35,7 @@ def services(
     api: bool = True,
     worker: bool = False,
     gallery: bool = False,
+    bridge: bool = False,
     say: Say = silently,
 ) -> Iterator[Services]:
     """What `settings` need on this machine: found running, or started.
@@ -47,6 +49,7 @@ def services(
         api: whether a Prefect API is needed.
         worker: whether a worker (and its work pool) is needed; it is stopped on exit in any case.
         gallery: whether a gallery is needed; it is stopped on exit in any case.
+        bridge: whether a bridge is needed; it is stopped on exit in any case.
         say: told, in a line each, what is started, so that a person knows why it takes seconds.
 
     Raises:
@@ -56,10 +59,10 @@ def services(
     state.prepare()
     with interrupted_by_sigterm(), locks.shared(state.in_use) as membership:
         try:
-            yield _bring_up(settings, state, api=api, worker=worker, gallery=gallery, say=say)
+            yield _bring_up(settings, state, api=api, worker=worker, gallery=gallery, bridge=bridge, say=say)
         finally:
             with undisturbed():
-                _leave(state, membership, own=worker or gallery, say=say)
+                _leave(state, membership, own=worker or gallery or bridge, say=say)
 
 
 def find(settings: AvatarSettings) -> Services:
@@ -69,7 +72,12 @@ def find(settings: AvatarSettings) -> Services:
     local = _local(record.api) if record.api and record.api.runs else _NONE
     store = record.store.settings(settings.store) if record.store and record.store.runs else None
     found = _configured(state, silently) or local
-    return replace(found, store=None if settings.store.endpoint else store, gallery_url=_gallery_url(record))
+    return replace(
+        found,
+        store=None if settings.store.endpoint else store,
+        gallery_url=_url(record.gallery),
+        bridge_url=_url(record.bridge),
+    )
 
 
 def revive(settings: AvatarSettings, running: Services, say: Say) -> Services:
@@ -78,20 +86,45 @@ def revive(settings: AvatarSettings, running: Services, say: Say) -> Services:
     with locks.exclusive(state.starting):
         store = _store(settings, state, say)
         api = _local(ensure_server(state, _always)) if running.started_api else running
-        found = replace(api, store=store, gallery_url="")
-        if running.gallery_url:
-            ensure_gallery(state, settings.gallery, environment(settings, found), _always)
-        found = replace(found, gallery_url=running.gallery_url and _gallery_url(state.read()))
+        found = replace(api, store=store, gallery_url="", bridge_url="")
+        sites = {"gallery": bool(running.gallery_url), "bridge": bool(running.bridge_url)}
+        found = _with_sites(settings, state, found, sites, _always)
         ensure_worker(state, environment(settings, found), found.api_url, _always)
     return found
 
 
-def _gallery_url(record: Record) -> str:
-    return record.gallery.url if record.gallery and record.gallery.runs else ""
+def _url(site: WebEntry | None) -> str:
+    return site.url if site and site.runs else ""
+
+
+def _with_sites(
+    settings: AvatarSettings,
+    state: StateDirectory,
+    running: Services,
+    asked: Mapping[str, bool],
+    wanted: Wanted,
+) -> Services:
+    """`running`, with the web servers that are asked for, or run anyway.
+
+    None of them is told of the others, so that one at a new address does not have the others started anew.
+    """
+    variables = environment(settings, running)
+    for name in (name for name, is_asked in asked.items() if is_asked):
+        section = getattr(settings, name)
+        ensure_site(state, Site(name, section.host, section.port), variables, wanted)
+    record = state.read()
+    return replace(running, gallery_url=_url(record.gallery), bridge_url=_url(record.bridge))
 
 
 def _bring_up(
-    settings: AvatarSettings, state: StateDirectory, *, api: bool, worker: bool, gallery: bool, say: Say
+    settings: AvatarSettings,
+    state: StateDirectory,
+    *,
+    api: bool,
+    worker: bool,
+    gallery: bool,
+    bridge: bool,
+    say: Say,
 ) -> Services:
     abandoned = threading.Event()
 
@@ -103,9 +136,7 @@ def _bring_up(
             store = both.submit(_store, settings, state, say)
             found = both.submit(_api, state, say, wanted) if api else None
             running = replace(found.result() if found else _NONE, store=store.result())
-            if gallery:
-                ensure_gallery(state, settings.gallery, environment(settings, running), wanted)
-            running = replace(running, gallery_url=_gallery_url(state.read()))
+            running = _with_sites(settings, state, running, {"gallery": gallery, "bridge": bridge}, wanted)
             if worker:
                 ensure_worker(state, environment(settings, running), running.api_url, wanted)
         except BaseException:
@@ -120,7 +151,7 @@ def _store(settings: AvatarSettings, state: StateDirectory, say: Say) -> StoreSe
     known = state.read().store
     if not (known and known.runs):
         say("Starting the embedded store.")
-    store = embedded.start(state.store)
+    store = embedded.start(state.store, listener=listener(state, settings))
     entry = StoreEntry(
         process=identify(store.pid),
         endpoint=store.endpoint,
@@ -160,7 +191,7 @@ def _local(entry: ApiEntry) -> Services:
 
 
 def _leave(state: StateDirectory, membership: int, *, own: bool, say: Say) -> None:
-    """Stop worker and gallery if we asked for them, and everything else if nobody uses it any more."""
+    """Stop worker and web servers if we asked for them, and everything else if nobody uses it any more."""
     with locks.exclusive(state.starting):
         record = state.read()
         last = locks.becomes_exclusive(membership)
@@ -181,9 +212,10 @@ def _stop_own(state: StateDirectory) -> None:
     record = state.read()
     if record.worker:
         stop_worker(record.worker)
-    if record.gallery:
-        stop_gallery(record.gallery)
-    state.change(worker=None, gallery=None)
+    for site in (record.gallery, record.bridge):
+        if site:
+            stop_site(site)
+    state.change(worker=None, gallery=None, bridge=None)
 
 
 def _always() -> bool:

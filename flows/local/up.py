@@ -5,11 +5,12 @@ import sys
 import time
 
 from flows.local import locks
+from flows.local.deploying import deploy
 from flows.local.environment import Services, environment
 from flows.local.processes import identify
 from flows.local.record import StateDirectory
 from flows.local.running import Say, find, revive, services
-from flows.local.worker import POOL, deploy
+from flows.local.worker import POOL
 from tasks.errors import AvatarError
 from tasks.settings import AvatarSettings
 
@@ -42,7 +43,7 @@ def run_up(settings: AvatarSettings, *, say: Say = aloud) -> int:
             say(f"avatar up is already running: {where}")
             return 0
         try:
-            with services(settings, worker=True, gallery=True, say=say) as running:
+            with services(settings, worker=True, gallery=True, bridge=True, say=say) as running:
                 _run(settings, state, running, say)
         except KeyboardInterrupt:
             say("Stopped.")
@@ -68,6 +69,7 @@ def _announce(settings: AvatarSettings, running: Services, names: list[str], say
     store = running.applied_to(settings).store
     say(f"Prefect UI   {running.ui_url or running.api_url}")
     say(f"Gallery      {running.gallery_url}")
+    say(f"Bridge       {running.bridge_url}")
     say(f"Store        {store.endpoint}, bucket {store.bucket}")
     say(f"Worker       online in pool {POOL}")
     say(f"Deployments  {', '.join(names)}")

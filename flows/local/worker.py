@@ -3,18 +3,14 @@
 import hashlib
 import json
 import os
-import re
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from uuid import uuid4
 
 import httpx
 
-import flows
 from flows.local.prefect_api import online_workers
 from flows.local.processes import Process, alive, children, ended, kill, python, spawn, tail, terminate
 from flows.local.record import StateDirectory, WorkerEntry
@@ -100,34 +96,6 @@ def _end(processes: tuple[Process, ...], deadline: float) -> None:
     for process in processes:
         if not ended(process, deadline - time.monotonic()):
             kill(process)
-
-
-def deploy(variables: Mapping[str, str]) -> list[str]:
-    """Create or update every deployment of prefect.yaml; returns their names. Repeating it changes nothing.
-
-    Raises:
-        AvatarError: Prefect refused; the text holds its last words.
-    """
-    command = python("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file()))
-    # Wide, so that no name is broken over two lines.
-    wide = {**os.environ, **variables, "COLUMNS": "400", "NO_COLOR": "1"}
-    done = subprocess.run(command, env=wide, capture_output=True, text=True, check=False)  # noqa: S603 (fixed arguments)
-    if done.returncode:
-        words = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
-        raise AvatarError(f"The deployments could not be created. Nothing was spent. Prefect said:\n{words}")
-    return re.findall(r"Deployment '(.+?)' successfully", done.stdout)
-
-
-def prefect_file() -> Path:
-    """prefect.yaml: at the root of a checkout, or inside the installed package."""
-    package = Path(flows.__file__).parent
-    for candidate in (package.parent / "prefect.yaml", package / "prefect.yaml"):
-        if candidate.is_file():
-            return candidate
-    raise AvatarError(
-        "There is no prefect.yaml beside this installation, so there is nothing to deploy.",
-        hint="install from a checkout with `pip install -e .`",
-    )
 
 
 def fingerprint(variables: Mapping[str, str]) -> str:

@@ -11,13 +11,14 @@ from tasks.batches.manifest import Manifest
 from tasks.batches.models import Batch, Checked, Outcome, Row, RowState
 from tasks.batches.rows import RawRow, as_job, read_rows
 from tasks.batches.sheets import SHEET_ROWS, earlier_rows, write_rows
-from tasks.errors import BudgetRefused, InvalidInput, StoreUnfit, VideoRejected
+from tasks.errors import BudgetRefused, InvalidInput, SourceUnavailable, StoreUnfit, VideoRejected
 from tasks.jobs.commit import still_to_buy
+from tasks.jobs.fetching import shown
 from tasks.jobs.ingest import ingest
 from tasks.jobs.plan import identify, plan_cache_key, plan_ready, ready_portrait, ready_voice
 from tasks.jobs.publish import find_video, require_published
 from tasks.jobs.quote import check_price
-from tasks.models import Asset, AvatarJob, Plan, Portrait, Segment, Video, VideoState, Voice
+from tasks.models import Asset, AvatarJob, Plan, Portrait, ProviderName, Segment, Video, VideoState, Voice
 from tasks.workspace import Workspace
 
 T = TypeVar("T")
@@ -85,16 +86,13 @@ class Checker:
 
     async def _take_in(self, raw: RawRow, job: AvatarJob | str) -> "Row | _Taken":
         if isinstance(job, str):
-            return _bad(raw.line, raw.text("portrait"), raw.text("voice"), job)
+            return _bad(raw, job)
         try:
             portrait = await self._asset(job.portrait, "portrait")
             voice = await self._asset(job.voice, "voice")
-        except (
-            InvalidInput,
-            OSError,
-            ValueError,
-        ) as error:  # a name with a null byte, a file not ours to read
-            return _bad(raw.line, job.portrait, job.voice, str(error), getattr(error, "hint", None))
+        except (InvalidInput, SourceUnavailable, OSError, ValueError) as error:  # a file not ours to read
+            passes = isinstance(error, SourceUnavailable)
+            return _bad(raw, str(error), getattr(error, "hint", None), passes=passes)
         name = identify(job, portrait, voice, self.workspace.provider(job.provider))
         return _Taken(raw.line, job, portrait, voice, name)
 
@@ -103,16 +101,9 @@ class Checker:
 
     async def _check_provider(self, job: AvatarJob) -> None:
         provider = self.workspace.provider(job.provider)
-        if provider.name in self._fit:
-            return
-        provider.check_configured()
-        if provider.capabilities.paid and not await self.workspace.store.proves_conditional_create():
-            raise StoreUnfit(
-                "This store cannot keep two workers from paying for the same render: it ignores If-None-Match. Nothing "
-                "was sent or spent.",
-                hint="`avatar doctor` tells which stores are fit.",
-            )
-        self._fit.add(provider.name)
+        if provider.name not in self._fit:
+            await require_fit(self.workspace, job.provider)
+            self._fit.add(provider.name)
 
     def _told_apart(self, taken: "Row | _Taken") -> "Row | _Taken":
         """The first row of a job stays; the others refer to it."""
@@ -155,11 +146,24 @@ class Checker:
         return plan_ready(provider, taken.job, portrait, voice, segments), key
 
 
+async def require_fit(workspace: Workspace, name: ProviderName | None) -> None:
+    """Raise `NotConfigured` or `StoreUnfit` if a provider cannot be used at all. None: that of the settings."""
+    provider = workspace.provider(name)
+    provider.check_configured()
+    if provider.capabilities.paid and not await workspace.store.proves_conditional_create():
+        raise StoreUnfit(
+            "This store cannot keep two workers from paying for the same render: it ignores If-None-Match. Nothing "
+            "was sent or spent.",
+            hint="`avatar doctor` tells which stores are fit.",
+        )
+
+
 class _Taken:
-    """A row whose inputs are stored, so that its job has a name."""
+    """A row whose inputs are stored, so that its job has a name, and its links, which may be secrets, can go."""
 
     def __init__(self, line: int, job: AvatarJob, portrait: Asset, voice: Asset, job_id: str) -> None:
-        self.line, self.job, self.portrait, self.voice, self.job_id = line, job, portrait, voice, job_id
+        self.line, self.portrait, self.voice, self.job_id = line, portrait, voice, job_id
+        self.job = job.model_copy(update={"portrait": shown(job.portrait), "voice": shown(job.voice)})
 
     def row(self, state: RowState, **facts: object) -> Row:
         known = {
@@ -200,11 +204,17 @@ def told(video: Video) -> dict[str, object]:
     }
 
 
-def _bad(line: int, portrait: str, voice: str, reason: str, hint: str | None = None) -> Row:
+def _bad(raw: RawRow, reason: str, hint: str | None = None, *, passes: bool = False) -> Row:
     outcome = Outcome(
-        line=line, state=RowState.BAD, portrait=portrait, voice=voice, reason=reason, hint=hint or ""
+        line=raw.line,
+        state=RowState.BAD,
+        portrait=raw.text("portrait"),
+        voice=raw.text("voice"),
+        reason=reason,
+        hint=hint or "",
+        passes=passes,
     )
-    return Row(line=line, outcome=outcome)
+    return Row(line=raw.line, outcome=outcome)
 
 
 async def check_rows(

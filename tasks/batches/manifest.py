@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.batches.models import Batch
+from tasks.batches.rows import LONGEST_LINE
 from tasks.errors import InvalidInput
+from tasks.jobs.fetching import shown
 from tasks.jobs.ingest import bring, hash_file
 from tasks.workspace import Workspace
 
@@ -18,6 +21,12 @@ from tasks.workspace import Workspace
 BATCH_VERSION = 1
 #: Ends of names that say how a manifest is written.
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+#: Largest manifest read, in bytes.
+LARGEST = 2 * 1024**3
+#: What is in quotes, whatever is in it; without them a run up to what parts columns.
+_CELL = re.compile(rb'"[^"]*|[^\s",;]+')
+_LINK = re.compile(rb"(?i)https?:\\?/\\?/")
+_QUERY = re.compile(rb"[?#]")
 CONTENT_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv"}
 
 
@@ -42,10 +51,13 @@ def batch_prefix(batch_id: str) -> str:
 
 @asynccontextmanager
 async def open_manifest(workspace: Workspace, batch: Batch) -> AsyncIterator[Manifest]:
-    """The manifest as a file for as long as the block runs. A copy is kept as `batches/<id>/manifest.<kind>`.
+    """The manifest as a file for as long as the block runs.
+
+    A copy is kept as `batches/<id>/manifest.<kind>`, its links without their queries, which may be signatures.
 
     Raises:
-        InvalidInput: it is not there, or of no kind that is read.
+        InvalidInput: it is not there, too large, or of no kind that is read.
+        SourceUnavailable: the server of an https:// address did not answer.
         StoreUnavailable: the store failed.
     """
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
@@ -58,20 +70,25 @@ async def open_manifest(workspace: Workspace, batch: Batch) -> AsyncIterator[Man
                 await asyncio.to_thread(_copy, source, path)
         sha256 = await asyncio.to_thread(hash_file, path)
         manifest = Manifest(_identify(sha256, base, batch), path, base)
-        await workspace.store.put_file(
-            batch_prefix(manifest.batch_id) + path.name,
-            path,
-            content_type=CONTENT_TYPES[path.suffix[1:]],
-            sha256=sha256,
-        )
+        await _keep_copy(workspace, manifest, Path(folder) / "copy")
         yield manifest
 
 
+async def _keep_copy(workspace: Workspace, manifest: Manifest, copy: Path) -> None:
+    await asyncio.to_thread(_copy_without_queries, manifest.path, copy)
+    await workspace.store.put_file(
+        batch_prefix(manifest.batch_id) + manifest.path.name,
+        copy,
+        content_type=CONTENT_TYPES[manifest.path.suffix[1:]],
+        sha256=await asyncio.to_thread(hash_file, copy),
+    )
+
+
 def _kind(address: str) -> str:
-    kind = KINDS.get(Path(address).suffix.lower())
+    kind = KINDS.get(Path(shown(address)).suffix.lower())
     if kind is None:
         raise InvalidInput(
-            f"The manifest {address!r} is neither .jsonl nor .csv. Nothing was sent or spent.",
+            f"The manifest {shown(address)!r} is neither .jsonl nor .csv. Nothing was sent or spent.",
             hint="Name it by how it is written: one JSON object a line, or a table with a line of column names.",
         )
     return kind
@@ -79,15 +96,37 @@ def _kind(address: str) -> str:
 
 def _beside(address: str) -> str:
     if "://" in address:
-        return address.rpartition("/")[0] + "/"
+        return shown(address).rpartition("/")[0] + "/"
     return str(Path(address).expanduser().absolute().parent)
 
 
 def _copy(source: Path, target: Path) -> None:
     """In pieces: a manifest may be large."""
+    size = source.stat().st_size
+    if size > LARGEST:
+        raise InvalidInput(
+            f"The manifest has {size:,} bytes; no more than {LARGEST:,} are read. Nothing was sent or spent.",
+            hint="Split it into several.",
+        )
     with source.open("rb") as given, target.open("wb") as kept:
         while piece := given.read(1024 * 1024):
             kept.write(piece)
+
+
+def _copy_without_queries(source: Path, target: Path) -> None:
+    with source.open("rb") as given, target.open("wb") as kept:
+        begun = False
+        while line := given.readline(LONGEST_LINE):
+            rest, begun = begun, not line.endswith(b"\n") and len(line) == LONGEST_LINE
+            if rest or begun:  # of a line too long for a row; a link may be cut in two here
+                continue
+            kept.write(_CELL.sub(_without_query, line) if _LINK.search(line) else line)
+
+
+def _without_query(cell: re.Match[bytes]) -> bytes:
+    link = _LINK.search(cell[0])
+    query = _QUERY.search(cell[0], link.end()) if link else None
+    return cell[0][: query.start()] if query else cell[0]
 
 
 def _identify(sha256: str, base: str, batch: Batch) -> str:

@@ -121,6 +121,7 @@ class Outcome(Model):
     requests: tuple[str, ...] = ()
     reason: str = ""
     hint: str = ""
+    passes: bool = Field(False, description="whether what stands against it may pass by itself")
 
 
 class Row(Model):

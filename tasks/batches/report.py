@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import itertools
+import re
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -33,8 +34,10 @@ WORST_FIRST = (
     RowState.BAD,
     RowState.WAITING,
 )
-#: A cell that begins so is a formula to a spreadsheet.
-FORMULA = tuple("=+-@\t\r\n")
+#: What begins so, in a cell or after what may part cells in another country, is a formula to a spreadsheet
+#: (OWASP, "CSV Injection"; the wide signs are those of East Asian keyboards).
+SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+FORMULA = re.compile(rf"^(?=\s*[{SIGNS}]|[\t\r\n])|(?<=[;\t\r\n])(?=[{SIGNS}\t\r])")
 
 Write = Callable[[Outcome, str], None]
 
@@ -47,7 +50,7 @@ async def write_report(workspace: Workspace, checked: Checked, run: str, *, name
         table, page = Path(folder) / "report.csv", Path(folder) / "report.html"
         with ExitStack() as stack:
             writers = (_csv_writer(table, stack), _html_writer(page, stack, name or checked.batch_id))
-            async for outcome in _outcomes(workspace, checked, run):
+            async for outcome in each_outcome(workspace, checked, run):
                 books.add(outcome)
                 for write in writers:
                     write(outcome, _link(workspace.settings, outcome))
@@ -59,7 +62,7 @@ async def write_report(workspace: Workspace, checked: Checked, run: str, *, name
     return books.summary(report_key=f"{prefix}report.csv", page_key=f"{prefix}report.html")
 
 
-async def _outcomes(workspace: Workspace, checked: Checked, run: str) -> AsyncIterator[Outcome]:
+async def each_outcome(workspace: Workspace, checked: Checked, run: str) -> AsyncIterator[Outcome]:
     """Every row in the order of the manifest, as it ended in `run`, or as it was checked."""
     for sheet in range(checked.sheets):
         found = await read_outcomes(workspace, checked.batch_id, sheet, run)
@@ -119,7 +122,7 @@ def _csv_writer(path: Path, stack: ExitStack) -> Write:
 
 def safe_cell(text: str) -> str:
     """What a spreadsheet shows as text, and does not run: manifests are written by others."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return FORMULA.sub("'", text)
 
 
 def _texts(outcome: Outcome) -> list[str]:

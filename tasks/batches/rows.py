@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,19 @@ from pydantic import ValidationError
 
 from tasks.batches.models import Batch
 from tasks.errors import InvalidInput
-from tasks.models import AvatarJob
+from tasks.jobs.fetching import is_link, shown
+from tasks.models import LONGEST_ADDRESS, AvatarJob
 
 COLUMNS = tuple(AvatarJob.model_fields)
 NEEDED = tuple(name for name, info in AvatarJob.model_fields.items() if info.is_required())
 #: Longest line, in bytes: a prompt and two addresses of the longest kind, every character escaped, and room.
 LONGEST_LINE = 128 * 1024
+#: Most rows in one manifest, the empty ones included: as many as a spreadsheet has.
+MOST_ROWS = 1_048_576
+#: Digits of the longest number that means anything here.
+LONGEST_NUMBER = 30
+#: Faults of the first line that are told.
+FAULTS_TOLD = 5
 EMPTY = "the row is empty"
 #: What spreadsheets put between columns, by country.
 DELIMITERS = ",;\t"
@@ -31,9 +39,9 @@ class RawRow:
     fault: str = ""
 
     def text(self, column: str) -> str:
-        """A value for display."""
+        """A value for display: a link without its query."""
         value = self.values.get(column)
-        return "" if value is None else str(value)[:2048]
+        return "" if value is None else shown(str(value))[:LONGEST_ADDRESS]
 
 
 class BadLine(ValueError):
@@ -45,7 +53,13 @@ class Lines:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._taken = 0  # bytes since the row began
         self.number = 0  #: of the line read last, from 1
+
+    def begin_row(self) -> int:
+        """The number of the line that comes next. A row of several lines is held to the length of one."""
+        self._taken = 0
+        return self.number + 1
 
     def __iter__(self) -> "Lines":
         return self
@@ -59,6 +73,9 @@ class Lines:
             while data and not data.endswith(b"\n"):
                 data = self._file.readline(LONGEST_LINE)
             raise BadLine(f"the line is longer than {LONGEST_LINE // 1024} KB")
+        self._taken += len(data)
+        if self._taken > LONGEST_LINE:
+            raise BadLine(f"a quote is opened and, for {LONGEST_LINE // 1024} KB, not closed")
         try:
             # Spreadsheets begin their UTF-8 with a byte order mark.
             return data.decode("utf-8-sig" if self.number == 1 else "utf-8")
@@ -72,28 +89,54 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     """Every row of a .jsonl or .csv file. Empty rows at the end are ignored, elsewhere they are faults.
 
     Raises:
-        InvalidInput: the file as a whole cannot be read: not UTF-8, or columns that are unknown or missing.
+        InvalidInput: the file as a whole cannot be read: not UTF-8, columns that are unknown or missing, more rows
+            than `MOST_ROWS`.
     """
     with path.open("rb") as file:
-        if file.read(2) in {b"\xff\xfe", b"\xfe\xff"}:
-            raise InvalidInput(
-                "The manifest is UTF-16. Nothing was sent or spent.",
-                hint="Save it as UTF-8 (in Excel: CSV UTF-8).",
-            )
+        _check_kind(file.read(64))
         file.seek(0)
         read = _read_csv if path.suffix == ".csv" else _read_jsonl
-        empty: list[RawRow] = []
-        for row in read(Lines(file)):
+        empty: list[int] = []
+        for count, row in enumerate(read(Lines(file)), start=1):
+            if count > MOST_ROWS:
+                raise InvalidInput(
+                    f"The manifest has more than {MOST_ROWS:,} rows. Nothing was sent or spent.",
+                    hint="Split it into several.",
+                )
             if row.fault == EMPTY:
-                empty.append(row)
+                empty.append(row.line)
                 continue
-            yield from empty
+            yield from (RawRow(line, fault=EMPTY) for line in empty)
             empty.clear()
             yield row
 
 
+#: How files begin that are taken for a manifest by mistake.
+_OTHER_KINDS = (
+    (b"\xff\xfe", "UTF-16", "Save it as UTF-8 (in Excel: CSV UTF-8)."),
+    (b"\xfe\xff", "UTF-16", "Save it as UTF-8 (in Excel: CSV UTF-8)."),
+    (b"PK\x03\x04", "a workbook or a ZIP archive", "Save it as CSV UTF-8."),
+    (b"\xd0\xcf\x11\xe0", "a workbook", "Save it as CSV UTF-8."),
+    (b"\x1f\x8b", "compressed (gzip)", "Unpack it."),
+    (b"(\xb5/\xfd", "compressed (zstd)", "Unpack it."),
+    (b"BZh", "compressed (bzip2)", "Unpack it."),
+    (b"<", "a web page (HTML or XML)", "Download the file itself; perhaps a login page came instead of it."),
+    (b"%PDF", "a PDF", "Save it as CSV UTF-8."),
+)
+
+
+def _check_kind(head: bytes) -> None:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    kinds = [(kind, hint) for magic, kind, hint in _OTHER_KINDS if start.startswith(magic)]
+    if not kinds and b"\0" in head.partition(b"\n")[0]:
+        kinds = [("not text, or UTF-16 or UTF-32", "Save it as UTF-8 (in Excel: CSV UTF-8).")]
+    if kinds:
+        raise InvalidInput(f"The manifest is {kinds[0][0]}. Nothing was sent or spent.", hint=kinds[0][1])
+
+
 def _read_jsonl(lines: Lines) -> Iterator[RawRow]:
     while True:
+        lines.begin_row()
         try:
             text = next(lines)
         except StopIteration:
@@ -108,14 +151,30 @@ def _parse_json(line: int, text: str) -> RawRow:
     if not text.strip():
         return RawRow(line, fault=EMPTY)
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_without_doubles, parse_int=_whole)
     except json.JSONDecodeError as error:
         return RawRow(line, fault=f"it is not JSON: {error.msg} at character {error.colno}")
-    except (ValueError, RecursionError) as error:
-        return RawRow(line, fault=f"it is not JSON that can be read: {error}")
+    except RecursionError:
+        return RawRow(line, fault="it is not JSON that can be read: too deeply nested")
+    except BadLine as error:
+        return RawRow(line, fault=str(error))
     if not isinstance(values, dict):
         return RawRow(line, fault='it is not a JSON object such as {"portrait": "…", "voice": "…"}')
     return RawRow(line, {name: value for name, value in values.items() if value is not None})
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise BadLine(f"{name[:60]!r} is there twice")
+    return values
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > LONGEST_NUMBER:
+        raise BadLine(f"it holds a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _read_csv(lines: Lines) -> Iterator[RawRow]:
@@ -127,7 +186,7 @@ def _read_csv(lines: Lines) -> Iterator[RawRow]:
     columns = _check_columns(next(csv.reader([head], delimiter=delimiter), []))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        line = lines.number + 1
+        line = lines.begin_row()
         try:
             cells = next(reader)
         except StopIteration:
@@ -148,12 +207,14 @@ def _by_column(line: int, cells: list[str], columns: list[str]) -> RawRow:
 
 def _check_columns(cells: list[str]) -> list[str]:
     columns = [cell.strip().lower() for cell in cells]
-    faults = [f"there is no column {name!r}" for name in NEEDED if name not in columns]
-    faults += [f"{name!r} is not a column" for name in columns if name not in COLUMNS]
-    faults += [f"{name!r} is there twice" for name in sorted(set(columns)) if columns.count(name) > 1]
+    counts = Counter(columns)
+    faults = [f"there is no column {name!r}" for name in NEEDED if name not in counts]
+    faults += [f"{name[:60]!r} is not a column" for name in counts if name not in COLUMNS]
+    faults += [f"{name[:60]!r} is there twice" for name, count in sorted(counts.items()) if count > 1]
     if faults:
+        told = "; ".join(faults[:FAULTS_TOLD]) + ("; …" if len(faults) > FAULTS_TOLD else "")
         raise InvalidInput(
-            f"The first line of the manifest does not name the columns: {'; '.join(faults)}. Nothing was sent or spent.",
+            f"The first line of the manifest does not name the columns: {told}. Nothing was sent or spent.",
             hint=f"The columns are {', '.join(COLUMNS)}; {' and '.join(NEEDED)} must be there.",
         )
     return columns
@@ -165,7 +226,9 @@ def as_job(raw: RawRow, batch: Batch, base: str) -> AvatarJob | str:
         return raw.fault
     unknown = [name for name in raw.values if name not in COLUMNS]
     if unknown:
-        return f"unknown column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}"
+        return f"unknown column {unknown[0][:60]!r}; the columns are {', '.join(COLUMNS)}"
+    if is_link(base) and (local := [name for name in NEEDED if _is_local(raw.values.get(name))]):
+        return f"{local[0]}: a manifest from the web cannot name files of this machine"
     values: dict[str, Any] = {"prompt": batch.prompt, "provider": batch.provider} | raw.values
     for name in NEEDED:
         if isinstance(values.get(name), str):
@@ -180,11 +243,15 @@ def _in_words(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "missing":
         return f"{name} is missing"
-    return f"{name}: {fault['msg']} (it is {str(fault['input'])[:60]!r})"
+    return f"{name}: {fault['msg']} (it is {shown(str(fault['input'])[:LONGEST_ADDRESS])[:60]!r})"
 
 
 def locate(source: str, base: str) -> str:
     """An address as it is, a relative path beside the manifest (a folder, or s3://bucket/folder/)."""
-    if "://" in source or source.startswith(("/", "~")):
+    if "://" in source or _is_local(source):
         return source
     return base + source if "://" in base else str(Path(base) / source)
+
+
+def _is_local(source: Any) -> bool:
+    return isinstance(source, str) and source.startswith(("/", "~"))

@@ -13,19 +13,24 @@ from tasks.batches.purse import Purse
 from tasks.batches.sheets import SHEET_ROWS, read_rows, write_outcomes
 from tasks.errors import (
     AvatarError,
+    DownloadFailed,
     InvalidInput,
     OutcomeUnknown,
+    ProviderFailure,
     Refused,
     RenderFailed,
     SubmitRefused,
+    Transient,
     VideoRejected,
 )
 from tasks.jobs.commit import Claim
+from tasks.jobs.notices import about_error, post
 from tasks.jobs.produce import LONG, SHORT, made_already, patiently, render_all, wait_until_done
 from tasks.jobs.publish import publish_video, require_published
 from tasks.models import Plan, Render, Segment, Video
 from tasks.renders.collect import collect_render
 from tasks.renders.submit import submit_render
+from tasks.renders.turns import NoTurns, Turns, its_turn
 from tasks.workspace import Workspace
 
 log = logging.getLogger("avatar.batch")
@@ -74,10 +79,28 @@ class Floor:
 
     A render holds a turn only while the provider has it, so that the next one is sent the moment it ends. A job holds
     a place from its first step to its last, which bounds what is in memory and on disk.
+
+    Args:
+        workspace: settings, store and journal.
+        batch_id: the batch.
+        run: the flow run that checked it.
+        at_once: turns of this process.
+        rows: how many rows it is given.
+        turns: counts the renders of all batches and jobs at the provider's account.
     """
 
-    def __init__(self, workspace: Workspace, *, batch_id: str, run: str, at_once: int, rows: int) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        batch_id: str,
+        run: str,
+        at_once: int,
+        rows: int,
+        turns: Turns | None = None,
+    ) -> None:
         self.workspace, self.batch_id, self.run, self.at_once = workspace, batch_id, run, at_once
+        self._account = turns or NoTurns()
         self.tally = Tally(rows)
         self.places = asyncio.Semaphore(2 * at_once)
         self._turns = asyncio.Semaphore(at_once)
@@ -96,10 +119,11 @@ class Floor:
         return await patiently(lambda: self._publish(plan, renders, accept=job.accept), LONG), False
 
     async def _render(self, plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
-        async with self._turns:
+        account = its_turn(self.workspace, plan, segment, claimed_on, self._account)
+        async with self._turns, account as day:
             self.tally.rendering += 1
             try:
-                render_id = await self._submit(plan, segment, claimed_on)
+                render_id = await self._submit(plan, segment, day)
                 await wait_until_done(self.workspace, render_id)
             finally:
                 self.tally.rendering -= 1
@@ -141,13 +165,29 @@ async def run_row(floor: Floor, row: Row, claim: Claim) -> Outcome:
     try:
         video, before = await floor.produce(row, row.plan, claim)
     except AvatarError as error:
+        _tell(floor, row, error)
         return _stopped(row, error)
     except Exception as error:  # a defect, or a disk that is full: the other rows go on
         log.exception("Line %d stopped unexpectedly.", row.line)
+        _tell(floor, row, error)
         reason = f"{type(error).__name__}: {error}. What was paid for is in the journal; the next run goes on from there."
-        return row.outcome.model_copy(update={"state": RowState.FAILED, "reason": reason})
+        return row.outcome.model_copy(update={"state": RowState.FAILED, "reason": reason, "passes": True})
     state = RowState.ALREADY if before else RowState.PUBLISHED
     return row.outcome.model_copy(update={"state": state, **told(video)})
+
+
+def _tell(floor: Floor, row: Row, error: Exception) -> None:
+    facts = row.outcome
+    notice = about_error(
+        error,
+        run=floor.run,
+        job_id=facts.job_id or None,
+        batch_id=floor.batch_id,
+        portrait=facts.portrait,
+        voice=facts.voice,
+    )
+    if notice is not None and not isinstance(error, Halted):
+        post(notice)
 
 
 #: The first that fits names the state.
@@ -160,6 +200,10 @@ _STATES: tuple[tuple[type[AvatarError], RowState], ...] = (
 )
 
 
+#: What another run may find gone. A bare `ProviderFailure` is a render that takes too long; it is waited for again.
+PASSING = (Transient, Refused, DownloadFailed)
+
+
 def _stopped(row: Row, error: AvatarError) -> Outcome:
     state = next(state for kind, state in _STATES if isinstance(error, kind))
     facts = {
@@ -169,6 +213,7 @@ def _stopped(row: Row, error: AvatarError) -> Outcome:
         "renders": (error.render_id,) if error.render_id else (),
         "requests": (error.request_id,) if error.request_id else (),
         "at_risk": error.cost_at_risk,
+        "passes": isinstance(error, PASSING) or type(error) is ProviderFailure,
     }
     return row.outcome.model_copy(update=facts)
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import hashlib
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from tasks.errors import InvalidInput, ObjectNotFound
+from tasks.jobs.fetching import fetch_input, is_link, shown
 from tasks.models import Asset
 from tasks.workspace import Workspace
 
@@ -57,10 +59,11 @@ async def store_file(workspace: Workspace, path: Path) -> Asset:
 
 
 async def ingest(workspace: Workspace, source: str, *, what: str) -> Asset:
-    """Store the file that `source` names: a path, or s3://bucket/key of our own bucket.
+    """Store the file that `source` names: a path, s3://bucket/key of our own bucket, or an https:// address.
 
     Raises:
-        InvalidInput: there is no such file, it is empty, or the address is of a kind that is not read.
+        InvalidInput: there is no such file, it is empty, or the address is not one that is read.
+        SourceUnavailable: the server of an https:// address did not answer.
         StoreUnavailable: the store failed.
     """
     async with bring(workspace, source, what=what) as path:
@@ -71,44 +74,61 @@ async def ingest(workspace: Workspace, source: str, *, what: str) -> Asset:
 async def bring(workspace: Workspace, source: str, *, what: str) -> AsyncIterator[Path]:
     """The file that `source` names, on this machine for as long as the block runs. Raises as `ingest` does."""
     async with _as_file(workspace, source, what=what) as path:
-        if not path.is_file():
-            raise InvalidInput(
-                f"The {what} {source!r} is not a file on this machine. Nothing was sent or spent.",
-                hint="Give a path that the worker can read, or s3://bucket/key.",
-            )
-        if path.stat().st_size == 0:
-            raise InvalidInput(f"The {what} {source!r} is empty (0 bytes). Nothing was sent or spent.")
+        if _size(path, source, what) == 0:
+            raise InvalidInput(f"The {what} {shown(source)!r} is empty (0 bytes). Nothing was sent or spent.")
         yield path
+
+
+def _size(path: Path, source: str, what: str) -> int:
+    """Bytes of a file that can be read; no device, pipe or directory."""
+    try:
+        found = path.is_file() and os.access(path, os.R_OK)
+        size = path.stat().st_size if found else 0
+    except (OSError, ValueError):  # a name that no file can have, a folder not ours
+        found = False
+    if not found:
+        raise InvalidInput(
+            f"The {what} {source[:300]!r} is not a file on this machine, or cannot be read. Nothing was sent or spent.",
+            hint="Give a path that the worker can read, s3://bucket/key, or an https:// address.",
+        )
+    return size
 
 
 @asynccontextmanager
 async def _as_file(workspace: Workspace, source: str, *, what: str) -> AsyncIterator[Path]:
     if "://" not in source:
-        yield Path(source).expanduser()
+        yield Path(os.path.expanduser(source))  # noqa: PTH111 - Path's own raises for a user there is not
         return
-    key = _own_key(workspace, source, what=what)
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
         path = Path(folder) / "download"
-        try:
-            await workspace.store.download(key, path)
-        except ObjectNotFound as error:
-            raise InvalidInput(
-                f"The {what} {source!r} is not in the store. Nothing was sent or spent."
-            ) from error
+        if is_link(source):
+            await fetch_input(workspace.settings, source, path, what=what)
+        else:
+            await _download(workspace, source, path, what=what)
         yield path
 
 
+async def _download(workspace: Workspace, source: str, path: Path, *, what: str) -> None:
+    try:
+        await workspace.store.download(_own_key(workspace, source, what=what), path)
+    except ObjectNotFound as error:
+        raise InvalidInput(
+            f"The {what} {source!r} is not in the store. Nothing was sent or spent."
+        ) from error
+
+
 def _own_key(workspace: Workspace, source: str, *, what: str) -> str:
-    parts = urlsplit(source)
-    if parts.scheme != "s3":
+    scheme, _, rest = source.partition("://")
+    if scheme.lower() != "s3":
         raise InvalidInput(
-            f"The {what} is given as a {parts.scheme}:// address, which is not read. Nothing was sent or spent.",
-            hint="Give a path, or upload the file to the bucket and give s3://bucket/key.",
+            f"The {what} is given as a {scheme[:40]!r} address, which is not read. Nothing was sent or spent.",
+            hint="Give a path, an https:// address, or s3://bucket/key.",
         )
-    if parts.netloc != workspace.store.bucket:
+    bucket, _, key = rest.partition("/")
+    if bucket != workspace.store.bucket:
         raise InvalidInput(
-            f"The {what} is in bucket {parts.netloc!r}; this installation reads {workspace.store.bucket!r} only. "
+            f"The {what} is in bucket {bucket[:100]!r}; this installation reads {workspace.store.bucket!r} only. "
             "Nothing was sent or spent.",
             hint="Copy the file there, or set AVATAR_STORE__BUCKET.",
         )
-    return unquote(parts.path.lstrip("/"))
+    return unquote(key.lstrip("/"))

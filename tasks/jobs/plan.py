@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from tasks.errors import InvalidInput
+from tasks.jobs.fetching import shown
 from tasks.jobs.identity import job_id
 from tasks.jobs.ingest import hash_file, sniff
 from tasks.jobs.quote import quote_segments
@@ -48,7 +49,7 @@ async def _as_named(made_ready: Awaitable[T], asset: Asset, source: str) -> T:
     try:
         return await made_ready
     except InvalidInput as error:
-        text = error.message.replace(asset.key.rsplit("/", 1)[-1], source.rsplit("/", 1)[-1])
+        text = error.message.replace(asset.key.rsplit("/", 1)[-1], shown(source).rsplit("/", 1)[-1])
         if "Nothing was sent" not in text:
             text += " Nothing was sent or spent."
         raise InvalidInput(text, hint=error.hint) from error

@@ -6,7 +6,8 @@ A video that does not pass is kept in the same place and marked `rejected`: show
 import asyncio
 import importlib.metadata
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from tasks.errors import ObjectNotFound, StoreUnavailable, VideoRejected
 from tasks.jobs.assemble import Assembled, assemble
 from tasks.jobs.ingest import hash_file
+from tasks.jobs.notices import about_video, post
 from tasks.jobs.timing import time_stages
 from tasks.media.poster import make_contact, make_poster
 from tasks.models import Cost, Plan, Render, Video, VideoState
@@ -63,7 +65,7 @@ async def publish_video(
         accept: publish it whatever the checks say.
         flow_run_url: the Prefect run, for the manifest.
     """
-    with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
+    with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder, _naming_what_is_kept(renders):
         made = await assemble(workspace, plan, renders, Path(folder))
         keys = await _put_in_place(workspace, video_prefix(plan.job_id), made.path)
         passed = accept or all(check.passed for check in made.checks)
@@ -79,6 +81,24 @@ async def publish_video(
         )
     await _write_manifest(workspace, video)
     return video
+
+
+@contextmanager
+def _naming_what_is_kept(renders: Sequence[Render]) -> Iterator[None]:
+    """A render that decoded when it was collected, and does not now."""
+    try:
+        yield
+    except VideoRejected as error:
+        kept = ", ".join(render.key for render in renders)
+        raise VideoRejected(
+            f"The video cannot be put together: {error} Nothing was published. What was paid for is kept as {kept}, "
+            "and is not bought again by itself.",
+            provider=renders[0].provider,
+            render_id=renders[0].render_id,
+            request_id=renders[0].request_id,
+            cost_at_risk=sum((render.billed for render in renders), Decimal(0)),
+            hint="Look at what is kept; run the job again to try once more, without paying again.",
+        ) from error
 
 
 async def accept_video(workspace: Workspace, video: Video) -> Video:
@@ -102,6 +122,7 @@ def require_published(video: Video) -> Video:
         render_id=video.renders[0].render_id,
         request_id=video.renders[0].request_id,
         cost_at_risk=video.cost.billed,
+        in_place=True,
         hint="Look at it; --accept (or the job's `accept`) publishes it anyway, another take buys it anew.",
     )
 
@@ -124,6 +145,7 @@ async def _put_in_place(workspace: Workspace, prefix: str, path: Path) -> dict[s
 async def _write_manifest(workspace: Workspace, video: Video) -> None:
     manifest = video.model_dump_json(indent=2).encode()
     await workspace.store.put(video.manifest_key, manifest, content_type="application/json")
+    post(about_video(workspace.settings, video))
 
 
 def _describe(

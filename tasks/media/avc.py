@@ -1,5 +1,6 @@
 """H.264's parameter sets, and pictures re-encoded so that one MP4 track can hold them."""
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,7 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from tasks.errors import VideoRejected
-from tasks.media.sound import open_media
+from tasks.media.sound import open_media, reason
 
 #: An avcC record (ISO/IEC 14496-15, 5.3.3.1): version, profile, compatibility, level, length size, sets.
 AVCC_VERSION, LEVEL_BYTE, LENGTH_SIZE_BYTE, COUNT_MASK = 1, 3, 4, 0x1F
@@ -109,7 +110,9 @@ def encode_picture(
                 output.mux(stream.encode(ready))
             output.mux(stream.encode(None))
     except (FFmpegError, OSError, IndexError) as error:
-        raise VideoRejected(f"{source.name} does not decode as a video: {error}") from error
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise VideoRejected(f"{source.name} does not decode as a video: {reason(error)}.") from error
 
 
 def _add_stream(stream: object, size: tuple[int, int], set_id: int) -> VideoStream:

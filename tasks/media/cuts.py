@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import InvalidInput
-from tasks.media.facts import VoiceFacts
+from tasks.media.confined import confined
+from tasks.media.facts import VoiceFacts, length_beside
 from tasks.media.pauses import Pauses, find_pauses, smooth
 from tasks.media.sound import Samples, as_float, open_sound, resampled
 from tasks.providers.base import Limits
@@ -60,6 +61,7 @@ class Spot:
     pause: int
 
 
+@confined(InvalidInput)
 def plan_cuts(path: Path, facts: VoiceFacts, limits: Limits, *, frame_rate: int = 25) -> tuple[Cut, ...]:
     """Cut a voice of any length into segments within the limits. One pass over the file, 5 MB an hour.
 
@@ -78,7 +80,8 @@ def plan_cuts(path: Path, facts: VoiceFacts, limits: Limits, *, frame_rate: int 
     """
     if facts.seconds < limits.min_seconds:
         raise InvalidInput(
-            f"The voice is {facts.seconds:.2f} s long; the shortest accepted is {limits.min_seconds:g} s."
+            f"The voice is {length_beside(facts.seconds, limits.min_seconds)} s long; "
+            f"the shortest accepted is {limits.min_seconds:g} s."
         )
     if facts.seconds <= limits.max_seconds:
         return (Cut(0, 0, facts.samples, math.nan, 0.0),)

@@ -4,6 +4,13 @@ from dataclasses import dataclass
 
 #: How notes begin that tell of a file which decoders may read differently.
 DAMAGED, CUT_OFF, RATE_CHANGES = "damaged", "declares", "its sample rate changes"
+NO_INDEX = "has no index"
+
+
+def length_beside(seconds: float, bound: float) -> str:
+    """A length in seconds, with digits enough to tell it from the bound."""
+    text = f"{seconds:.2f}"
+    return f"{seconds:.6f}" if float(text) == bound else text
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class VoiceFacts:
     @property
     def is_intact(self) -> bool:
         """Whether every decoder will make the same of the file: none had to guess or to step over anything."""
-        return not any(note.startswith((DAMAGED, CUT_OFF, RATE_CHANGES)) for note in self.notes)
+        return not any(note.startswith((DAMAGED, CUT_OFF, RATE_CHANGES, NO_INDEX)) for note in self.notes)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Looking at a video before it is published.
 
-One decode pass (`probe_video`) gathers the evidence, shown to the watchers of picture and sound on the way; each
+One decode pass (`watch_video`) gathers the evidence, shown to the watchers of picture and sound on the way; each
 check is a small function over it.
 """
 
@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.errors import VideoRejected
+from tasks.media.confined import confined
 from tasks.media.facts import VideoFacts
 from tasks.media.likeness import RATE, STEP_SECONDS, SoundWatch
 from tasks.media.picture import PictureWatch, Stretch
-from tasks.media.probe import probe_video
+from tasks.media.probe import watch_video
 from tasks.media.sound import open_sound, resampled
 from tasks.models import Check
 
@@ -55,6 +57,7 @@ class Evidence:
     sound: SoundWatch
 
 
+@confined(VideoRejected)
 def inspect_video(
     path: Path, voice_seconds: float, *, voice: Path | None = None
 ) -> tuple[VideoFacts, tuple[Check, ...]]:
@@ -71,7 +74,7 @@ def inspect_video(
     """
     picture = PictureWatch()
     with _sound_watch(voice) as sound:
-        facts = probe_video(path, picture, sound)
+        facts = watch_video(path, picture, sound)
         picture.finish(facts.video_start + facts.video_seconds)
         sound.finish()
     evidence = Evidence(facts, voice_seconds, path.stat().st_size, picture, sound)

@@ -1,6 +1,7 @@
 """Portraits: decoded fully, checked, and turned into what every provider accepts."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from tasks.errors import InvalidInput
+from tasks.media.confined import confined
 from tasks.media.facts import PortraitFacts
+from tasks.media.kinds import second_kind, what_instead
 from tasks.providers.base import Limits
 
 __all__ = ["PORTRAIT_SPEC", "PortraitFacts", "prepare_portrait"]
@@ -22,6 +25,7 @@ PORTRAIT_SPEC = "p1"
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
 #: Pixels above which an image is refused undecoded: 8 bytes of upload can claim gigabytes of picture.
 MAX_PIXELS = 90_000_000
+BAND_PIXELS = 1_000_000
 JPEG_QUALITIES = (95, 90, 85)
 EXIF_ORIENTATION = 0x0112
 PNG_BIT_DEPTH_OFFSET = 24
@@ -42,6 +46,7 @@ class _Draft:
             self.notes.append(note)
 
 
+@confined(InvalidInput)
 def prepare_portrait(path: Path, target: Path, limits: Limits) -> PortraitFacts:
     """Write to `target` the portrait as a provider takes it: upright, opaque, 8-bit RGB (or grey), JPEG or PNG.
 
@@ -53,6 +58,7 @@ def prepare_portrait(path: Path, target: Path, limits: Limits) -> PortraitFacts:
     with _open(path) as image:
         draft = _Draft(image, profile=image.info.get("icc_profile"))
         _check_pixels(path.name, image)
+        _refuse_second_kind(path)
         _load(path.name, image)
         source_format = "JPEG" if image.format == "MPO" else str(image.format)
         _take_first_frame(draft)
@@ -88,20 +94,22 @@ def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InvalidInput(f"{path.name} claims too many pixels to be a portrait: {error}") from error
+        raise InvalidInput(
+            f"{path.name} claims too many pixels for a portrait; the bound is {MAX_PIXELS:,} in all."
+        ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise InvalidInput(
-            f"{path.name} is not an image that Pillow can read{_what_instead(path)}.",
+            f"{path.name} is not an image that Pillow can read{what_instead(path)}.",
             hint="Use a JPEG or PNG file.",
         ) from error
 
 
-def _what_instead(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif"):
-        return " (it is HEIC, which phones write: export it as JPEG)"
-    return ""
+def _refuse_second_kind(path: Path) -> None:
+    if kind := second_kind(path):
+        raise InvalidInput(
+            f"{path.name} is a picture and {kind} in one, which is not passed on.",
+            hint="Save the picture anew, without what is hidden in it.",
+        )
 
 
 def _size(image: Image.Image) -> str:
@@ -137,20 +145,31 @@ def _turn_upright(draft: _Draft) -> None:
 
 def _flatten(draft: _Draft) -> None:
     image = draft.image
-    if not image.has_transparency_data:
+    # Sixteen bits are reduced and not cut off, and what few have one transparent grey keep it.
+    if not image.has_transparency_data or _is_deep(image):
         return
-    layered = image.convert("RGBA")
-    lowest, _ = layered.getchannel("A").getextrema()
-    white = Image.new("RGBA", layered.size, "white")
-    # fal was seen to flatten transparency onto black, so it is settled here.
-    white.alpha_composite(layered)
-    see_through = isinstance(lowest, int | float) and lowest < 255  # noqa: PLR2004 - opaque
-    draft.become(white.convert("RGB"), "transparency laid on white" if see_through else "")
+    flat, see_through = Image.new("RGB", image.size), False
+    for box, band in _bands(image):
+        layered = band.convert("RGBA")
+        see_through = see_through or np.asarray(layered.getchannel("A")).min() < 255  # noqa: PLR2004 - opaque
+        white = Image.new("RGBA", layered.size, "white")
+        # fal was seen to flatten transparency onto black, so it is settled here.
+        white.alpha_composite(layered)
+        flat.paste(white.convert("RGB"), box)
+    draft.become(flat, "transparency laid on white" if see_through else "")
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    """The picture in pieces of some rows: work on all of a large one at once would take gigabytes."""
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        yield box, image.crop(box)
 
 
 def _reduce_depth(draft: _Draft, path: Path) -> None:
     image = draft.image
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+    if _is_deep(image):
         draft.become(_to_eight_bits(image), "reduced to 8 bits per channel")
     elif image.mode == "1":
         draft.become(image.convert("L"))
@@ -160,6 +179,11 @@ def _reduce_depth(draft: _Draft, path: Path) -> None:
         draft.profile = draft.profile if image.mode == "P" else None
     elif _has_deep_png_samples(image, path):
         draft.become(image.copy(), "reduced to 8 bits per channel")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is a grey of more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;")
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -174,10 +198,13 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    highest = values.max(initial=0.0)
+    highest = np.max([np.asarray(band).astype(np.float64).max(initial=0.0) for _, band in _bands(image)])
     full = 1.0 if highest <= 1 else 255.0 if highest <= 255 else 65535.0  # noqa: PLR2004 - usual full scales
-    return Image.fromarray(np.clip(values / full * 255, 0, 255).round().astype(np.uint8))
+    reduced = Image.new("L", image.size)
+    for box, band in _bands(image):
+        values = np.asarray(band).astype(np.float64) / full * 255
+        reduced.paste(Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8)), box)
+    return reduced
 
 
 def _has_deep_png_samples(image: Image.Image, path: Path) -> bool:
@@ -194,8 +221,9 @@ def _check_shape(name: str, image: Image.Image, limits: Limits) -> None:
     if short < limits.min_image_side:
         raise InvalidInput(f"{size}; the provider needs at least {limits.min_image_side} px on each side.")
     if long > limits.max_aspect * short:
+        ratio = f"{long / short:.2f}" if round(long / short, 2) > limits.max_aspect else f"{long / short:.4g}"
         raise InvalidInput(
-            f"{size}, 1:{long / short:.2f}; the provider takes at most 1:{limits.max_aspect:g} (or {limits.max_aspect:g}:1)."
+            f"{size}, 1:{ratio}; the provider takes at most 1:{limits.max_aspect:g} (or {limits.max_aspect:g}:1)."
         )
 
 

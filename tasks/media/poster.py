@@ -14,7 +14,8 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from tasks.errors import VideoRejected
-from tasks.media.sound import open_media
+from tasks.media.confined import confined
+from tasks.media.sound import open_media, reason
 
 #: A frame darker than this on average (0-255) opens a fade-in.
 DARK = 16
@@ -46,6 +47,7 @@ class _Look:
         return self.brightness >= DARK and self.variation >= FLAT
 
 
+@confined(VideoRejected)
 def make_poster(video: Path, target: Path, *, max_side: int = 1280) -> None:
     """Write as JPEG an early frame that shows something sharply, no side longer than `max_side` pixels.
 
@@ -57,6 +59,7 @@ def make_poster(video: Path, target: Path, *, max_side: int = 1280) -> None:
     image.save(target, "JPEG", quality=88, optimize=True, progressive=True)
 
 
+@confined(VideoRejected)
 def make_contact(video: Path, target: Path, *, frames: int = 8) -> None:
     """Write as JPEG a strip of `frames` frames, evenly from the beginning to the end of the video.
 
@@ -77,6 +80,7 @@ def make_contact(video: Path, target: Path, *, frames: int = 8) -> None:
     strip.save(target, "JPEG", quality=85, optimize=True)
 
 
+@confined(VideoRejected)
 def last_frame(video: Path, target: Path) -> None:
     """Write the last frame as PNG, in full size: the portrait that a following segment goes on from.
 
@@ -104,7 +108,7 @@ def _opened(video: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             stream.thread_type = "AUTO"
             yield container, stream
     except (FFmpegError, OSError) as error:
-        raise VideoRejected(f"{video.name} does not decode as a video: {error}") from error
+        raise VideoRejected(f"{video.name} does not decode as a video: {reason(error)}.") from error
 
 
 def _frame_at(container: InputContainer, stream: VideoStream, seconds: float) -> VideoFrame:
@@ -159,7 +163,8 @@ def _look(frame: VideoFrame) -> _Look:
 
 def thumbnail(image: Path | bytes, max_side: int = 320, max_bytes: int = 40_000) -> bytes:
     """A small JPEG for a data URI: at most `max_side` pixels a side and `max_bytes` long."""
-    with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
+    # Pictures that were drawn here, and so decoded here.
+    with Image.open(BytesIO(image) if isinstance(image, bytes) else image, formats=("JPEG", "PNG")) as opened:
         small = opened.convert("RGB")
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     while True:

@@ -16,19 +16,21 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from tasks.errors import InvalidInput, VideoRejected
-from tasks.media.facts import CUT_OFF, DAMAGED, RATE_CHANGES, VideoFacts, VoiceFacts
-from tasks.media.sound import Sound, as_float, open_media, open_sound
+from tasks.media.claims import declared_seconds, ends_open, has_faststart, has_index
+from tasks.media.confined import confined
+from tasks.media.facts import CUT_OFF, DAMAGED, NO_INDEX, RATE_CHANGES, VideoFacts, VoiceFacts
+from tasks.media.sound import Sound, as_float, open_media, open_sound, reason
 
-__all__ = ["VideoFacts", "Viewer", "VoiceFacts", "has_faststart", "probe_video", "probe_voice"]
+__all__ = ["VideoFacts", "Viewer", "VoiceFacts", "probe_video", "probe_voice", "watch_video"]
 
 #: Below this peak (-60 dBFS) nobody would hear anything: a talking video of it is never wanted.
 SILENT_PEAK = 0.001
+#: Hz under which nobody understands a word, and which only broken headers claim.
+LOWEST_RATE = 4000
 #: RMS level, dBFS, under which a voice is called very quiet. Speech is usually recorded at -30 to -15.
 QUIET_DBFS = -42.0
 #: Share of samples at full scale from which clipping is audible rather than incidental.
 CLIPPED_SHARE = 0.0005
-#: Writers that cannot seek back leave about this in a WAV's size field.
-STREAMED_WAV = 0x7FFF_0000
 
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 SUFFIXES = {
@@ -71,6 +73,7 @@ class Levels:
         return 10 * math.log10(mean) if mean > 1e-12 else -120.0  # noqa: PLR2004 - the floor itself
 
 
+@confined(InvalidInput)
 def probe_voice(path: Path) -> VoiceFacts:
     """Decode a voice to the end and describe it.
 
@@ -93,6 +96,8 @@ def _refuse_unusable(name: str, levels: Levels, damaged: int) -> None:
         raise InvalidInput(f"{name} holds no sound: not one sample could be decoded.")
     if not math.isfinite(levels.power):
         raise InvalidInput(f"{name} holds samples that are not numbers (NaN or infinite).")
+    if (lowest := min(levels.per_rate)) < LOWEST_RATE:
+        raise InvalidInput(f"{name} has {lowest} samples a second; a voice needs {LOWEST_RATE} at least.")
     if levels.peak < SILENT_PEAK:
         raise InvalidInput(f"{name} is silent all through ({levels.seconds:.1f} s).")
     if damaged > 10 + levels.seconds:
@@ -119,11 +124,18 @@ def container_name(container: InputContainer) -> str:
     return CONTAINERS.get(container.format.name, container.format.name)
 
 
+def _doubt(path: Path, container: str, declared: float, seconds: float) -> str:
+    if container == "mp3" and not has_index(path):
+        return f"{NO_INDEX}: players may take its {seconds:.1f} s for {declared:.1f} s"
+    return f"{CUT_OFF} {declared:.1f} s, but only {seconds:.1f} s could be decoded: it may be cut off"
+
+
 def _voice_notes(path: Path, sound: Sound, levels: Levels) -> list[str]:
     found = container_name(sound.container)
     told = SUFFIXES.get(path.suffix.lower(), found)
     pictures = [s for s in sound.container.streams.video if not s.disposition & Disposition.attached_pic]
-    declared = _declared_seconds(path, sound, levels)
+    guessed = (sound.container.duration or 0) / 1_000_000
+    declared = declared_seconds(path, found, guessed, levels.seconds)
     notes = [
         (told != found, f"named {path.suffix}, but its content is {found}"),
         (bool(pictures), "a video file: its sound is used"),
@@ -132,26 +144,13 @@ def _voice_notes(path: Path, sound: Sound, levels: Levels) -> list[str]:
             f"several audio streams: number {sound.stream.index} is used",
         ),
         (sound.damaged > 0, f"{DAMAGED}: {sound.damaged} packets could not be decoded"),
-        (
-            declared > levels.seconds + 0.5,
-            f"{CUT_OFF} {declared:.1f} s, but only {levels.seconds:.1f} s could be decoded: it may be cut off",
-        ),
+        (declared > levels.seconds + 0.5, _doubt(path, found, declared, levels.seconds)),
+        (found == "ogg" and ends_open(path), "has no end mark: it may be cut off"),
         (len(levels.per_rate) > 1, f"{RATE_CHANGES} on the way"),
         (levels.loudness < QUIET_DBFS, f"very quiet ({levels.loudness:.0f} dBFS)"),
         (levels.clipped > CLIPPED_SHARE * levels.values, "clipped: its loudest parts are cut off"),
     ]
     return [text for holds, text in notes if holds]
-
-
-def _declared_seconds(path: Path, sound: Sound, levels: Levels) -> float:
-    """Length by the file's own account, 0 if it gives none."""
-    if container_name(sound.container) == "wav":
-        # FFmpeg goes by the size of the file; only the header still knows how much there should be.
-        with path.open("rb") as file:
-            head = file.read(8)
-        announced, size = int.from_bytes(head[4:], "little") + 8, path.stat().st_size
-        return levels.seconds * announced / size if head[:4] == b"RIFF" and announced < STREAMED_WAV else 0.0
-    return (sound.container.duration or 0) / 1_000_000
 
 
 @dataclass
@@ -171,8 +170,18 @@ class _Track:
         self.samples += samples
 
 
-def probe_video(path: Path, *viewers: Viewer) -> VideoFacts:
-    """Decode a video to the end, picture and sound, showing every frame to the viewers on the way.
+@confined(VideoRejected)
+def probe_video(path: Path) -> VideoFacts:
+    """Decode a video to the end, picture and sound.
+
+    Raises:
+        VideoRejected: not a video, without picture, damaged, or cut short.
+    """
+    return watch_video(path)
+
+
+def watch_video(path: Path, *viewers: Viewer) -> VideoFacts:
+    """Decode a video to the end, showing every frame to the viewers on the way. Called in the confined process.
 
     Raises:
         VideoRejected: not a video, without picture, damaged, or cut short.
@@ -188,7 +197,7 @@ def probe_video(path: Path, *viewers: Viewer) -> VideoFacts:
             facts = _video_facts(video, sound, *tracks)
             return replace(facts, container=container_name(container), faststart=has_faststart(path))
     except (FFmpegError, OSError) as error:
-        raise VideoRejected(f"{path.name} does not decode as a video: {error}") from error
+        raise VideoRejected(f"{path.name} does not decode as a video: {reason(error)}.") from error
 
 
 def _decode(
@@ -231,17 +240,3 @@ def _video_facts(video: VideoStream, audio: AudioStream | None, picture: _Track,
         video_codec=video.codec_context.codec.canonical_name,
         audio_codec=audio.codec_context.codec.canonical_name if audio else "",
     )
-
-
-def has_faststart(path: Path) -> bool:
-    """Whether an MP4's index lies before its media, so that it plays while it loads."""
-    with path.open("rb") as file:
-        while len(head := file.read(8)) == 8:  # noqa: PLR2004 - size and type of a box
-            size, kind = int.from_bytes(head[:4]), head[4:]
-            if kind in (b"moov", b"mdat"):
-                return kind == b"moov"
-            size = int.from_bytes(file.read(8)) - 8 if size == 1 else size
-            if size < 8:  # noqa: PLR2004 - smaller than its own header
-                return False
-            file.seek(size - 8, 1)
-    return False

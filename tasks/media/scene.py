@@ -50,8 +50,9 @@ class Scene:
     """
 
     def __init__(self, portrait: Path, levels: Plane, *, frame_rate: int, max_side: int) -> None:
-        with Image.open(portrait) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(portrait, formats=("JPEG", "PNG")) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = image.convert("RGB")
         self.size = canvas_size(*upright.size, max_side)
         room = (round(self.size[0] / VIEW), round(self.size[1] / VIEW))
         self._portrait = upright.resize(room, Image.Resampling.LANCZOS)

@@ -16,6 +16,7 @@ from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 from tasks.errors import InvalidInput
+from tasks.media.confined import confined
 from tasks.media.cuts import Cut
 from tasks.media.facts import VoiceFacts
 from tasks.media.sound import open_sound, resampled
@@ -55,6 +56,7 @@ class _Writer(Protocol):
     def close(self) -> None: ...
 
 
+@confined(InvalidInput)
 def cut_voice(
     path: Path, facts: VoiceFacts, cuts: Sequence[Cut], folder: Path, limits: Limits
 ) -> tuple[SegmentFile, ...]:

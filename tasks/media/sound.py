@@ -33,6 +33,11 @@ def open_media(path: Path) -> InputContainer:
     return av.open(f"file:{path}", options=dict(OPEN_OPTIONS), metadata_errors="replace")
 
 
+def reason(error: Exception) -> str:
+    """Why FFmpeg failed, without the numbers and paths of this machine around it."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def as_float(frame: AudioFrame) -> Samples:
     """The samples of a frame, full scale = 1, in the frame's own layout (planar or packed)."""
     samples = frame.to_ndarray()
@@ -55,8 +60,17 @@ class Sound:
         self.damaged = 0
 
     def frames(self) -> Iterator[AudioFrame]:
-        for packet in self.container.demux(self.stream):
+        packets = self.container.demux(self.stream)
+        while (packet := self._next(packets)) is not None:
             yield from self._decode(packet)
+
+    def _next(self, packets: "Iterator[Packet[AudioStream]]") -> "Packet[AudioStream] | None":
+        try:
+            return next(packets, None)
+        except FFmpegError:
+            # What cannot even be told apart as packets ends the sound here.
+            self.damaged += 1
+            return None
 
     def _decode(self, packet: "Packet[AudioStream]") -> list[AudioFrame]:
         try:
@@ -100,10 +114,21 @@ def resampled(sound: Sound, sample_format: str, layout: str, rate: int) -> Itera
         # Glued-together MP3s change their form on the way; a resampler takes one form only.
         resampler = av.AudioResampler(format=sample_format, layout=layout, rate=rate)
         for frame in chain(stretch, (None,)):
-            for ready in resampler.resample(_untimed(frame)):
+            for ready in _mixed(resampler, frame, sound):
                 ready.pts, ready.time_base = samples, Fraction(1, rate)
                 samples += ready.samples
                 yield ready
+
+
+def _mixed(resampler: av.AudioResampler, frame: AudioFrame | None, sound: Sound) -> list[AudioFrame]:
+    try:
+        return resampler.resample(_untimed(frame))
+    except FFmpegError as error:
+        name, stream = Path(sound.container.name).name, sound.stream
+        raise InvalidInput(
+            f"{name} has {stream.channels} channels at {stream.rate} Hz, which cannot be mixed.",
+            hint="Export it in mono or stereo.",
+        ) from error
 
 
 def _form(frame: AudioFrame) -> tuple[str, str, int]:

@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 
 from tasks.errors import VideoRejected
 from tasks.media.avc import ParameterSets, encode_picture
+from tasks.media.confined import confined
 from tasks.media.sound import Sound, open_media, open_sound, resampled
 from tasks.media.tracks import Track, picture_of, scan_track
 from tasks.media.voice import mp3_rate
@@ -68,6 +69,11 @@ def stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
         ValueError: the parts are none, empty, or not one after another.
     """
     _require_order(parts)
+    return _stitch(parts, voice, target)
+
+
+@confined(VideoRejected)
+def _stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         tracks, sets, notes = _shared(parts, [scan_track(part.path) for part in parts], Path(folder))
         reencoded = bool(notes)

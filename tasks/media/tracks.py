@@ -3,15 +3,15 @@
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.packet import Packet
 from av.video.stream import VideoStream
 
 from tasks.errors import VideoRejected
 from tasks.media.avc import is_usual
-from tasks.media.sound import open_media
+from tasks.media.sound import open_media, reason
 
 #: What every browser plays inside H.264.
 PLAIN_PIXELS = ("yuv420p", "yuvj420p")
@@ -50,6 +50,14 @@ class Track:
         return self.codec == "h264" and self.pixels in PLAIN_PIXELS and is_usual(self.extradata)
 
 
+class _Packet(NamedTuple):
+    """When a packet is shown, in ticks of its stream; whether it begins a picture; whether it is left out."""
+
+    pts: int | None
+    is_keyframe: bool
+    is_discard: bool
+
+
 def scan_track(path: Path) -> Track:
     """Read when each packet is shown, without decoding.
 
@@ -59,10 +67,15 @@ def scan_track(path: Path) -> Track:
     try:
         with open_media(path) as container:
             stream = picture_of(container, path)
-            packets = [packet for packet in container.demux(stream) if packet.size]
+            # Not the packets themselves, which would hold the whole file in memory.
+            packets = [
+                _Packet(packet.pts, packet.is_keyframe, packet.is_discard)
+                for packet in container.demux(stream)
+                if packet.size
+            ]
             return _describe(path, stream, packets, _origin(container))
     except (FFmpegError, OSError) as error:
-        raise VideoRejected(f"{path.name} cannot be read as a video: {error}") from error
+        raise VideoRejected(f"{path.name} cannot be read as a video: {reason(error)}.") from error
 
 
 def picture_of(container: InputContainer, path: Path) -> VideoStream:
@@ -79,9 +92,7 @@ def _origin(container: InputContainer) -> Fraction:
     return min(starts, default=Fraction(0))
 
 
-def _describe(
-    path: Path, stream: VideoStream, packets: "list[Packet[VideoStream]]", origin: Fraction
-) -> Track:
+def _describe(path: Path, stream: VideoStream, packets: list[_Packet], origin: Fraction) -> Track:
     context, rate = stream.codec_context, stream.average_rate or USUAL_RATE
     timed = bool(packets) and all(packet.pts is not None for packet in packets)
     tick = stream.time_base or Fraction(1, 1000)

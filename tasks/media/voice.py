@@ -6,7 +6,8 @@ from pathlib import Path
 import av
 
 from tasks.errors import InvalidInput
-from tasks.media.facts import VoiceFacts
+from tasks.media.confined import confined
+from tasks.media.facts import VoiceFacts, length_beside
 from tasks.media.sound import open_sound, resampled
 from tasks.providers.base import Limits
 
@@ -30,14 +31,17 @@ def check_voice(facts: VoiceFacts, limits: Limits) -> None:
     """Raise `InvalidInput` if the voice is shorter or longer than the bounds; names the length and the bound."""
     if facts.seconds < limits.min_seconds:
         raise InvalidInput(
-            f"The voice is {facts.seconds:.2f} s long; the shortest accepted is {limits.min_seconds:g} s."
+            f"The voice is {length_beside(facts.seconds, limits.min_seconds)} s long; "
+            f"the shortest accepted is {limits.min_seconds:g} s."
         )
     if facts.seconds > limits.max_seconds:
         raise InvalidInput(
-            f"The voice is {facts.seconds:.2f} s long; the longest accepted is {limits.max_seconds:g} s."
+            f"The voice is {length_beside(facts.seconds, limits.max_seconds)} s long; "
+            f"the longest accepted is {limits.max_seconds:g} s."
         )
 
 
+@confined(InvalidInput)
 def prepare_voice(path: Path, target: Path, facts: VoiceFacts, limits: Limits) -> bool:
     """Write to `target` the voice as a provider takes it.
 

@@ -7,8 +7,16 @@ import socket
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-#: Public by number, yet answering to the machine itself: Azure's wire server.
-_METADATA = {ipaddress.ip_address("168.63.129.16")}
+#: The only part of IPv6 from which public hosts have addresses (IANA, IPv6 address space).
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+#: Public by number, or to this Python's registry, and yet not: Azure's wire server, the IETF's own assignments
+#: (Oracle Cloud's metadata is in them), the closed 6to4 relay, documentation (IANA special-purpose registries).
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "3fff::/20"),
+    )
+)
 
 
 class PrivateAddress(Exception):
@@ -24,7 +32,10 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
         PrivateAddress: there are some, and none is public.
         OSError: the name does not resolve.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label that is empty or longer than DNS allows
+        raise socket.gaierror(socket.EAI_NONAME, "not a name that DNS can hold") from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     allowed = [address for address in addresses if allow_private or is_public(address)]
     if not allowed:
@@ -35,7 +46,10 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
 def is_public(address: str) -> bool:
     """Whether the address is a public host's: nothing private, local, reserved, multicast, or wrapping such a one."""
     ip = _unwrap(ipaddress.ip_address(address.partition("%")[0]))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _METADATA
+    if ip.version == 6 and ip not in _GLOBAL_UNICAST:  # noqa: PLR2004 - the protocol's number
+        return False
+    odd = ip.is_multicast or ip.is_reserved or any(ip in network for network in _NOT_PUBLIC)
+    return ip.is_global and not odd
 
 
 def _unwrap(ip: Address) -> Address:

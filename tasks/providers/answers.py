@@ -14,6 +14,12 @@ log = logging.getLogger("avatar.provider")
 
 #: Longest request id believed. Theirs are 36 to 70 characters; a longer one is kept, a page of text is not an id.
 MAX_ID = 10_000
+#: Deepest that an answer is read: theirs have up to five levels. Deeper parts are left out.
+MAX_DEPTH = 32
+#: Digits of the longest number that means anything.
+MAX_DIGITS = 30
+#: Characters of a provider's words that are looked at.
+_LOOKED_AT = 4_000
 #: Longest stretch of a provider's words put into an error, in characters.
 MAX_WORDS = 500
 #: Names under which fal, Pixazo and Azure's gateway in front of it put what went wrong.
@@ -23,18 +29,46 @@ _SECRET_PARTS = (
     (re.compile(r"(?i)\b(https?://)[^\s/@\"'<>]*@"), r"\1"),
     (re.compile(r"(?i)\b(https?://[^\s?#\"'<>]*)[?#][^\s\"'<>]*"), r"\1"),
     (re.compile(r"(?i)\bX-Amz-[A-Za-z-]+=[^\s&\"'<>]+"), "X-Amz-…"),
+    # The last part of a webhook's address (`tasks.renders.callbacks`), which lets anybody use it.
+    (re.compile(r"(?i)((?:/|%2f)webhooks(?:(?:/|%2f)[a-z0-9]+){3}(?:/|%2f))[0-9a-f]{8,}"), r"\1…"),
 )
 
 
 def parse_object(body: bytes) -> dict[str, Any] | None:
-    """The JSON object in `body`, or None for anything else. NaN and lone surrogates, which no store keeps, go."""
+    """The JSON object in `body`, or None for anything else. Of a name that comes twice the last value holds.
+
+    What no store keeps goes: numbers that are none or endless, lone surrogates, what is nested too deeply.
+    """
     try:
-        value = json.loads(body.decode("utf-8", "replace"), parse_constant=lambda _: None)
+        text = body.decode("utf-8", "replace").removeprefix("\ufeff")
+        value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
         if b"\\ud" in body.lower():
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    # A level takes a bracket: few answers have so many, and need the walk.
+    return _shallow(value, MAX_DEPTH) if body.count(b"{") + body.count(b"[") > MAX_DEPTH else value
+
+
+def _finite(digits: str) -> float | None:
+    found = float(digits)
+    return found if math.isfinite(found) else None
+
+
+def _whole(digits: str) -> int | None:
+    return int(digits) if len(digits) <= MAX_DIGITS else None
+
+
+def _shallow(value: Any, depth: int) -> Any:
+    if not isinstance(value, (dict, list)):
+        return value
+    if not depth:
+        return None
+    if isinstance(value, list):
+        return [_shallow(item, depth - 1) for item in value]
+    return {name: _shallow(item, depth - 1) for name, item in value.items()}
 
 
 def usable_id(value: Any) -> str | None:
@@ -73,7 +107,7 @@ def text(value: Any) -> str:
 
 def clean(words: str, *secrets: str) -> str:
     """Text by others, fit for an error or a log: one line, short, without query strings or secrets."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in words[:20_000]).split())
+    line = " ".join("".join(char if char.isprintable() else " " for char in words[:_LOOKED_AT]).split())
     for secret in filter(None, secrets):
         line = line.replace(secret, "[key]")
     for pattern, instead in _SECRET_PARTS:
@@ -117,7 +151,7 @@ class Vocabulary:
 
     def state(self, word: str) -> RemoteState:
         """What `word` means; running if nobody knows."""
-        name = word.strip().upper().replace(" ", "_").replace("-", "_")
+        name = word.strip()[:100].upper().replace(" ", "_").replace("-", "_")
         if name not in self._states and name not in self._odd and len(self._odd) < 100:  # noqa: PLR2004 - enough
             self._odd.add(name)
             log.warning("%s said an unknown status word, %r: taken as running.", self._provider, clean(word))

@@ -15,7 +15,7 @@ All other calls are free and may be repeated: they raise `ProviderUnavailable` f
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar
@@ -58,15 +58,15 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class RenderInputs:
-    """Everything one submit needs. URLs are fetched by the provider and never stored by us."""
+    """Everything one submit needs. The URLs are secrets: they are fetched by the provider and never stored by us."""
 
     render_id: str
     portrait: Portrait
     segment: Segment
     prompt: str
-    portrait_url: str
-    voice_url: str
-    webhook_url: str | None = None
+    portrait_url: str = field(repr=False)
+    voice_url: str = field(repr=False)
+    webhook_url: str | None = field(default=None, repr=False)
 
 
 class Provider(ABC):

@@ -1,42 +1,76 @@
-"""Fetching a video from wherever a provider's answer points: safe against that answer, and resumable.
+"""Fetching a file from wherever a stranger's link points: bounded in size and time, and resumable.
 
-The URL is a stranger's: https and public addresses only, checked on the address connected to and again after each
-redirect; no key, no cookies, no proxy; bounded in size and time.
+`ask_stranger` sees to it that the link leads to public addresses only, with nothing of ours.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import httpx
 
 from tasks.errors import DownloadFailed, ProviderUnavailable
-from tasks.providers.addresses import PrivateAddress, resolve
-from tasks.providers.wire import PHASES, retry_after, tls
+from tasks.providers.strangers import Cut, Unsafe, ask_stranger, host_of
+from tasks.providers.wire import retry_after
 from tasks.settings import DownloadSettings
 
 log = logging.getLogger("avatar.provider")
 
-MAX_REDIRECTS = 5
 #: One connection may take this long, in seconds; the next one resumes where it stopped.
 CONNECTION_SECONDS = 900.0
-_REDIRECTS = {301, 302, 303, 307, 308}
 #: A signed or deleted URL: only a fresh one helps.
 _EXPIRED = {401, 403, 404, 410}
-_STARTS_OF_TEXT = (b"<", b"{", b"[")
+#: How a page of text begins, which neither a video nor an image nor a sound does.
+STARTS_OF_TEXT = (b"<", b"{", b"[")
+_TYPES_OF_TEXT = ("text/html", "application/json")
 
 
-class Cut(Exception):
-    """The transfer stopped early or could not start; it may be taken up again."""
+_WORDS = {
+    "gaierror": "its name does not resolve",
+    "ConnectError": "connecting failed",
+    "ConnectTimeout": "connecting took too long",
+    "ReadTimeout": "it fell silent",
+    "RemoteProtocolError": "it was cut, or speaks no HTTP",
+}
 
-    def __init__(self, why: str, wait: float | None = None) -> None:
+
+@dataclass(frozen=True)
+class Rules:
+    """What one fetch is held to.
+
+    Attributes:
+        what: is fetched, for messages: "video", "portrait".
+        max_bytes: most that is written.
+        attempts: connections, each going on where the last one stopped.
+        private: whether private addresses and plain http are allowed, for stand-ins.
+        not_starting: first bytes of what is not fetched, whatever it is called.
+        not_types: content types that are not fetched.
+    """
+
+    what: str
+    max_bytes: int
+    attempts: int
+    private: bool = False
+    not_starting: tuple[bytes, ...] = STARTS_OF_TEXT
+    not_types: tuple[str, ...] = _TYPES_OF_TEXT
+
+
+class NotFetched(Exception):
+    """Why nothing was fetched.
+
+    Attributes:
+        kind: `expired` (refused, or not there), `unsafe` (not https, or no public address), `too_large`,
+            `wrong_content`, or `unavailable`, the only one that may pass by itself.
+        why: as the end of a sentence that begins "it was not fetched:".
+        host: whose link it is.
+    """
+
+    def __init__(self, kind: str, why: str, host: str) -> None:
         super().__init__(why)
-        self.wait = wait
+        self.kind, self.why, self.host = kind, why, host
 
 
 @dataclass
@@ -70,58 +104,87 @@ class Partial:
 
 
 async def fetch_video(url: str, target: Path, *, settings: DownloadSettings) -> None:
-    """Write what `url` serves to `target`, complete or not at all.
+    """Write the video that a provider's answer points to, complete or not at all.
 
     Raises:
         DownloadFailed: trying again is of no use; `kind` is `expired` (ask the provider for a fresh URL),
             `unsafe` (not https, or no public address), `too_large` or `not_video`.
         ProviderUnavailable: it was cut or refused `settings.attempts` times.
     """
+    rules = Rules("video", settings.max_bytes, settings.attempts, settings.allow_private_hosts)
+    try:
+        await fetch(url, target, rules)
+    except NotFetched as error:
+        raise _about_video(error, settings) from None
+
+
+def _about_video(error: NotFetched, settings: DownloadSettings) -> DownloadFailed | ProviderUnavailable:
+    if error.kind == "unavailable":
+        return ProviderUnavailable(
+            f"The video could not be fetched from {error.host}: {error.why}. It is rendered and paid for, and its "
+            "request id is kept: run the job again to continue. It is not paid for twice."
+        )
+    if error.kind == "too_large":
+        return DownloadFailed(
+            f"The video is larger than {settings.max_bytes} bytes. It is rendered and paid for, and its request id "
+            "is kept.",
+            hint="Raise AVATAR_DOWNLOAD__MAX_BYTES, then run the job again: it continues.",
+            kind="too_large",
+        )
+    return DownloadFailed(
+        f"The video at {error.host or 'the provider'} was not fetched: {error.why}. It is rendered and paid for, and "
+        "its request id is kept.",
+        hint="Run the job again: it asks the provider for a fresh link and is not paid for twice.",
+        kind="not_video" if error.kind == "wrong_content" else error.kind,
+    )
+
+
+async def fetch(url: str, target: Path, rules: Rules) -> None:
+    """Write what `url` serves to `target`, complete or not at all. Raises `NotFetched`."""
     partial = Partial(target.with_name(target.name + ".part"))
     try:
-        await _fetch(url, partial, settings)
+        await _fetch(url, partial, rules)
         partial.path.replace(target)
+    except Unsafe as error:
+        raise NotFetched("unsafe", error.why, error.host) from None
     finally:
         partial.path.unlink(missing_ok=True)
 
 
-async def _fetch(url: str, partial: Partial, settings: DownloadSettings) -> None:
-    for attempt in range(1, settings.attempts + 1):
+async def _fetch(url: str, partial: Partial, rules: Rules) -> None:
+    for attempt in range(1, rules.attempts + 1):
         try:
             async with asyncio.timeout(CONNECTION_SECONDS):
-                return await _transfer(url, partial, settings)
+                return await _transfer(url, partial, rules)
         except (httpx.HTTPError, httpx.StreamError, OSError, Cut) as error:
-            why = str(error) if isinstance(error, Cut) else type(error).__name__
+            why = str(error) if isinstance(error, Cut) else _in_words(error)
             wait = getattr(error, "wait", None)
-        log.warning("The download from %s stopped after %d bytes (%s).", _host(url), partial.size, why)
-        if attempt < settings.attempts:
+        log.warning("The download from %s stopped after %d bytes (%s).", host_of(url), partial.size, why)
+        if attempt < rules.attempts:
             await asyncio.sleep(_backoff(attempt, wait))
-    raise ProviderUnavailable(
-        f"The video could not be fetched from {_host(url)}: {why}, {settings.attempts} times. It is rendered and paid "
-        "for, and its request id is kept: run the job again to continue. It is not paid for twice."
-    )
+    raise NotFetched("unavailable", f"{why}, {rules.attempts} times", host_of(url))
 
 
-async def _transfer(url: str, partial: Partial, settings: DownloadSettings) -> None:
+async def _transfer(url: str, partial: Partial, rules: Rules) -> None:
     """One connection's worth: from where the last one stopped."""
-    async with _open(url, partial.range_headers(), settings) as response:
-        _place(response, partial, settings)
+    async with ask_stranger(url, partial.range_headers(), private=rules.private) as response:
+        _place(response, partial, rules)
         async for chunk in response.aiter_raw():
             if partial.size == 0:
-                _check_start(chunk, response)
+                _check_start(chunk, response, rules)
+            _check_size(partial.size + len(chunk), response, rules)
             partial.append(chunk)
-            _check_size(partial.size, settings)
     if partial.size == 0:
         raise Cut("an empty answer")
     if partial.total is not None and partial.size != partial.total:
         raise Cut(f"{partial.size} of {partial.total} bytes")
 
 
-def _place(response: httpx.Response, partial: Partial, settings: DownloadSettings) -> None:
+def _place(response: httpx.Response, partial: Partial, rules: Rules) -> None:
     """Find out where this answer's bytes belong, or why there are none."""
     status = response.status_code
     if status in _EXPIRED:
-        _fail("expired", f"its link is no longer valid ({status})", response.request.url.host)
+        _fail("expired", f"its link is no longer valid ({status})", response)
     if status == 416:  # noqa: PLR2004 - what we have is not a part of what it serves now
         partial.size = 0
         raise Cut("the content changed")
@@ -132,7 +195,7 @@ def _place(response: httpx.Response, partial: Partial, settings: DownloadSetting
     elif not _continues(response, partial):
         partial.size = 0
         raise Cut("another part than was asked for")
-    _check_size(partial.total or 0, settings)
+    _check_size(partial.total or 0, response, rules)
 
 
 def _continues(response: httpx.Response, partial: Partial) -> bool:
@@ -144,103 +207,32 @@ def _continues(response: httpx.Response, partial: Partial) -> bool:
     )
 
 
-@asynccontextmanager
-async def _open(
-    url: str, headers: dict[str, str], settings: DownloadSettings
-) -> AsyncIterator[httpx.Response]:
-    """The answer at the end of the redirects. The transport is used bare: no cookies, no proxies, no URL in logs."""
-    async with httpx.AsyncHTTPTransport(verify=tls(), retries=0) as transport:
-        target = _parse(url)
-        for _ in range(MAX_REDIRECTS + 1):
-            response = await _request(transport, target, headers, settings)
-            try:
-                if response.status_code not in _REDIRECTS:
-                    yield response
-                    return
-                target = _join(target, response.headers.get("location", ""))
-            finally:
-                await response.aclose()
-    raise Cut(f"more than {MAX_REDIRECTS} redirects")
-
-
-async def _request(
-    transport: httpx.AsyncHTTPTransport, url: httpx.URL, headers: dict[str, str], settings: DownloadSettings
-) -> httpx.Response:
-    """GET `url` from an address of its host that was checked, while TLS still proves the host's name."""
-    addresses = await _checked(url, settings)
-    extensions: dict[str, Any] = {"timeout": PHASES.as_dict(), "sni_hostname": url.host}
-    sent = {
-        "Host": url.netloc.decode(),
-        "Accept": "*/*",
-        "Accept-Encoding": "identity",
-        "User-Agent": "avatar-flows",
-    }
-    for last, address in enumerate(addresses, start=1 - len(addresses)):
-        request = httpx.Request(
-            "GET", url.copy_with(host=address), headers=sent | headers, extensions=extensions
-        )
-        try:
-            response = await transport.handle_async_request(request)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            if last == 0:
-                raise
-        else:
-            response.request = httpx.Request("GET", url)
-            return response
-    raise AssertionError("unreachable")  # pragma: no cover
-
-
-async def _checked(url: httpx.URL, settings: DownloadSettings) -> list[str]:
-    private = settings.allow_private_hosts
-    if url.scheme != "https" and not (private and url.scheme == "http"):
-        _fail("unsafe", "its link is not https", url.host)
-    if url.userinfo or not url.host:
-        _fail("unsafe", "its link carries a user name, or no host", url.host)
-    try:
-        return await resolve(url.host, url.port or 443, allow_private=private)
-    except PrivateAddress:
-        _fail("unsafe", "its link leads to a private address", url.host)
-
-
-def _parse(url: str) -> httpx.URL:
-    try:
-        return httpx.URL(url)
-    except (httpx.InvalidURL, TypeError):
-        _fail("unsafe", "its link is not a URL", "")
-
-
-def _join(base: httpx.URL, location: str) -> httpx.URL:
-    try:
-        return base.join(location)
-    except httpx.InvalidURL:
-        raise Cut("a redirect to nowhere") from None
-
-
-def _check_start(chunk: bytes, response: httpx.Response) -> None:
-    """An error page with status 200 is not a video, whatever it is called."""
+def _check_start(chunk: bytes, response: httpx.Response, rules: Rules) -> None:
+    """An error page with status 200 is not what was asked for, whatever it is called."""
     kind = response.headers.get("content-type", "").lower()
+    packed = response.headers.get("content-encoding", "identity").strip().lower()
     start = chunk[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(_STARTS_OF_TEXT) or kind.startswith(("text/html", "application/json")):
-        _fail("not_video", "a page of text came instead of a video", response.request.url.host)
+    if packed not in {"", "identity"}:
+        _fail("wrong_content", "it came packed, although that was not asked for", response)
+    if start.startswith(rules.not_starting) or kind.startswith(rules.not_types):
+        _fail("wrong_content", f"a page of text came instead of a {rules.what}", response)
 
 
-def _check_size(size: int, settings: DownloadSettings) -> None:
-    if size > settings.max_bytes:
-        raise DownloadFailed(
-            f"The video is larger than {settings.max_bytes} bytes. It is rendered and paid for, and its request id "
-            "is kept.",
-            hint="Raise AVATAR_DOWNLOAD__MAX_BYTES, then run the job again: it continues.",
-            kind="too_large",
-        )
+def _check_size(size: int, response: httpx.Response, rules: Rules) -> None:
+    if size > rules.max_bytes:
+        _fail("too_large", f"it is larger than {rules.max_bytes} bytes", response)
 
 
-def _fail(kind: str, why: str, host: str) -> NoReturn:
-    raise DownloadFailed(
-        f"The video at {host or 'the provider'} was not fetched: {why}. It is rendered and paid for, and its request "
-        "id is kept.",
-        hint="Run the job again: it asks the provider for a fresh link and is not paid for twice.",
-        kind=kind,
-    )
+def _in_words(error: Exception) -> str:
+    """A failure of the transport, without the address it may name."""
+    name = type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"its certificate does not prove its name ({name})"
+    return f"{words} ({name})" if (words := _WORDS.get(name)) else name
+
+
+def _fail(kind: str, why: str, response: httpx.Response) -> NoReturn:
+    raise NotFetched(kind, why, response.request.url.host)
 
 
 def _backoff(attempt: int, wait: float | None) -> float:
@@ -249,11 +241,4 @@ def _backoff(attempt: int, wait: float | None) -> float:
 
 
 def _digits(value: str | None) -> int | None:
-    return int(value) if value and value.isascii() and value.isdigit() else None
-
-
-def _host(url: str) -> str:
-    try:
-        return httpx.URL(url).host or "?"
-    except (httpx.InvalidURL, TypeError):
-        return "?"
+    return int(value) if value and value.isascii() and value.isdigit() and len(value) <= 18 else None  # noqa: PLR2004 - a length no file has

@@ -163,6 +163,8 @@ class Fal(Provider):
     async def _look(self, client: httpx.AsyncClient, submission: Submission) -> Snapshot:
         url = self._url(submission, submission.status_url, "/status")
         exchange = await self._queue.ask(client, "GET", extend(url, query="logs=1"))
+        if exchange.too_large:
+            exchange = await self._queue.ask(client, "GET", url)  # the logs alone can grow so
         if exchange.status in {404, 410}:
             return not_found(submission)
         self._queue.check(exchange, submission.request_id)
@@ -179,7 +181,7 @@ class Fal(Provider):
         try:
             async with client.stream("GET", url, headers=headers) as response:
                 _check_stream(response)
-                async with aclosing(read_events(response.aiter_bytes())) as events:
+                async with aclosing(read_events(response.aiter_raw())) as events:
                     async for event in events:
                         snapshot = read_status(parse_object(event) or {}, self._words)
                         if snapshot is not None and snapshot.state is not RemoteState.LOST:
@@ -228,5 +230,6 @@ def _check_stream(response: httpx.Response) -> None:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if response.status_code in BREAKDOWN:  # may pass
         raise StreamDropped(f"status {response.status_code}")
-    if response.status_code != HTTPStatus.OK or kind != "text/event-stream":
+    packed = response.headers.get("content-encoding", "identity").lower() not in {"", "identity"}
+    if response.status_code != HTTPStatus.OK or kind != "text/event-stream" or packed:
         raise NoStream(f"status {response.status_code}, {kind or 'no content type'}")

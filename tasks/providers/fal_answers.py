@@ -10,6 +10,9 @@ from tasks.models import CancelOutcome, RemoteState, RemoteVideo, Snapshot
 from tasks.providers.answers import Vocabulary, clean, error_kind, error_words, number, text, whole
 from tasks.providers.wire import BREAKDOWN, KEY_REFUSED, LATER, NOT_FOUND, REDIRECT, REFUSAL, Exchange
 
+#: Billable units believed: a day of video, when a render has a minute.
+MOST_UNITS = 86_400
+
 
 class ResultKind(StrEnum):
     VIDEO = "video"  #: here it is
@@ -126,12 +129,12 @@ def failure_billed(exchange: Exchange) -> bool | None:
 
 
 def billable_units(exchange: Exchange) -> Decimal | None:
-    """`X-Fal-Billable-Units`: for this model, seconds that are charged."""
+    """`X-Fal-Billable-Units`: for this model, seconds that are charged. None for what cannot be meant."""
     try:
-        units = Decimal(exchange.headers.get("x-fal-billable-units", "").strip())
+        units = Decimal(exchange.headers.get("x-fal-billable-units", "").strip()[:100])
     except InvalidOperation:
         return None
-    return units if units.is_finite() and units >= 0 else None
+    return units if units.is_finite() and 0 <= units <= MOST_UNITS else None
 
 
 def _video(data: Mapping[str, Any]) -> Mapping[str, Any] | None:

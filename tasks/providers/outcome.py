@@ -132,9 +132,18 @@ def _unanswered(error: type[BaseException] | None, *, sent: bool) -> Outcome:
 
 def _unclear(status: int, headers: Mapping[str, str], data: Mapping[str, Any] | None, body: bytes) -> Outcome:
     what = "an answer that cannot be read" if data is None else "an answer without a request id"
+    if data and data.get("request_id") is not None:
+        what = "a request id that cannot be used"
     words = clean(error_words(data))
     reason = f"{status} came back with {what}" + (f": {words}" if words else "")
-    return Outcome(Verdict.UNKNOWN, reason, seen_id=_glimpse(headers, body), status=status)
+    seen_id = _glimpse(headers, body) or _numeric(data)
+    return Outcome(Verdict.UNKNOWN, reason, seen_id=seen_id, status=status)
+
+
+def _numeric(data: Mapping[str, Any] | None) -> str | None:
+    """A request id that is a number: it may be one, or the code of an error."""
+    value = (data or {}).get("request_id")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _refusal(status: int, data: Mapping[str, Any] | None) -> Outcome:

@@ -23,6 +23,8 @@ EMPTY_STREAMS = 2
 
 #: A 404 this soon after the submit may be one that has not got around yet, in seconds (not documented; a margin).
 GRACE = 30.0
+#: The word of a look that found nothing, whatever is made of it.
+NOT_FOUND = "NOT_FOUND"
 
 Look = Callable[[], Awaitable[Snapshot]]
 OpenStream = Callable[[], AsyncGenerator[Snapshot]]
@@ -36,7 +38,7 @@ def age_of(submission: Submission) -> float:
 def not_found(submission: Submission) -> Snapshot:
     """What a 404 on the status means: not there yet, or lost."""
     early = age_of(submission) < GRACE
-    return Snapshot(state=RemoteState.QUEUED if early else RemoteState.LOST, word="NOT_FOUND")
+    return Snapshot(state=RemoteState.QUEUED if early else RemoteState.LOST, word=NOT_FOUND)
 
 
 class Pace:

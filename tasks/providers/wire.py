@@ -16,6 +16,9 @@ import httpx
 from tasks.errors import AvatarError, NotConfigured, ProviderFailure, ProviderUnavailable
 from tasks.models import ProviderName, Submission
 from tasks.providers.answers import clean, error_words, number, parse_object
+from tasks.providers.unpacking import Unreadable, read_bounded
+
+log = logging.getLogger("avatar.provider")
 
 #: Largest answer read, in bytes. A status is below 10 KB.
 MAX_BODY = 1024**2
@@ -78,17 +81,20 @@ class Exchange:
         self.body = bytearray()
         self.complete = False  #: whether the answer was read to its end
         self.error: Exception | None = None
+        self._parsed: tuple[dict[str, Any] | None] | None = None
 
     async def run(self, client: httpx.AsyncClient, method: str, url: str, **request: Any) -> None:
         """Send it and read the answer, up to `MAX_BODY` bytes."""
         request["extensions"] = {"trace": self._trace}
         async with client.stream(method, url, **request) as response:
             self.status, self.headers = response.status_code, response.headers
-            async for chunk in response.aiter_bytes():
-                self.body += chunk[: MAX_BODY + 1 - len(self.body)]
-                if len(self.body) > MAX_BODY:
-                    return
-        self.complete = True
+            try:
+                async for chunk in read_bounded(response, MAX_BODY):
+                    self.body += chunk[: MAX_BODY + 1 - len(self.body)]
+            except Unreadable as error:
+                log.warning("An answer of %s cannot be read: %s.", response.request.url.host, error)
+                return
+        self.complete = len(self.body) <= MAX_BODY
 
     async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         # A proxy's CONNECT goes by the same event, and is not the request.
@@ -100,9 +106,18 @@ class Exchange:
         return self.status in SUCCESS
 
     @property
+    def too_large(self) -> bool:
+        """Whether more came than is read."""
+        return len(self.body) > MAX_BODY
+
+    @property
     def object(self) -> dict[str, Any] | None:
         """The JSON object answered, or None for anything else."""
-        return parse_object(bytes(self.body)) if self.complete else None
+        if not self.complete:
+            return None
+        if self._parsed is None:
+            self._parsed = (parse_object(bytes(self.body)),)
+        return self._parsed[0]
 
     @property
     def retry_after(self) -> float | None:
@@ -158,7 +173,7 @@ class Wire:
         """`url` if it lies on the configured origin (scheme, host and port); otherwise None."""
         try:
             theirs, ours = httpx.URL(url), httpx.URL(self.base)
-        except (httpx.InvalidURL, TypeError):
+        except (httpx.InvalidURL, TypeError, ValueError):
             return None
         return url if _origin(theirs) == _origin(ours) and not theirs.userinfo else None
 
@@ -201,6 +216,8 @@ class Wire:
         try:
             async with asyncio.timeout(FREE_CALL_SECONDS):
                 await exchange.run(client, method, url, **request)
+        except TimeoutError:
+            raise self.unavailable(f"its answer had not ended after {FREE_CALL_SECONDS:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise self.unavailable(self.describe(error)) from None
         return exchange
@@ -214,6 +231,8 @@ class Wire:
         """The provider's words in an answer, or what the answer was instead."""
         said = self.clean(error_words(exchange.object))
         kind = exchange.headers.get("content-type", "nothing readable").partition(";")[0]
+        if exchange.too_large:
+            return f"an answer of more than {MAX_BODY // 1024} KB"
         return said or f"an answer of {self.clean(kind)} that gives no reason"
 
     def unavailable(self, why: str, *, wait: float | None = None) -> ProviderUnavailable:

@@ -13,6 +13,7 @@ from tasks.media.probe import VideoFacts, probe_video
 from tasks.models import RemoteVideo, Render
 from tasks.providers.base import Provider
 from tasks.renders.follow import record_failure
+from tasks.renders.hints import drop_hints
 from tasks.storage.journal import Failure, Record, RenderState
 from tasks.workspace import Workspace
 
@@ -49,6 +50,8 @@ async def _book(workspace: Workspace, record: Record, render: Render) -> None:
     if record.entry.claimed_on is not None:
         await workspace.budget.settle(record.entry.claimed_on, render.render_id, render.billed)
     await workspace.journal.close(render.render_id)
+    if workspace.settings.bridge.public_url is not None:
+        await drop_hints(workspace, render.render_id)
 
 
 async def _fetch(workspace: Workspace, record: Record, path: Path) -> tuple[Record, VideoFacts]:

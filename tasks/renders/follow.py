@@ -1,12 +1,13 @@
 """Wait for a render at the provider, in windows, without ever losing its request id."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 
 from tasks.errors import ProviderFailure, RenderLost, StillRendering
 from tasks.models import RemoteState, Snapshot, Submission
 from tasks.renders.verdicts import raise_failed
+from tasks.renders.waking import watch_woken
 from tasks.storage.journal import Failure, Record, RenderState
 from tasks.workspace import Workspace
 
@@ -45,14 +46,26 @@ async def follow_render(workspace: Workspace, render_id: str, on_snapshot: OnSna
 
 async def _watch(workspace: Workspace, record: Record, on_snapshot: OnSnapshot) -> Snapshot | None:
     submission = _submission(record)
-    provider = workspace.provider(submission.provider)
     last: Snapshot | None = None
-    looks = provider.watch(submission, workspace.settings.polling.window_seconds)
-    async with aclosing(looks):
+    async with aclosing(_looks(workspace, submission)) as looks:
         async for snapshot in looks:
             last = snapshot
             await on_snapshot(snapshot, age_of(submission))
     return last
+
+
+async def _looks(workspace: Workspace, submission: Submission) -> AsyncGenerator[Snapshot, None]:
+    """The provider's looks for one window; sooner ones when a webhook comes in, if webhooks are asked for."""
+    provider, window = workspace.provider(submission.provider), workspace.settings.polling.window_seconds
+    if workspace.settings.bridge.public_url is None or not provider.capabilities.webhook:
+        async with aclosing(provider.watch(submission, window)) as looks:
+            async for snapshot in looks:
+                yield snapshot
+        return
+    with workspace.doorbell.listening(submission.render_id) as rings:
+        async with aclosing(watch_woken(provider, submission, window, rings)) as looks:
+            async for snapshot in looks:
+                yield snapshot
 
 
 async def _raise_ended(workspace: Workspace, record: Record, snapshot: Snapshot | None) -> None:

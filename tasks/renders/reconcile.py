@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from tasks.errors import AvatarError, ObjectNotFound
+from tasks.errors import AvatarError, ObjectNotFound, RenderFailed
 from tasks.jobs.commit import load_plan, unpaid
+from tasks.jobs.notices import about_error, post
 from tasks.jobs.publish import find_video, publish_video
 from tasks.models import Plan, RemoteState, Render, Submission
 from tasks.renders.collect import collect_render
+from tasks.renders.hints import WANTED, drop_hints, hinted_renders, settle_by_hint
 from tasks.renders.order import order_for
-from tasks.renders.submit import current
+from tasks.renders.standing import current
 from tasks.storage.budget import Claim
 from tasks.storage.journal import Record, RenderState
 from tasks.workspace import Workspace
@@ -39,6 +41,7 @@ class Reconciled:
     running: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
+    attached: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -58,17 +61,20 @@ async def reconcile_renders(workspace: Workspace, *, idle_seconds: float | None 
     found = Reconciled()
     idle = default_idle_seconds(workspace) if idle_seconds is None else idle_seconds
     turn = asyncio.Semaphore(ABREAST)
+    hinted = await hinted_renders(workspace)
 
     async def one(render_id: str) -> None:
         async with turn:
             try:
-                if await workspace.journal.idle_for(render_id) >= idle:
+                news = render_id in hinted and await _use_hint(workspace, render_id, found)
+                if news or await workspace.journal.idle_for(render_id) >= idle:
                     await _reconcile_render(workspace, render_id, found)
             except AvatarError as error:
                 log.warning("Render %s is left as it is: %s", render_id, error)
                 found.failed[render_id] = str(error)
 
-    await asyncio.gather(*(one(render_id) for render_id in await workspace.journal.open_renders()))
+    renders = set(await workspace.journal.open_renders()) | hinted
+    await asyncio.gather(*(one(render_id) for render_id in sorted(renders)))
     await _return_claims(workspace, found)
     return found
 
@@ -86,6 +92,19 @@ async def _reconcile_render(workspace: Workspace, render_id: str, found: Reconci
         found.settled.append(render_id)
 
 
+async def _use_hint(workspace: Workspace, render_id: str, found: Reconciled) -> bool:
+    """Give an unknown render the request id that a webhook brought. True if it did; nobody follows such a render."""
+    record = await current(workspace, render_id)
+    if record is None or record.state not in WANTED:
+        await drop_hints(workspace, render_id)
+        return False
+    before, record = record, await settle_by_hint(workspace, record)
+    if record is before:
+        return False
+    found.attached.append(render_id)
+    return True
+
+
 async def _bring_home(workspace: Workspace, record: Record, found: Reconciled) -> None:
     render_id = record.entry.render_id
     if record.state is RenderState.SUBMITTED and not await _is_done(workspace, record):
@@ -93,7 +112,14 @@ async def _bring_home(workspace: Workspace, record: Record, found: Reconciled) -
         return
     plan = await _plan_of(workspace, record)
     # The index entry goes when the render is collected, so the job is published first if this was its last one.
-    render = await collect_render(workspace, render_id)
+    try:
+        render = await collect_render(workspace, render_id)
+    except RenderFailed as error:  # written down just now, with no run of its job to tell of it
+        if notice := about_error(
+            error, run=f"{render_id}:{record.entry.attempt}", job_id=record.entry.job_id
+        ):
+            post(notice)
+        raise
     found.collected.append(render_id)
     if plan is not None and await _publish_if_whole(workspace, plan, render):
         found.published.append(plan.job_id)

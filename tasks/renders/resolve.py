@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 from tasks.errors import InvalidInput
 from tasks.models import RemoteState, Submission
-from tasks.renders.submit import current
+from tasks.providers.watching import NOT_FOUND
+from tasks.renders.standing import current
 from tasks.storage.journal import Record, RenderState
 from tasks.workspace import Workspace
 
@@ -19,20 +20,32 @@ async def attach_request(workspace: Workspace, render_id: str, request_id: str, 
     record = await _unsettled(workspace, render_id)
     if record.entry.submission is not None and record.entry.submission.request_id == request_id:
         return record
+    submission = await confirm_request(workspace, record, request_id)
+    return await _write(workspace, record, RenderState.SUBMITTED, submission=submission, settled_by=by)
+
+
+async def confirm_request(workspace: Workspace, record: Record, request_id: str) -> Submission:
+    """The receipt that a lost answer would have been, once the provider says that it knows the request.
+
+    Raises:
+        InvalidInput: the provider does not know it.
+        ProviderUnavailable: the provider could not be asked; try again.
+    """
     submission = Submission(
-        render_id=render_id,
+        render_id=record.entry.render_id,
         provider=record.entry.provider,
         request_id=request_id,
         submitted_at=record.entry.at,
     )
     snapshot = await workspace.provider(submission.provider).poll(submission)
-    if snapshot.state is RemoteState.LOST:
+    # Soon after a submit, "not found" is read as "not there yet": here it confirms nothing.
+    if snapshot.state is RemoteState.LOST or snapshot.word == NOT_FOUND:
         raise InvalidInput(
             f"{submission.provider} does not know a request {request_id!r}. Nothing was changed.",
-            render_id=render_id,
+            render_id=submission.render_id,
             hint="Copy the request id from the provider's dashboard; check the key and the base URL.",
         )
-    return await _write(workspace, record, RenderState.SUBMITTED, submission=submission, settled_by=by)
+    return submission
 
 
 async def declare_not_charged(workspace: Workspace, render_id: str, *, by: str) -> Record:

@@ -18,12 +18,16 @@ from tasks.errors import (
     Throttled,
     Transient,
 )
+from tasks.jobs.notices import about_unknown, post
 from tasks.models import Plan, Segment, Submission
 from tasks.progress import Step, announce
 from tasks.providers.base import RenderInputs
 from tasks.renders import receipts
+from tasks.renders.callbacks import Callbacks
+from tasks.renders.hints import OPEN_ENDED, settle_by_hint
 from tasks.renders.holding import ACCEPTED, Holding, as_failure
 from tasks.renders.order import Order, order_for
+from tasks.renders.standing import current
 from tasks.renders.verdicts import raise_failed, raise_unknown
 from tasks.storage.journal import Failure, Record, RenderState
 from tasks.workspace import Workspace
@@ -59,6 +63,7 @@ async def submit_render(
     """
     order = order_for(workspace, plan, segment)
     inputs: RenderInputs | None = None
+    callbacks: Callbacks | None = None
     wait = 1.0
     for attempt in range(1, MAX_ATTEMPTS + 1):
         record = await _settled(workspace, order)
@@ -66,11 +71,13 @@ async def submit_render(
             return record
         if inputs is None:
             inputs = await _prepare(workspace, order)
+            callbacks = await _callbacks(workspace, order)
         intent = await _begin(workspace, order, record, claimed_on)
         if intent is None:
             continue  # another run was first; look at what it wrote
         try:
-            return await _send(workspace, order, inputs, intent)
+            addressed = callbacks.with_address(inputs, intent.entry) if callbacks else inputs
+            return await _send(workspace, order, addressed, intent)
         except (NotSent, Throttled) as error:
             if attempt == MAX_ATTEMPTS:
                 raise
@@ -133,6 +140,12 @@ async def _prepare(workspace: Workspace, order: Order) -> RenderInputs:
     return await order.provider.deliver(inputs)
 
 
+async def _callbacks(workspace: Workspace, order: Order) -> Callbacks | None:
+    """What addresses of webhooks are made with, if they are wanted and the provider has them."""
+    wanted = workspace.settings.bridge.public_url is not None and order.provider.capabilities.webhook
+    return await workspace.callbacks() if wanted else None
+
+
 async def _settled(workspace: Workspace, order: Order) -> Record | None:
     """Wait until nobody else is in the middle of the request, then return where the render stands.
 
@@ -140,6 +153,8 @@ async def _settled(workspace: Workspace, order: Order) -> Record | None:
     """
     while True:
         record = await current(workspace, order.render_id)
+        if record is not None and record.state in OPEN_ENDED:
+            record = await settle_by_hint(workspace, record)
         if record is None or record.state in _FREE_TO_TRY | ACCEPTED:
             return record
         if record.state is RenderState.UNKNOWN:
@@ -152,36 +167,6 @@ async def _settled(workspace: Workspace, order: Order) -> Record | None:
             Step("submit", f"another run ({record.entry.holder}) is submitting it; waiting", order.render_id)
         )
         await asyncio.sleep(1.0)
-
-
-async def current(workspace: Workspace, render_id: str) -> Record | None:
-    """Where a render stands, after what can be told without sending anything.
-
-    A receipt on this machine settles an unknown render; an intent whose holder is gone becomes unknown.
-    """
-    record = await workspace.journal.head(render_id)
-    if record is None or record.state not in {RenderState.INTENT, RenderState.UNKNOWN}:
-        return record
-    if record.state is RenderState.INTENT and not record.lease_expired:
-        return record
-    receipt = await receipts.find_new(workspace.settings.state_dir, workspace.journal, render_id)
-    if receipt is not None:
-        written = await workspace.journal.append(record, RenderState.SUBMITTED, submission=receipt)
-        if written is None:  # somebody wrote at the same moment; the receipt still holds
-            return await current(workspace, render_id)
-        receipts.drop(workspace.settings.state_dir, render_id)
-    elif record.state is RenderState.INTENT:
-        written = await workspace.journal.append(record, RenderState.UNKNOWN, failure=_silent_holder(record))
-    else:
-        return record
-    return written or await workspace.journal.head(render_id)
-
-
-def _silent_holder(record: Record) -> Failure:
-    return Failure(
-        kind="holder_gone",
-        message=f"{record.entry.holder} wrote its intent and gave no sign of life for {record.age or 0:.0f} s.",
-    )
 
 
 async def _send(workspace: Workspace, order: Order, inputs: RenderInputs, intent: Record) -> Record:
@@ -202,6 +187,8 @@ async def _send(workspace: Workspace, order: Order, inputs: RenderInputs, intent
     except BaseException as error:
         # Also a cancellation or a defect of ours in mid-request: the request may have left.
         record = await asyncio.shield(_note_unknown(holding, as_failure(error, "answer_lost")))
+        if record.state is RenderState.UNKNOWN:
+            post(about_unknown(record))
         if isinstance(error, OutcomeUnknown):
             raise_unknown(record)
         raise
@@ -231,7 +218,7 @@ async def _write_receipt(holding: Holding, submission: Submission) -> Record:
             return await asyncio.shield(holding.write(RenderState.SUBMITTED, submission=submission))
         except Transient as error:
             log.error(  # noqa: TRY400 - a traceback would bury the one fact that matters
-                "Render %s was accepted by %s as request %s, but the journal cannot be written: %s Still trying.",
+                "Render %s was accepted by %s as request %r, but the journal cannot be written: %s Still trying.",
                 submission.render_id, submission.provider, submission.request_id, error,
             )  # fmt: skip
             if time.monotonic() > deadline:
@@ -252,7 +239,7 @@ def _compare(record: Record, submission: Submission) -> None:
     kept = record.entry.submission
     if kept is None or kept.request_id != submission.request_id:
         log.error(
-            "Render %s was accepted by %s as request %s, but the journal follows %s: both may be charged.",
+            "Render %s was accepted by %s as request %r, but the journal follows %r: both may be charged.",
             submission.render_id, submission.provider, submission.request_id, kept and kept.request_id,
         )  # fmt: skip
 

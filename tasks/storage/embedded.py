@@ -21,11 +21,13 @@ from pydantic import SecretStr
 
 from tasks.errors import NotConfigured, StoreUnavailable
 from tasks.settings import StoreSettings
+from tasks.storage import listener as listening
 from tasks.storage import processes
 from tasks.storage.bucket import Bucket
 from tasks.storage.connection import Connection
 from tasks.storage.failures import CALL_ERRORS
-from tasks.storage.ports import choose_ports
+from tasks.storage.listener import Listener
+from tasks.storage.ports import choose_ports, listener_port
 
 BUCKET = "avatar"
 PROBE_KEY = "probe/ready"
@@ -46,6 +48,11 @@ class EmbeddedStore:
     secret_key: str
     pid: int
     directory: Path
+
+    @property
+    def listener_port(self) -> int:
+        """Where whoever is told of new objects has to listen."""
+        return listener_port(int(self.endpoint.rpartition(":")[2]))
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,12 @@ def find_weed() -> Path:
     )
 
 
-def start(directory: Path, *, wait_seconds: float = 60) -> EmbeddedStore:
+def start(directory: Path, *, wait_seconds: float = 60, listener: Listener | None = None) -> EmbeddedStore:
     """Start the store of `directory`, or find it running; returns when an object was written and read.
 
-    It outlives this process; end it with `stop`. Raises `StoreUnavailable` with the end of its log if it ends
-    by itself or is not ready after `wait_seconds`; then nothing is left running.
+    It outlives this process; end it with `stop`. If it is started here, `listener` is told of new objects; one
+    that runs already goes on telling whom it told before. Raises `StoreUnavailable` with the end of its log if
+    it ends by itself or is not ready after `wait_seconds`; then nothing is left running.
     """
     weed = find_weed()
     directory = directory.resolve()
@@ -88,7 +96,7 @@ def start(directory: Path, *, wait_seconds: float = 60) -> EmbeddedStore:
             return running
         if find_running(directory):
             raise not_ready(directory, f"runs already, but took no object within {wait_seconds:g} s")
-        store = launch(weed, directory)
+        store = launch(weed, directory, listener)
         if not wait_until_ready(store, wait_seconds):
             stop(store.pid)
             raise not_ready(directory, f"ended, or was not ready after {wait_seconds:g} s")
@@ -147,12 +155,14 @@ def find_running(directory: Path) -> EmbeddedStore | None:
     return None
 
 
-def launch(weed: Path, directory: Path) -> EmbeddedStore:
+def launch(weed: Path, directory: Path, listener: Listener | None) -> EmbeddedStore:
     """Start `weed` apart from this process, on the ports of its last run if they are free."""
     state = read_state(directory)
     port = choose_ports(state.port)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     environment["GOMEMLIMIT"] = MEMORY
+    if listener:
+        environment |= listening.variables(listener, listener_port(port))
     pid = processes.launch(command(weed, directory, port), environment, directory / LOG)
     state = replace(state, port=port, pid=pid)
     write_state(directory, state)

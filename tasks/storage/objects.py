@@ -47,11 +47,17 @@ class Blob:
     stat: Stat
 
 
-def check_key(key: str) -> str:
-    """The key itself, if every S3 server keeps it as written; `InvalidInput` otherwise."""
-    segments = key.split("/")
-    plain = all(SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in segments)
-    if not plain or len(key) > LONGEST_KEY:
+def check_key(key: str, *, like: str = "") -> str:
+    """The key itself, if every S3 server keeps it as written; `InvalidInput` otherwise.
+
+    Parts that are in `like`, a key of this store, are kept by it as they are there.
+    """
+    known = set(like.split("/")) - {""}
+    plain = all(
+        (SEGMENT.fullmatch(segment) or segment in known) and segment not in {".", ".."}
+        for segment in key.split("/")
+    )
+    if not plain or len(key.encode()) > LONGEST_KEY:
         raise InvalidInput(
             f"{key[:120]!r} cannot be used as an object key: not every S3 server keeps it as written.",
             hint="Use letters, digits and . _ = - in parts of at most 200 characters separated by single slashes.",

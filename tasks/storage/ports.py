@@ -1,4 +1,7 @@
-"""Free ports for the embedded store: five in a row, and the five 10000 above them that it speaks gRPC on."""
+"""Free ports for the embedded store: five in a row, and the five 10000 above them that it speaks gRPC on.
+
+The one after the five is for whoever is told of new objects.
+"""
 
 import secrets
 import socket
@@ -7,6 +10,7 @@ from contextlib import closing
 from tasks.errors import StoreUnavailable
 
 COUNT = 5
+ROW = COUNT + 1
 GRPC = 10_000
 # Below 32768 with their gRPC twins: from there on the system hands ports to outgoing connections.
 LOWEST, HIGHEST = 18_000, 22_700
@@ -14,17 +18,25 @@ TRIES = 200
 
 
 def choose_ports(preferred: int | None) -> int:
-    """The first of five ports that are free, `preferred` if it is; raises `StoreUnavailable` if none are found."""
+    """The first of five ports that are free, `preferred` if it is; raises `StoreUnavailable` if none are found.
+
+    With `preferred`, a listener may be on the port after them already; otherwise that is free too.
+    """
     if preferred and all_free(preferred):
         return preferred
     for _ in range(TRIES):
-        port = LOWEST + COUNT * secrets.randbelow((HIGHEST - LOWEST) // COUNT)
-        if all_free(port):
+        port = LOWEST + ROW * secrets.randbelow((HIGHEST - LOWEST) // ROW)
+        if all_free(port) and is_free(listener_port(port)):
             return port
     raise StoreUnavailable(
-        f"No {COUNT} free ports in a row were found between {LOWEST} and {HIGHEST} for the embedded store.",
+        f"No {ROW} free ports in a row were found between {LOWEST} and {HIGHEST} for the embedded store.",
         hint="Set AVATAR_STORE__ENDPOINT to an S3 server that runs already.",
     )
+
+
+def listener_port(first: int) -> int:
+    """The port that belongs to the listener of the store on `first`: kept for it, since it cannot be changed later."""
+    return first + COUNT
 
 
 def all_free(first: int) -> bool:

@@ -76,14 +76,24 @@ class Store:
         return blob
 
     async def put(
-        self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+        like: str = "",
     ) -> Stat:
-        """Write a small object, over whatever is there. Raises `StoreUnavailable` if other bytes arrived."""
+        """Write a small object, over whatever is there. Raises `StoreUnavailable` if other bytes arrived.
+
+        Parts of the key may be named as oddly as those of `like`, a key that others wrote.
+        """
         small = len(data) <= SMALL
         bucket, run = (
             (self._small, self._connection.run) if small else (self._large, self._connection.transfer)
         )
-        send = partial(bucket.put, check_key(key), data, content_type, check_metadata(metadata))
+        named = check_key(key, like=like)
+        send = partial(bucket.put, named, data, content_type, check_metadata(metadata))
         if not small:
             # A dead store is found out in seconds by a short call, in minutes by a transfer.
             await self.exists(key)
@@ -168,8 +178,11 @@ class Store:
         return sorted((stat_from_listing(item) for item in found), key=lambda stat: stat.key.encode())
 
     async def copy(self, source_key: str, target_key: str) -> Stat:
-        """Copy within the bucket, metadata included, over whatever is there. Raises `ObjectNotFound`."""
-        send = partial(self._large.copy, source_key, check_key(target_key))
+        """Copy within the bucket, metadata included, over whatever is there. Raises `ObjectNotFound`.
+
+        Parts of the target may be named as oddly as those of the source.
+        """
+        send = partial(self._large.copy, source_key, check_key(target_key, like=source_key))
         await self.stat(source_key)
         await self._connection.transfer(f"copy {source_key} to {target_key}", send)
         return await self.stat(target_key)

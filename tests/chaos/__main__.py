@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.chaos import clocks, kills, peer, providers, races, servers, stores
+from tests.chaos import clocks, kills, peer, providers, races, servers, stores, webhooks
 from tests.chaos.case import Case, carry_out_all
 from tests.chaos.disguises import MUTATIONS
 from tests.chaos.ground import OURSELVES, Ground, staged
@@ -24,6 +24,7 @@ KINDS = {
     "races": races.cases,
     "clock": clocks.cases,
     "prefect": servers.cases,
+    "webhooks": webhooks.cases,
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos import clocks, kills, peer, providers, races, stores
+from tests.chaos import clocks, kills, peer, providers, races, stores, webhooks
 from tests.chaos.case import Case, carry_out_all
 from tests.chaos.ground import Ground, staged
 from tests.chaos.witness import Verdict
@@ -36,6 +36,11 @@ CHOSEN = {
     ),
     races: ("ab, round 0", "in step at the intent", "asleep between intent and request"),
     clocks: ("rival -10 min",),
+    webhooks: (
+        "1, in the request, then reconciled",
+        "2, at the receipt, then run elsewhere",
+        "4, Pixazo: in the request, then reconciled",
+    ),
 }
 CASES = [case for module, names in CHOSEN.items() for case in module.cases() if case.name in names]
 RANDOM = [Case(kills.RANDOM, f"fixed trial {number}", kills.at_random) for number in range(3)]

@@ -84,7 +84,11 @@ def program(state: StateDirectory, tmp_path: Path) -> Iterator[Program]:
 
 def recorded(state: StateDirectory) -> list[Process]:
     record = state.read()
-    return [entry.process for entry in (record.worker, record.gallery, record.api, record.store) if entry]
+    return [
+        entry.process
+        for entry in (record.worker, record.gallery, record.bridge, record.api, record.store)
+        if entry
+    ]
 
 
 def answer(process: "subprocess.Popen[str]") -> Any:
@@ -154,6 +158,8 @@ def test_up_runs_everything_and_stops_what_it_started(
     running, pids = find(settings(state)), recorded(state)
     assert running.ui_url in said
     assert f"Gallery      {running.gallery_url}\n" in said
+    assert f"Bridge       {running.bridge_url}\n" in said
+    assert httpx.get(f"{running.bridge_url}health").text == "ok\n"
     assert "The store holds no videos" in httpx.get(running.gallery_url).text
     assert httpx.get(running.ui_url, follow_redirects=True).headers["content-type"].startswith("text/html")
     assert prefect_api.read(running.api_url, "/deployments/name/generate-avatar/generate-avatar")
@@ -165,7 +171,7 @@ def test_up_runs_everything_and_stops_what_it_started(
     up.send_signal(signal.SIGTERM)
     up.communicate(timeout=90)
     assert up.returncode == 0
-    assert [alive(pid) for pid in pids] == [False, False, False, False]
+    assert [alive(pid) for pid in pids] == [False] * 5
     assert alive(bystander)
     stop(bystander, grace=5)
 

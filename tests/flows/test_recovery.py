@@ -84,6 +84,11 @@ class Api:
         given = {"run_input": {"approved": approved, "who": "anna"}}
         self.ask("POST", f"/flow_runs/{run_id}/resume", json=given)
 
+    def switch_off(self, automation: str) -> None:
+        for found in self.ask("POST", "/automations/filter", json={}).json():
+            if found["name"] == automation:
+                self.ask("PATCH", f"/automations/{found['id']}", json={"enabled": False})
+
     def run(self, run_id: str) -> dict:
         return self.ask("GET", f"/flow_runs/{run_id}").json()
 
@@ -94,22 +99,30 @@ def short_voice(folder: Path) -> Path:
     return folder / "short.wav"
 
 
-def test_a_killed_run_is_finished_by_reconcile_and_paid_once(
+def kill_runs(up: StateDirectory) -> None:
+    """kill -9 of whatever the worker runs."""
+    for run in children(up.read().worker.process):
+        os.kill(run.pid, signal.SIGKILL)
+
+
+def test_a_killed_run_is_started_again_and_paid_once(
     up: StateDirectory, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """kill -9 of the run's process in mid-render: Crashed, started again, Completed, one payment."""
-    sandbox.reset(render_seconds=6)
+    """kill -9 in mid-render: resumed by the automation; again, without it: by reconcile; Completed, one payment."""
+    sandbox.reset(render_seconds=30)
     api = Api(find(AvatarSettings(_env_file=None, state_dir=up.path)).api_url)
     examples = ROOT / "examples"
     job = {"portrait": str(examples / "portrait.png"), "voice": str(short_voice(tmp_path))}
     run_id = api.start("generate-avatar", {"job": job})
     sandbox.wait_for("accepts", seconds=120)
-    for run in children(up.read().worker.process):
-        os.kill(run.pid, signal.SIGKILL)
+    kill_runs(up)
+    until(lambda: api.run(run_id)["run_count"] == 2, 60)
+    api.switch_off("avatar-resume-crashed")
+    kill_runs(up)
     until(lambda: api.run(run_id)["state_type"] == "CRASHED", 60)
     api.start("reconcile", {"upkeep": {"idle_seconds": 86400}})
     until(lambda: api.run(run_id)["state_type"] == "COMPLETED", 150)
-    assert api.run(run_id)["run_count"] == 2
+    assert api.run(run_id)["run_count"] == 3
     assert sandbox.state()["accepts"] == 1
     api.client.close()
 

@@ -174,7 +174,7 @@ def test_content_is_believed_and_not_the_name(tmp_path):
     ("size", "words"),
     [
         ((299, 400), r"is 299×400 px; the provider needs at least 300 px"),
-        ((400, 1001), r"is 400×1001 px, 1:2\.50; the provider takes at most 1:2\.5"),
+        ((400, 1001), r"is 400×1001 px, 1:2\.502; the provider takes at most 1:2\.5"),
         ((1600, 500), r"is 1600×500 px, 1:3\.20"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import InvalidInput, VideoRejected
-from tasks.media.probe import probe_video, probe_voice
+from tasks.media.probe import probe_video, probe_voice, watch_video
 from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wav
 
 
@@ -210,7 +210,7 @@ def test_video_without_sound_or_faststart(tmp_path):
 def test_viewers_see_every_frame_of_the_one_pass(tmp_path):
     """A viewer is shown each decoded frame, pictures and sound."""
     seen = []
-    facts = probe_video(write_video(tmp_path / "clip.mp4"), lambda frame: seen.append(type(frame).__name__))
+    facts = watch_video(write_video(tmp_path / "clip.mp4"), lambda frame: seen.append(type(frame).__name__))
     assert seen.count("VideoFrame") == facts.frames == 50
     assert seen.count("AudioFrame") > 80
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tasks.errors import InvalidInput, VideoRejected
+from tasks.media.claims import has_faststart
 from tasks.media.cuts import plan_cuts
 from tasks.media.inspect import inspect_video
-from tasks.media.probe import has_faststart, probe_video, probe_voice
+from tasks.media.probe import probe_video, probe_voice
 from tasks.media.segments import cut_voice
 from tasks.media.stitch import Part, stitch
 from tasks.providers.base import Limits

@@ -72,8 +72,10 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(act: Act, *, read: bool = True, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    """Serve `act` on every connection, after its request was read (unless not `read`)."""
+async def serving(
+    act: Act, *, read: bool = True, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[Server]:
+    """Serve `act` on every connection, after its request was read (unless not `read`), on a loopback address."""
     server = Server()
     tasks: set[asyncio.Task] = set()
 
@@ -90,9 +92,9 @@ async def serving(act: Act, *, read: bool = True, tls: ssl.SSLContext | None = N
             writer.close()
             await writer.wait_closed()
 
-    listening = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    listening = await asyncio.start_server(connected, host, 0, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]
-    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
+    server.url = f"{'https' if tls else 'http'}://{host}:{server.port}"
     try:
         yield server
     finally:

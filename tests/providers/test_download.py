@@ -1,5 +1,6 @@
 """Fetching a video from wherever an answer points: safe, bounded, resumable."""
 
+import gzip
 import hashlib
 import logging
 
@@ -204,6 +205,17 @@ async def test_a_page_is_not_a_video(target, body, content_type):
     """An error page with status 200 is refused by its first bytes."""
     async with serving(lambda visit: visit.answer(200, body, content_type)) as server:
         with pytest.raises(DownloadFailed) as caught:
+            await fetch_video(server.url, target, settings=ANYWHERE)
+    assert caught.value.kind == "not_video"
+
+
+async def test_a_packed_video_is_not_kept(target):
+    """Packed although that was not asked for: refused, rather than kept as something no player opens."""
+    packed = gzip.compress(CONTENT)
+    async with serving(
+        lambda visit: visit.answer(200, packed, "video/mp4", Content_Encoding="gzip")
+    ) as server:
+        with pytest.raises(DownloadFailed, match="it came packed") as caught:
             await fetch_video(server.url, target, settings=ANYWHERE)
     assert caught.value.kind == "not_video"
 

@@ -1,20 +1,16 @@
 """Fetching from a stranger's URL: where it may lead, and what is proved on the way."""
 
-import datetime as dt
 import socket
-import ssl
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tasks.errors import DownloadFailed, ProviderUnavailable
 from tasks.models import RemoteVideo
-from tasks.providers import download
+from tasks.providers import strangers
 from tasks.providers.addresses import PrivateAddress, is_public, resolve
 from tasks.providers.download import fetch_video
 from tasks.settings import DownloadSettings
+from tests.providers.certificates import Certificate
 from tests.providers.conftest import KEY, open_at
 from tests.providers.sockets import Visit, serving
 
@@ -42,6 +38,12 @@ async def say_part(visit: Visit) -> None:
         "https://169.254.169.254/latest/meta-data",
         "https://2130706433/v.mp4",
         "https://0/v.mp4",
+        "https://0x7f.1/v.mp4",
+        "https://[64:ff9b::a9fe:a9fe]/v.mp4",
+        "https://[2002:7f00:1::]/v.mp4",
+        "https://[fec0::1]/v.mp4",
+        "https://192.0.0.192/v.mp4",
+        "https://93.184.216.34:99999/v.mp4",
         "https://10.1.2.3/v.mp4",
         "https://user:pw@93.184.216.34/v.mp4",
         "file:///etc/passwd",
@@ -66,9 +68,9 @@ async def test_a_redirect_may_not_lead_inside(target, monkeypatch):
         checked.append(host)
         return ["127.0.0.1"] if len(checked) == 1 else await resolve(host, port, allow_private=allow_private)
 
-    monkeypatch.setattr(download, "resolve", public_first)
+    monkeypatch.setattr(strangers, "resolve", public_first)
     certificate = Certificate("public.example")
-    monkeypatch.setattr(download, "tls", lambda: certificate.client)
+    monkeypatch.setattr(strangers, "tls", lambda: certificate.client)
     async with (
         serving(say_part) as inside,
         serving(
@@ -83,43 +85,6 @@ async def test_a_redirect_may_not_lead_inside(target, monkeypatch):
     assert (caught.value.kind, inside.connections, checked) == ("unsafe", 0, ["public.example", "127.0.0.1"])
 
 
-class Certificate:
-    """A certificate for one name, and contexts of a server that has it and of a client that trusts only it."""
-
-    def __init__(self, name: str) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        now = dt.datetime.now(dt.UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(1)
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        self.pem = certificate.public_bytes(serialization.Encoding.PEM)
-        self.key = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        self.client = ssl.create_default_context(cadata=self.pem.decode())
-
-    @property
-    def server(self) -> ssl.SSLContext:
-        import tempfile
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-            file.write(self.pem + self.key)
-            file.flush()
-            context.load_cert_chain(file.name)
-        return context
-
-
 @pytest.mark.parametrize(("name", "works"), [("cdn.example", True), ("other.example", False)])
 async def test_a_checked_address_still_has_to_prove_the_name(target, monkeypatch, name, works):
     """We connect to the address that was checked, and TLS proves the host's name on it."""
@@ -128,8 +93,8 @@ async def test_a_checked_address_still_has_to_prove_the_name(target, monkeypatch
         return ["127.0.0.1"]
 
     certificate = Certificate(name)
-    monkeypatch.setattr(download, "resolve", here)
-    monkeypatch.setattr(download, "tls", lambda: certificate.client)
+    monkeypatch.setattr(strangers, "resolve", here)
+    monkeypatch.setattr(strangers, "tls", lambda: certificate.client)
     async with serving(say_part, tls=certificate.server) as server:
         url = f"https://cdn.example:{server.port}/v.mp4"
         if works:
@@ -147,7 +112,7 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(target, monkey
     async def two(*_args, **_options):
         return ["127.0.0.2", "127.0.0.1"]
 
-    monkeypatch.setattr(download, "resolve", two)
+    monkeypatch.setattr(strangers, "resolve", two)
     async with serving(say_part) as server:
         await fetch_video(f"http://cdn.example:{server.port}/", target, settings=ANYWHERE)
     assert target.read_bytes() == CONTENT
@@ -187,6 +152,15 @@ async def test_a_provider_downloads_by_the_settings(target):
         ("::ffff:93.184.216.34", True),
         ("2002:7f00:1::", False),  # 6to4 of loopback
         ("64:ff9b::a00:1", False),  # NAT64 of a private one
+        ("64:ff9b:1::1", False),  # NAT64 within a network
+        ("fec0::1", False),  # site-local, deprecated, and still inside
+        ("192.0.0.192", False),  # Oracle's metadata
+        ("192.88.99.1", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("2001:db8::1", False),
+        ("3fff::1", False),
+        ("2001:0:4136:e378:8000:63bf:80ff:fffe", False),  # Teredo of loopback
     ],
 )
 def test_public_means_public(address, public):

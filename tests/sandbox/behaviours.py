@@ -23,6 +23,7 @@ OPERATIONS = {
     "upload_put": "its PUT of bytes",
     "uploaded": "reading what was uploaded",
     "media": "downloading a video",
+    "jwks": "the keys that fal's webhooks are signed with",
 }
 
 

@@ -16,6 +16,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/__sandbox__/behave", catalogue, name="control.catalogue")
     router.add_post("/__sandbox__/behave", behave, name="control.behave")
     router.add_post("/__sandbox__/reset", reset, name="control.reset")
+    router.add_post("/__sandbox__/rotate", rotate, name="control.rotate")
 
 
 async def state(request: web.Request) -> web.Response:
@@ -50,6 +51,12 @@ def parse(order: dict[str, Any]) -> Behaviour:
         raise ValueError(f"unknown do={behaviour.do!r}; one of {', '.join(sorted(misdeeds.MISDEEDS))}")
     Fate.parse(behaviour.args.get("fate", {}))
     return behaviour
+
+
+async def rotate(request: web.Request) -> web.Response:
+    """Sign webhooks with a new key."""
+    world_of(request).herald.rotate()
+    return web.json_response({})
 
 
 async def reset(request: web.Request) -> web.Response:

@@ -48,6 +48,7 @@ class Fate:
     render_seconds: float | None = None
     queue_seconds: float | None = None
     webhooks: int = 1  # how often it is sent, once it is taken
+    webhook_delay: float = 0.0  # seconds after the end
 
     @classmethod
     def parse(cls, order: dict[str, Any]) -> "Fate":

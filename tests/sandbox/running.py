@@ -70,6 +70,10 @@ class Sandbox:
             self._client.post("/__sandbox__/behave", json={"on": on, "do": do, "times": times, **args})
         )
 
+    def rotate_webhook_key(self) -> None:
+        """Have webhooks signed with a new key; the old one is published no more."""
+        self._answer(self._client.post("/__sandbox__/rotate"))
+
     def reset(self, **options: Any) -> None:
         """Forget everything; `options` replace those of the start until the next reset."""
         self._answer(self._client.post("/__sandbox__/reset", json=options))
@@ -92,6 +96,7 @@ class Sandbox:
             "AVATAR_FAL__KEY": self.key,
             "AVATAR_FAL__QUEUE_URL": self.url,
             "AVATAR_FAL__REST_URL": self.url,
+            "AVATAR_BRIDGE__JWKS_URL": f"{self.url}/.well-known/jwks.json",
             "AVATAR_DOWNLOAD__ALLOW_PRIVATE_HOSTS": "true",
         }
 

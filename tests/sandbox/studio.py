@@ -87,6 +87,7 @@ class Studio:
         async with self._slots[job.key]:
             if job.state == IN_QUEUE:
                 await self._run(job)
+        await asyncio.sleep(job.fate.webhook_delay)
         for _ in range(job.fate.webhooks if job.webhook else 0):
             await self._herald.tell(job)
 

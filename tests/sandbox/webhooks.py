@@ -23,6 +23,10 @@ class Herald:
     def __init__(self, session: aiohttp.ClientSession, payload: Callable[[Job], Any]) -> None:
         self.deliveries: list[dict[str, Any]] = []
         self._session, self._payload = session, payload
+        self.rotate()
+
+    def rotate(self) -> None:
+        """Sign with a new key from now on; the old one is published no more."""
         self._private = Ed25519PrivateKey.generate()
 
     async def tell(self, job: Job) -> None:

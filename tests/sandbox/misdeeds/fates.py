@@ -55,8 +55,8 @@ async def defective(call: Call) -> web.StreamResponse:
 
 
 async def webhooks(call: Call) -> web.StreamResponse:
-    """The job's webhook is delivered count=0 times."""
-    return await decided(call, webhooks=call.args.get("count", 0))
+    """The job's webhook is delivered count=0 times, delay=0 seconds after the end."""
+    return await decided(call, webhooks=call.args.get("count", 0), webhook_delay=call.args.get("delay", 0.0))
 
 
 DEEDS: dict[str, Misdeed] = {

@@ -1,0 +1,83 @@
+"""The inbox: files dropped into the bucket by any S3 client become videos, without a command."""
+
+from collections.abc import Sequence
+
+from prefect import flow
+from prefect.runtime import deployment, flow_run
+from pydantic import Field
+
+from flows.batch import approve_batch
+from flows.equipment import equipment
+from flows.owners import is_under_way
+from flows.shards import render_shards
+from tasks.batching import check_batch, report_batch
+from tasks.errors import ApprovalDenied, AvatarError
+from tasks.inbox.models import Filed, Inbox, Taken
+from tasks.inbox.rows import Outcomes, discard_manifest, keep_to_limit, read_outcomes, refused, write_manifest
+from tasks.inbox.sweep import Sweep
+from tasks.inbox.verdicts import require_done
+from tasks.inboxing import file_uploads, show_uploads
+from tasks.models import Model
+from tasks.workspace import workspace
+
+
+class Look(Model):
+    """How to look through the inbox."""
+
+    wait_seconds: float = Field(
+        0,
+        title="Wait for",
+        ge=0,
+        le=300,
+        description="Seconds to wait for uploads that are still changing. The next sweep takes what comes later.",
+        examples=[30],
+    )
+
+
+@flow(name="take-uploads", flow_run_name="take uploads", retries=0, persist_result=False)
+async def take_uploads(look: Look = Look()) -> None:  # noqa: B008 - frozen, and the form needs the default
+    """Render every complete upload of the inbox that no other run has taken, and file it away.
+
+    Args:
+        look: how to look through the inbox.
+    """
+    async with equipment():
+        inbox, run = Inbox(workspace()), str(flow_run.id)
+        haul = await Sweep(inbox, run, is_under_way).run(look.wait_seconds)
+        filed = [*haul.filed, *(await carry_through(inbox, haul.taken, run) if haul.taken else ())]
+        await show_uploads(filed, haul.waiting)
+        require_done(filed)
+
+
+async def carry_through(inbox: Inbox, taken: Sequence[Taken], run: str) -> list[Filed]:
+    """Render what was taken, and file it away, whatever became of it."""
+    outcomes: Outcomes = {}
+    stopped: AvatarError | None = None
+    try:
+        outcomes = await render_uploads(inbox, taken, run)
+    except AvatarError as error:
+        stopped = error
+    filed = await file_uploads(taken, outcomes, stopped)
+    await discard_manifest(inbox, taken, run)
+    if stopped is not None:
+        await show_uploads(filed, ())
+        raise stopped
+    return filed
+
+
+async def render_uploads(inbox: Inbox, taken: Sequence[Taken], run: str) -> Outcomes:
+    """How every row of the uploads ended. They are one batch: checked, priced and approved together."""
+    if not any(each.rows for each in taken):
+        return {}
+    batch = await write_manifest(inbox, taken, run)
+    checked = await keep_to_limit(workspace(), await check_batch(batch), taken)
+    await report_batch(checked, run, batch.name)
+    try:
+        await approve_batch(checked, workspace().settings.budget)
+    except ApprovalDenied as error:
+        outcomes = await read_outcomes(workspace(), checked, run, taken)
+        return refused(outcomes, error, passes=deployment.id is None)
+    if checked.ready:
+        await render_shards(batch, checked, run)
+        await report_batch(checked, run, batch.name)
+    return await read_outcomes(workspace(), checked, run, taken)

@@ -1,0 +1,94 @@
+"""The web servers of this machine, gallery and bridge, as processes of their own beside the server and the worker."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from flows.local.processes import alive, python, spawn, stop, tail
+from flows.local.record import StateDirectory, WebEntry
+from flows.local.server import free_port
+from flows.local.worker import fingerprint
+from tasks.errors import AvatarError
+
+START_SECONDS = 60.0
+#: They give requests under way two seconds.
+STOP_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is to run where.
+
+    Attributes:
+        name: the verb of `avatar` that runs it, and its name in the record.
+        host: the address it listens on.
+        port: the port it gets if that is free.
+    """
+
+    name: str
+    host: str
+    port: int
+
+
+def ensure_site(
+    state: StateDirectory, site: Site, variables: Mapping[str, str], wanted: Callable[[], bool]
+) -> WebEntry:
+    """The site, started unless it runs with these very settings. `wanted` turning false ends the wait.
+
+    Raises:
+        AvatarError: it did not start; the text holds the last lines of its log.
+    """
+    known: WebEntry | None = getattr(state.read(), site.name)
+    same = known is not None and known.fingerprint == fingerprint(variables)
+    if known and same and known.runs:
+        return known
+    if known:
+        stop_site(known)
+    # One that died keeps its address: others link to it.
+    return _start(state, site, variables, known.port if known and same else site.port, wanted)
+
+
+def stop_site(entry: WebEntry) -> None:
+    stop(entry.process, grace=STOP_SECONDS)
+
+
+def _start(
+    state: StateDirectory, site: Site, variables: Mapping[str, str], port: int, wanted: Callable[[], bool]
+) -> WebEntry:
+    """Start it on `port`, or on any free one if that is taken, also when somebody is faster to it."""
+    log = state.log(site.name)
+    for preferred in (port, 0, 0):
+        entry = _spawn(state, site, free_port(preferred), variables)
+        if _answers(entry, wanted):
+            return entry
+        stop_site(entry)
+        state.change(**{site.name: None})
+        if "cannot listen" not in tail(log):
+            break
+    raise AvatarError(
+        f"The {site.name} did not start. Nothing was spent. The end of its log, {log}:\n{tail(log)}",
+        hint=f"see AVATAR_{site.name.upper()}__HOST and AVATAR_{site.name.upper()}__PORT",
+    )
+
+
+def _spawn(state: StateDirectory, site: Site, port: int, variables: Mapping[str, str]) -> WebEntry:
+    command = python("-m", "flows", site.name, "--host", site.host, "--port", str(port))
+    process = spawn(command, {**os.environ, **variables}, state.log(site.name))
+    entry = WebEntry(process=process, host=site.host, port=port, fingerprint=fingerprint(variables))
+    state.change(**{site.name: entry})
+    return entry
+
+
+def _answers(entry: WebEntry, wanted: Callable[[], bool]) -> bool:
+    """Wait until the site answers, or has died, or is no longer wanted."""
+    deadline = time.monotonic() + START_SECONDS
+    while alive(entry.process) and wanted() and time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{entry.url}health", timeout=3).is_success:
+                return True
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    return False

@@ -1,0 +1,329 @@
+"""The bridge's door for providers: what is let in, what it leaves behind, and what a flood does."""
+
+import asyncio
+import gc
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from flows.bridge import webhooks
+from flows.bridge.app import Bridge, build_app
+from flows.serving import Server, listen
+from tasks.errors import OutcomeUnknown, StoreUnavailable
+from tasks.models import ProviderName, RemoteState, Snapshot, Submission
+from tasks.providers import fal_webhooks
+from tasks.renders.callbacks import SECRET_KEY, Asked, path_of
+from tasks.renders.follow import follow_render
+from tasks.renders.submit import submit_render
+from tasks.storage.journal import Failure, RenderState
+from tasks.workspace import Workspace
+from tests.bridge.conftest import TOKEN
+from tests.providers.signing import BODY, SigningFal, publishing
+
+RENDER_ID = "5e" * 16
+PUBLIC = "https://bridge.example"
+FORGER = Ed25519PrivateKey.generate()
+
+
+@pytest.fixture
+async def fal():
+    one = SigningFal()
+    async with publishing(one):
+        yield one
+
+
+@pytest.fixture
+async def open_bridge(make_settings, outbox, fal):
+    """Opens bridges to be asked without a network, each with its workspace; keywords are settings of the bridge."""
+    opened = []
+
+    def make(**changes):
+        given = {"public_url": PUBLIC, "jwks_url": fal.url, "max_body_bytes": 4096}
+        workspace = Workspace(make_settings(bridge=given | changes))
+        transport = httpx.ASGITransport(
+            build_app(Bridge(workspace, outbox, frozenset({TOKEN}), lambda: None))
+        )
+        client = httpx.AsyncClient(transport=transport, base_url="http://bridge")
+        opened.append((workspace, client))
+        return workspace, client
+
+    yield make
+    for workspace, client in opened:
+        await client.aclose()
+        await workspace.aclose()
+
+
+@pytest.fixture
+def opened(open_bridge):
+    return open_bridge()
+
+
+@pytest.fixture
+def workspace(opened):
+    return opened[0]
+
+
+@pytest.fixture
+def bridge(opened):
+    return opened[1]
+
+
+async def address(workspace, provider="fal", attempt=1):
+    asked = Asked(ProviderName(provider), RENDER_ID, attempt)
+    return f"{path_of(asked)}/{(await workspace.callbacks())._mac(asked)}"
+
+
+async def begun(workspace, provider="fal"):
+    return await workspace.journal.begin(
+        None, render_id=RENDER_ID, job_id="1" * 32, provider=ProviderName(provider), quoted=Decimal(1)
+    )
+
+
+async def submitted(workspace, provider="fal", request_id="r-1"):
+    receipt = Submission(
+        render_id=RENDER_ID, provider=provider, request_id=request_id, submitted_at=datetime.now(UTC)
+    )
+    intent = await begun(workspace, provider)
+    return await workspace.journal.append(intent, RenderState.SUBMITTED, submission=receipt)
+
+
+async def kept(workspace):
+    """The hints in the store."""
+    stats = await workspace.store.list("hints/")
+    return [json.loads((await workspace.store.get(stat.key)).data) for stat in stats]
+
+
+async def test_what_fal_signed_leaves_a_hint(bridge, workspace, fal):
+    """204; the hint has provider, request id and time, and nothing else of the body. Again, nothing changes."""
+    await submitted(workspace)
+    for _ in range(3):
+        answer = await bridge.post(await address(workspace), content=BODY, headers=fal.deliver())
+        assert (answer.status_code, answer.content) == (204, b"")
+    (hint,) = await kept(workspace)
+    assert hint.pop("received_at")
+    assert hint == {"render_id": RENDER_ID, "attempt": 1, "provider": "fal", "request_id": "r-1"}
+    assert fal.fetches == 1
+
+
+async def test_an_address_that_was_not_made_here_is_not_found(bridge, workspace, fal):
+    """404 before anything is read, verified or looked up, however well it is signed."""
+    await submitted(workspace)
+    right = await address(workspace)
+    wrong = [right[:-1] + ("0" if right[-1] != "0" else "1"), right.replace("/fal/", "/pixazo/"),
+             right.replace(RENDER_ID, "6e" * 16), right.replace("/1/", "/2/"), right[:-40], right + "/",
+             right.replace("/1/", "/%31%00/"), right.replace(RENDER_ID, "%2e%2e")]  # fmt: skip
+    for path in wrong:
+        answer = await bridge.post(path, content=BODY, headers=fal.deliver())
+        assert answer.status_code in {404, 307}, path
+    assert (await bridge.get(right)).status_code == 405
+    assert (await kept(workspace), fal.fetches) == ([], 0)
+
+
+@pytest.mark.parametrize("case", ["unsigned", "another's key", "another body", "old", "malformed"])
+async def test_what_fal_did_not_sign_is_refused(bridge, workspace, fal, case):
+    """401, though the address is right: no hint, and the keys are asked for once at most."""
+    await submitted(workspace)
+    headers = {
+        "unsigned": {},
+        "another's key": fal.deliver(key=FORGER),
+        "another body": fal.deliver(b"{}"),
+        "old": fal.deliver(at=1_700_000_000),
+        "malformed": fal.deliver(Signature="no hex"),
+    }[case]
+    for _ in range(3):
+        answer = await bridge.post(await address(workspace), content=BODY, headers=headers)
+        assert answer.status_code == 401
+    assert await kept(workspace) == []
+    assert fal.fetches <= 1
+
+
+@pytest.mark.parametrize(
+    ("body", "request_id"),
+    [
+        (b'{"request_id": "kling-ai-avatar-v2-pro-789_019d", "status": "COMPLETED"}', "kling-ai-avatar-v2-pro-789_019d"),
+        (b'{"id": "a1"}', "a1"),
+        (b'{"request_id": "../../etc"}', None),
+        (b'{"request_id": {"a": 1}}', None),
+        (b"", None),
+        (b"\xff\x00 no json", None),
+        (b"[" * 4000, None),
+    ],
+)  # fmt: skip
+async def test_pixazo_s_are_only_ever_a_hint(bridge, workspace, body, request_id):
+    """Unsigned, and of no documented form: the address alone says which render to look at."""
+    await begun(workspace, "pixazo")
+    answer = await bridge.post(await address(workspace, "pixazo"), content=body)
+    assert answer.status_code == 204
+    assert [hint["request_id"] for hint in await kept(workspace)] == [request_id]
+
+
+async def chunks(count):
+    for _ in range(count):
+        yield b"x" * 1024
+
+
+@pytest.mark.parametrize("content", [b"x" * 4097, chunks(1000)], ids=["announced", "in chunks"])
+async def test_a_long_body_is_not_read(bridge, workspace, fal, content):
+    """413 beyond AVATAR_BRIDGE__MAX_BODY_BYTES, at a right address as well."""
+    await submitted(workspace)
+    answer = await bridge.post(await address(workspace), content=content, headers=fal.deliver())
+    assert (answer.status_code, await kept(workspace)) == (413, [])
+
+
+async def test_where_no_webhooks_are_asked_for_none_are_taken(open_bridge, workspace, fal):
+    """Without a public URL every address is unknown, and no secret is made for a stranger."""
+    _, closed = open_bridge(public_url=None)
+    answer = await closed.post(f"/webhooks/fal/{RENDER_ID}/1/{'0' * 40}", content=BODY, headers=fal.deliver())
+    assert answer.status_code == 404
+    assert await workspace.store.exists(SECRET_KEY) is None
+    answer = await closed.post(await address(workspace), content=BODY, headers=fal.deliver())
+    assert answer.status_code == 404
+
+
+async def test_what_cannot_be_judged_or_kept_may_come_again(bridge, workspace, fal, monkeypatch, caplog):
+    """503 while fal's keys or the store cannot be had: a 401 or 204 would end the deliveries."""
+    await submitted(workspace)
+    path = await address(workspace)
+    fal.status = 500
+    answer = await bridge.post(path, content=BODY, headers=fal.deliver())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+
+    async def away(*_):
+        raise StoreUnavailable("The store is away.")
+
+    monkeypatch.setattr(workspace.journal, "head", away)
+    answer = await bridge.post(await address(workspace, "pixazo"), content=b"{}")
+    assert answer.status_code == 503
+    assert path.rsplit("/", 1)[1] not in caplog.text
+
+
+async def test_a_slow_store_does_not_hold_a_provider_up(bridge, workspace, monkeypatch):
+    """An answer comes before fal's first attempt ends: 503, and it may come again."""
+
+    async def endless(*_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(workspace.journal, "head", endless)
+    answer = await bridge.post(await address(workspace, "pixazo"), content=b"{}")
+    assert answer.status_code == 503
+
+
+async def test_an_unknown_render_is_settled_at_once(bridge, workspace, fal, monkeypatch):
+    """The answer was lost; fal's webhook brings the id, the API confirms it, and the journal has it."""
+    intent = await begun(workspace)
+    lost = Failure(kind="answer_lost", message="cut")
+    await workspace.journal.append(intent, RenderState.UNKNOWN, failure=lost)
+
+    class Known:
+        async def poll(self, submission):
+            return Snapshot(state=RemoteState.DONE)
+
+    monkeypatch.setattr(workspace, "provider", lambda name=None: Known())
+    await bridge.post(await address(workspace), content=BODY, headers=fal.deliver())
+    while (head := await workspace.journal.head(RENDER_ID)).state is not RenderState.SUBMITTED:
+        await asyncio.sleep(0.01)
+    assert head.entry.submission.request_id == "r-1"
+    assert head.entry.settled_by.startswith("fal webhook")
+
+
+FLOOD = 5000
+
+
+async def test_a_flood_of_forgeries_changes_nothing(bridge, workspace, fal):
+    """5,000 forged posts, some to a right address: no hint, one look at fal's keys, no memory, and it still answers."""
+    await submitted(workspace)
+    right = await address(workspace)
+    forged = fal.deliver(key=FORGER)
+    seen = Counter()
+
+    async def post(number):
+        path = right if number % 5 == 0 else f"/webhooks/fal/{RENDER_ID}/1/{number:040x}"
+        seen[(await bridge.post(path, content=BODY, headers=forged)).status_code] += 1
+
+    async def wave(numbers):
+        await asyncio.gather(*map(post, numbers))
+
+    await wave(range(250))
+    gc.collect()
+    before = len(gc.get_objects())
+    for start in range(250, FLOOD, 250):
+        await wave(range(start, start + 250))
+    gc.collect()
+    assert len(gc.get_objects()) - before < 1000
+    assert seen == {404: FLOOD * 4 // 5, 401: FLOOD // 5}
+    assert (await kept(workspace), fal.fetches) == ([], 1)
+    assert (await bridge.post(right, content=BODY, headers=fal.deliver())).status_code == 204
+
+
+@pytest.fixture
+async def at_work(make_settings, outbox, sandbox):
+    """A workspace whose provider is the sandbox, and a listening bridge that the sandbox can call."""
+    with listen("bridge", "127.0.0.1", 0) as door:
+        public_url = f"http://127.0.0.1:{door.getsockname()[1]}"
+        bridge = {"public_url": public_url, "jwks_url": f"{sandbox.url}/.well-known/jwks.json"}
+        workspace = Workspace(
+            make_settings(
+                bridge=bridge,
+                fal={"key": sandbox.key, "queue_url": sandbox.url, "rest_url": sandbox.url},
+                pixazo={"key": sandbox.key, "base_url": sandbox.url},
+                polling={"min_interval": 60, "max_interval": 60},
+            )
+        )
+        server = Server(build_app(Bridge(workspace, outbox, frozenset({TOKEN}), lambda: None)))
+        serving = asyncio.create_task(server.serve(sockets=[door]))
+        yield workspace
+        server.should_exit = True
+        await serving
+        await workspace.aclose()
+
+
+async def ignore(snapshot, age):
+    return None
+
+
+async def test_a_webhook_ends_the_wait(at_work, sandbox, plan, caplog):
+    """The stream is refused and the next look is a minute away: fal's webhook brings it forward."""
+    caplog.set_level("DEBUG")
+    sandbox.reset(render_seconds=1.0)
+    sandbox.behave("stream", "answer", times=100, status=404)
+    record = await submit_render(at_work, plan, plan.segments[0])
+    look = await follow_render(at_work, record.entry.render_id, ignore)
+    state = sandbox.state()
+    assert (look.state, state["counts"]["status"]) == (RemoteState.DONE, 2)
+    (told,) = state["webhooks"]
+    assert told["status"] == 204
+    assert told["url"].rsplit("/", 1)[1] not in caplog.text
+
+
+async def test_a_rotated_key_is_followed(at_work, sandbox, plan, monkeypatch):
+    """fal signs with a new key: the next webhook is taken as the last was."""
+    monkeypatch.setattr(fal_webhooks, "FETCH_PAUSE", 0.0)
+    for take in range(2):
+        asked = plan.model_copy(update={"take": take})
+        await submit_render(at_work, asked, asked.segments[0])
+        await asyncio.to_thread(sandbox.wait_for, "webhooks_sent", take + 1)
+        sandbox.rotate_webhook_key()
+    assert [told["status"] for told in sandbox.state()["webhooks"]] == [204, 204]
+    assert len(await kept(at_work)) == 2
+
+
+@pytest.mark.parametrize("provider", ["fal", "pixazo"])
+async def test_a_lost_answer_is_made_good(at_work, sandbox, plan, provider):
+    """Accepted, the answer lost, the webhook twice and late: the request is found without a person; paid once."""
+    sandbox.behave("submit", "drop", fate={"webhooks": 2, "webhook_delay": 0.5})
+    asked = plan.model_copy(update={"provider": ProviderName(provider)})
+    with pytest.raises(OutcomeUnknown) as caught:
+        await submit_render(at_work, asked, asked.segments[0])
+    while (head := await at_work.journal.head(caught.value.render_id)).state is not RenderState.SUBMITTED:
+        await asyncio.sleep(0.02)
+    (job,) = sandbox.state()["accepted"]
+    assert head.entry.submission.request_id == job["request_id"]
+    again = await submit_render(at_work, asked, asked.segments[0])
+    assert again.entry.submission.request_id == job["request_id"]
+    assert sandbox.state()["posts"] == 1

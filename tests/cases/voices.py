@@ -1,0 +1,247 @@
+"""Voices.
+
+Decoded to the end in a process of its own before anything is priced; their length is what was decoded, whatever they
+claim. What the provider does not take as it is goes to it as MP3, as long to the millisecond.
+"""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from tests.cases import FileCase
+from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wav
+
+RATE = 44100
+PCM, FLOAT = 1, 3
+
+
+def content(data: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data)
+
+
+def copied(example: str) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes((EXAMPLES / example).read_bytes())
+
+
+def wav(
+    rate: int = 8000, *, seconds: float = 3, level: float = 0.3, claimed: int | None = None
+) -> Callable[[Path], object]:
+    """16-bit PCM; `claimed` bytes in its headers instead of what is there."""
+    return lambda path: path.write_bytes(pcm(seconds, rate, 1, level, claimed))
+
+
+def pcm(seconds: float, rate: int, channels: int, level: float = 0.3, claimed: int | None = None) -> bytes:
+    data = (tone(seconds, rate, channels, level).T * 32767).clip(-32768, 32767).astype("<i2").tobytes()
+    return riff(
+        data, struct.pack("<HHIIHH", PCM, channels, rate, rate * channels * 2, channels * 2, 16), claimed
+    )
+
+
+def riff(data: bytes, form: bytes, claimed: int | None = None) -> bytes:
+    size = len(data) if claimed is None else claimed
+    head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", size)
+    return b"RIFF" + struct.pack("<I", min(len(head) + size, 2**32 - 1)) + head + data
+
+
+def rf64(path: Path) -> None:
+    """The form of WAV for more than 4 GB."""
+    data = (tone(3, 8000)[0] * 32767).astype("<i2").tobytes()
+    sizes = struct.pack("<QQQI", 72 + len(data), len(data), len(data) // 2, 0)
+    form = struct.pack("<HHIIHH", PCM, 1, 8000, 16000, 2, 16)
+    path.write_bytes(
+        b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I", len(sizes)) + sizes
+        + b"fmt " + struct.pack("<I", len(form)) + form + b"data\xff\xff\xff\xff" + data
+    )  # fmt: skip
+
+
+def floats(change: Callable[[np.ndarray], None] | None = None) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        samples = tone(3, 8000)[0].astype("<f4")
+        if change:
+            change(samples)
+        path.write_bytes(riff(samples.tobytes(), struct.pack("<HHIIHH", FLOAT, 1, 8000, 32000, 4, 32)))
+
+    return write
+
+
+def spoil(value: float) -> Callable[[np.ndarray], None]:
+    def change(samples: np.ndarray) -> None:
+        samples[1000] = value
+
+    return change
+
+
+def encoded(codec: str, rate: int = RATE, channels: int = 1, seconds: float = 3) -> Callable[[Path], object]:
+    return lambda path: encode(path, tone(seconds, rate, channels), codec, rate)
+
+
+def cut(kept: float, codec: str, rate: int = RATE) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        encode(path, tone(6, rate), codec, rate)
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+
+    return write
+
+
+def lasting(samples: int) -> Callable[[Path], object]:
+    """So many samples at 8 kHz."""
+    return lambda path: write_wav(path, np.resize(tone(1, 8000), (1, samples)), 8000)
+
+
+def with_cover(path: Path) -> None:
+    """An MP3 behind 12 MB of ID3: a cover picture of noise, and a title."""
+    noise = np.random.default_rng(1).integers(0, 255, (2000, 2000, 3), dtype=np.uint8)
+    cover = path.with_suffix(".png")
+    Image.fromarray(noise).save(cover, compress_level=0)
+    picture = frame(b"APIC", b"\0image/png\0\x03\0" + cover.read_bytes())
+    cover.unlink()
+    tag = picture + frame(b"TIT2", b"\0" + b"long " * 100_000)
+    path.write_bytes(b"ID3\x04\0\0" + syncsafe(len(tag)) + tag + (EXAMPLES / "speech.mp3").read_bytes())
+
+
+def frame(kind: bytes, data: bytes) -> bytes:
+    return kind + syncsafe(len(data)) + b"\0\0" + data
+
+
+def syncsafe(size: int) -> bytes:
+    return bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+
+
+def variable(path: Path, *, index: bool) -> None:
+    """An MP3 of variable bit rate, from loud noise to near silence, with or without an index (Xing)."""
+    samples = np.concatenate(
+        [tone(4, level=0.02), np.random.default_rng(1).normal(0, 0.2, (1, 4 * RATE))], axis=1
+    )
+    with av.open(str(path), "w", format="mp3", options={"write_xing": str(int(index))}) as output:
+        stream = output.add_stream(
+            "libmp3lame", rate=RATE, layout="mono", options={"q": "4", "flags": "+qscale"}
+        )
+        stream.codec_context.qscale = True
+        sound = av.AudioFrame.from_ndarray(samples.astype(np.float32), format="fltp", layout="mono")
+        sound.sample_rate, sound.pts = RATE, 0
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=RATE, frame_size=1152)
+        for ready in (*resampler.resample(sound), *resampler.resample(None)):
+            output.mux(stream.encode(ready))
+        output.mux(stream.encode(None))
+
+
+def lying(old: bytes, new: bytes, *, of: Callable[[Path], object]) -> Callable[[Path], object]:
+    """A file in which a claim was changed; `old` is found at its first place."""
+
+    def write(path: Path) -> None:
+        of(path)
+        assert old in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(old, new, 1))
+
+    return write
+
+
+def at(offset: int, new: bytes, *, of: Callable[[Path], object]) -> Callable[[Path], object]:
+    """A file with other bytes at a place."""
+
+    def write(path: Path) -> None:
+        of(path)
+        data = bytearray(path.read_bytes())
+        data[offset : offset + len(new)] = new
+        path.write_bytes(data)
+
+    return write
+
+
+def box_at(name: bytes, offset: int, new: bytes, *, of: Callable[[Path], object]) -> Callable[[Path], object]:
+    """An MP4 with other bytes in a box, counted from the box's name."""
+
+    def write(path: Path) -> None:
+        of(path)
+        at(path.read_bytes().index(name) + offset, new, of=lambda _: None)(path)
+
+    return write
+
+
+def surround(channels: int) -> Callable[[Path], object]:
+    """PCM of so many channels, the sound in each."""
+    return lambda path: path.write_bytes(pcm(3, 48000, channels, 0.08))
+
+
+def claiming_frames(path: Path) -> None:
+    """The number of frames, which follows the mark and its flags."""
+    data = (EXAMPLES / "speech.mp3").read_bytes()
+    mark = max(data.find(b"Xing"), data.find(b"Info"))
+    path.write_bytes(data[: mark + 8] + b"\xff\xff\xff\xff" + data[mark + 12 :])
+
+
+SILENCE = np.zeros((1, 3 * 8000), np.float32)
+HLS = b"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nfile:///etc/hostname\n#EXTINF:3,\nhttp://127.0.0.1:9/voice.mp3\n"
+DASH = b'<?xml version="1.0"?><MPD><Period><AdaptationSet><Representation><BaseURL>http://127.0.0.1:9/a.mp4</BaseURL>'
+
+CASES = [
+    FileCase("no bytes at all", "voice.mp3 is empty (0 bytes).", "voice.mp3", content(b"")),
+    FileCase("a text", "voice.mp3 is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.mp3", content(b"This is a shopping list.\n" * 50)),
+    FileCase("a web page", "voice.wav is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.wav", content(b"<!DOCTYPE html><html><body>403 Forbidden</body></html>")),
+    FileCase("a portrait", "voice.mp3 is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.mp3", copied("portrait.png")),
+    FileCase("a playlist of other files and addresses (HLS)", "voice.mp3 is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.mp3", content(HLS)),
+    FileCase("a playlist of other files (concat)", "voice.mp3 is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.mp3", content(b"ffconcat version 1.0\nfile /etc/hostname\n")),
+    FileCase("a playlist (DASH)", "voice.m4a is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.m4a", content(DASH)),
+    FileCase("a description of a stream (SDP)", "voice.mp3 is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.mp3", content(b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n")),
+    FileCase("half an MP3", "accepted: declares 6.0 s, but only 3.0 s could be decoded: it may be cut off; converted to MP3", "voice.mp3", cut(0.5, "libmp3lame")),
+    FileCase("half a WAV", "accepted: declares 6.0 s, but only 3.0 s could be decoded: it may be cut off; converted to MP3", "voice.wav", cut(0.5, "pcm_s16le")),
+    FileCase("half a FLAC", "accepted: damaged: 1 packets could not be decoded; declares 6.0 s, but only 2.6 s could be decoded: it may be cut off; converted to MP3", "voice.flac", cut(0.5, "flac")),
+    FileCase("half an M4A, its index lost", "voice.m4a is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.m4a", cut(0.5, "aac")),
+    FileCase("half an Ogg", "accepted: has no end mark: it may be cut off; converted to MP3", "voice.ogg", cut(0.5, "libopus", 48000)),
+    FileCase("the header of a WAV and nothing more", "voice.wav holds no sound: not one sample could be decoded.", "voice.wav", wav(seconds=0)),
+    FileCase("an ID3 tag and nothing more", "voice.mp3 is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.mp3", content(b"ID3\x04\0\0\0\0\x0f\x76" + bytes(2038))),
+    FileCase("silence", "voice.wav is silent all through (3.0 s).", "voice.wav", lambda path: write_wav(path, SILENCE, 8000)),
+    FileCase("silence, as FLAC", "voice.flac is silent all through (3.0 s).", "voice.flac", lambda path: encode(path, SILENCE, "flac", 8000)),
+    FileCase("nothing but dither", "voice.wav is silent all through (3.0 s).", "voice.wav", wav(level=0.0005)),
+    FileCase("a hardly audible voice", "accepted: very quiet (-55 dBFS)", "voice.wav", wav(level=0.004)),
+    FileCase("a voice recorded too loud", "accepted: clipped: its loudest parts are cut off", "voice.wav", wav(level=3.0)),
+    FileCase("a WAV that claims ten times its size", "accepted: declares 30.0 s, but only 3.0 s could be decoded: it may be cut off; converted to MP3", "voice.wav", wav(claimed=480_000)),
+    FileCase("a WAV that claims half its size", "The voice is 1.50 s long; the shortest accepted is 2 s.", "voice.wav", wav(claimed=24_000)),
+    FileCase("a WAV that claims no size, as streams are written", "accepted", "voice.wav", wav(claimed=0xFFFF_FFFF)),
+    FileCase("a WAV that claims a size of 0", "accepted", "voice.wav", wav(claimed=0)),
+    FileCase("a WAV of no channels", "voice.wav has no sound in it. Use an MP3 or WAV file.", "voice.wav", at(22, b"\0\0", of=wav())),
+    FileCase("a WAV of 65,535 channels", "voice.wav has no sound in it. Use an MP3 or WAV file.", "voice.wav", at(22, b"\xff\xff", of=wav())),
+    FileCase("a WAV of 0 Hz", "voice.wav is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.wav", at(24, bytes(4), of=wav())),
+    FileCase("a WAV of 1 Hz", "voice.wav has 1 samples a second; a voice needs 4000 at least.", "voice.wav", at(24, b"\1\0\0\0", of=wav())),
+    FileCase("a WAV of 4 GHz", "voice.wav is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.wav", at(24, b"\xff\xff\xff\xff", of=wav())),
+    FileCase("a WAV of a format nobody knows", "voice.wav holds no sound: not one sample could be decoded.", "voice.wav", at(20, b"\x77\x77", of=wav())),
+    FileCase("a FLAC that claims 60 h", "accepted: declares 247678.8 s, but only 3.0 s could be decoded: it may be cut off; converted to MP3", "voice.flac", at(21, b"\xf2\x8b\x0a\x2f\x00", of=encoded("flac"))),
+    FileCase("an MP4 that claims 60 h", "accepted: converted to MP3", "voice.m4a", box_at(b"mdhd", 20, b"\x7f\xff\xff\xff", of=encoded("aac"))),
+    FileCase("an MP4 whose index has 4 billion entries", "voice.m4a is not audio that FFmpeg can read. Use an MP3 or WAV file.", "voice.m4a", box_at(b"stsz", 12, b"\xff\xff\xff\xff", of=encoded("aac"))),
+    FileCase("an MP3 whose index claims 4 billion frames", "accepted: declares 112195064.0 s, but only 8.2 s could be decoded: it may be cut off; converted to MP3", "voice.mp3", claiming_frames),
+    FileCase("an MP3 of variable bit rate with an index", "accepted", "voice.mp3", lambda path: variable(path, index=True)),
+    FileCase("an MP3 of variable bit rate without an index", "accepted: has no index: players may take its 8.0 s for 18.3 s; converted to MP3", "voice.mp3", lambda path: variable(path, index=False)),
+    FileCase("an MP3 behind a cover picture of 12 MB", "accepted: converted to MP3", "voice.mp3", with_cover),
+    FileCase("a video: its sound is taken", "accepted: a video file: its sound is used; converted to MP3", "voice.mp4", lambda path: write_video(path, seconds=3, sound=3)),
+    FileCase("a video with two sound tracks", "accepted: a video file: its sound is used; several audio streams: number 1 is used; converted to MP3", "voice.mp4", lambda path: write_video(path, seconds=3, sound=3, tracks=2)),
+    FileCase("a video without sound", "voice.mp4 has no sound in it. Use an MP3 or WAV file.", "voice.mp4", lambda path: write_video(path, sound=None)),
+    FileCase("8 kHz", "accepted", "voice.wav", wav(8000)),
+    FileCase("96 kHz", "accepted", "voice.wav", wav(96000)),
+    FileCase("192 kHz", "accepted", "voice.wav", wav(192_000)),
+    FileCase("192 kHz, as FLAC", "accepted: converted to MP3", "voice.flac", encoded("flac", 192_000)),
+    FileCase("A-law, as telephones have it", "accepted: converted to MP3", "voice.wav", encoded("pcm_alaw", 8000)),
+    FileCase("24 bit", "accepted", "voice.wav", encoded("pcm_s24le")),
+    FileCase("32-bit floats", "accepted: converted to MP3", "voice.wav", floats()),
+    FileCase("64-bit floats", "accepted: converted to MP3", "voice.wav", encoded("pcm_f64le")),
+    FileCase("ADPCM (IMA)", "accepted: converted to MP3", "voice.wav", encoded("adpcm_ima_wav")),
+    FileCase("ADPCM (Microsoft)", "accepted: converted to MP3", "voice.wav", encoded("adpcm_ms")),
+    FileCase("RF64", "accepted", "voice.wav", rf64),
+    FileCase("Wave64", "accepted: converted to MP3", "voice.w64", encoded("pcm_s16le")),
+    FileCase("6 channels", "accepted: converted to MP3", "voice.wav", surround(6)),
+    FileCase("8 channels (7.1)", "accepted: converted to MP3", "voice.wav", surround(8)),
+    FileCase("64 channels", "voice.wav has 64 channels at 48000 Hz, which cannot be mixed. Export it in mono or stereo.", "voice.wav", surround(64)),
+    FileCase("a sample that is no number (NaN)", "voice.wav holds samples that are not numbers (NaN or infinite).", "voice.wav", floats(spoil(np.nan))),
+    FileCase("a sample that is infinite", "voice.wav holds samples that are not numbers (NaN or infinite).", "voice.wav", floats(spoil(np.inf))),
+    FileCase("a sample of 10³⁰", "voice.wav holds samples that are not numbers (NaN or infinite).", "voice.wav", floats(spoil(1e30))),
+    FileCase("an MP3 called .wav", "accepted: named .wav, but its content is mp3", "voice.wav", copied("speech.mp3")),
+    FileCase("a WAV called .mp3", "accepted: named .mp3, but its content is wav", "voice.mp3", wav()),
+    FileCase("a name without a suffix", "accepted", "voice", wav()),
+    FileCase("2 s less one sample", "The voice is 1.999875 s long; the shortest accepted is 2 s.", "voice.wav", lasting(15_999)),
+    FileCase("2 s, the shortest", "accepted", "voice.wav", lasting(16_000)),
+    FileCase("60 s, the longest that is sent whole", "accepted", "voice.wav", lasting(480_000)),
+    FileCase("60 s and one sample", "accepted: cut into 2 segments", "voice.wav", lasting(480_001)),
+]  # fmt: skip

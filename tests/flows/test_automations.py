@@ -1,0 +1,260 @@
+"""Automations on a real Prefect server: dead runs are noticed and started again in bounds, and people are told."""
+
+import asyncio
+import http.server
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from tasks.errors import AvatarError, RenderFailed
+from tasks.models import AvatarJob, Video
+from tasks.settings import AvatarSettings, NotifySettings, RecoverySettings
+from tests.batches.conftest import media  # noqa: F401 - fixture
+from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce
+from tests.sandbox.running import Sandbox
+
+pytestmark = [pytest.mark.server, PREFECTS_SOCKETS]
+
+#: Seconds without a heartbeat, in place of the ten minutes.
+SOON = 10
+
+
+class Server:
+    """What the tests ask of the session's Prefect server."""
+
+    def __init__(self, client: Any, api_url: str) -> None:
+        self.client, self.api_url = client, api_url
+
+    async def automations(self) -> dict[str, Any]:
+        found = await self.client.read_automations()
+        return {each.name: each for each in found if each.name.startswith("avatar-")}
+
+    async def forget(self) -> None:
+        for automation in (await self.automations()).values():
+            await self.client.delete_automation(automation.id)
+
+    async def start(self, *tags: str, ran: bool = True) -> UUID:
+        """A run of a deployment that nobody carries out, and that says Running."""
+        from prefect import flow
+        from prefect.states import Pending, Running
+
+        flow_id = await self.client.create_flow(flow(name="stand-in")(stand_in))
+        deployment = await self.client.create_deployment(flow_id=flow_id, name=f"stand-in-{uuid4().hex[:8]}")
+        run = await self.client.create_flow_run_from_deployment(deployment, tags=list(tags))
+        for state in (Pending(), Running()) if ran else (Pending(),):
+            await self.client.set_flow_run_state(run.id, state)
+        return run.id
+
+    async def put(self, run_id: UUID, state: Any) -> None:
+        await self.client.set_flow_run_state(run_id, state, force=True)
+
+    async def heartbeat(self, run_id: UUID, *tags: str) -> None:
+        """One as a flow's process sends it."""
+        related = [
+            {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in tags
+        ]
+        event = {
+            "id": str(uuid4()),
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": "prefect.flow-run.heartbeat",
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+            "related": related,
+        }
+        async with httpx.AsyncClient(timeout=20) as plain:
+            (await plain.post(f"{self.api_url}/events", json=[event])).raise_for_status()
+
+    async def state(self, run_id: UUID) -> Any:
+        return (await self.client.read_flow_run(run_id)).state
+
+
+def stand_in() -> None:
+    """Never called."""
+
+
+@pytest.fixture
+async def server(local: Local) -> AsyncIterator[Server]:
+    """The session's server, without our automations before and after."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    url = local.running.api_url
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: local.state_dir / "prefect"}):
+        async with get_client() as client:
+            opened = Server(client, url)
+            await opened.forget()
+            yield opened
+            await opened.forget()
+
+
+async def until(done: Callable[[], Awaitable[object]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not await done():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        await asyncio.sleep(0.3)
+
+
+async def test_deployed_twice_there_is_one_of_each(server: Server, tmp_path: Path) -> None:
+    """Limits and automations by their names; one that a person switched off stays off; no address, no message."""
+    from flows.automations import ensure_all
+
+    settings = AvatarSettings(_env_file=None, state_dir=tmp_path)
+    first = await ensure_all(settings)
+    automations = await server.automations()
+    assert set(automations) == {"avatar-crash-zombies", "avatar-resume-crashed"}
+    assert {"avatar-fal", "avatar-fal-submits", "avatar-pixazo", "avatar-pixazo-submits"} < set(first)
+    await server.client.pause_automation(automations["avatar-resume-crashed"].id)
+    assert await ensure_all(settings) == first
+    again = await server.automations()
+    assert {name: each.id for name, each in again.items()} == {
+        name: each.id for name, each in automations.items()
+    }
+    assert [each.enabled for each in again.values()].count(False) == 1
+    assert again["avatar-crash-zombies"].trigger.within == timedelta(minutes=10)
+
+
+async def test_a_run_without_a_sign_of_life_becomes_crashed(server: Server) -> None:
+    """One of ours that stopped sending; neither one that ended first, nor a suspended one, nor a stranger's."""
+    from prefect.states import Completed, Suspended
+
+    from flows.automations import crash_zombies, ensure_automation
+
+    soon = RecoverySettings.model_construct(stale_seconds=SOON, max_resumes=3)
+    await ensure_automation(server.client, crash_zombies(soon))
+    await until_heard(server)
+    dead, ended, waiting = [await server.start("avatar", "video") for _ in range(3)]
+    stranger = await server.start("other")
+    for run_id in (dead, ended, waiting):
+        await server.heartbeat(run_id, "avatar")
+    await server.heartbeat(stranger, "other")
+    await server.put(ended, Completed())
+    await server.put(waiting, Suspended(timeout_seconds=300))
+    await server.heartbeat(ended, "avatar")  # sent before it ended, and overtaken
+
+    async def crashed() -> bool:
+        return bool((await server.state(dead)).is_crashed())
+
+    await until(crashed, 4 * SOON)
+    names = [(await server.state(run_id)).name for run_id in (ended, waiting, stranger)]
+    assert names == ["Completed", "Suspended", "Running"]
+
+
+async def until_heard(server: Server) -> None:
+    """Wait until the server's trigger service knows of the automation that was just made."""
+    probe = await server.start("avatar")
+
+    async def heard() -> bool:
+        await server.heartbeat(probe, "avatar")
+        filter_ = {"filter": {"resource": {"id": [f"prefect.flow-run.{probe}"]}}, "limit": 1}
+        async with httpx.AsyncClient(timeout=20) as plain:
+            answer = await plain.post(f"{server.api_url}/events/filter", json=filter_)
+        return bool(answer.json()["events"])
+
+    await until(heard, 20)
+
+
+async def test_a_crashed_run_is_started_again(server: Server) -> None:
+    """One of ours that ran; not one that never got so far, which would crash for ever; not a stranger's."""
+    from prefect.states import Crashed
+
+    from flows.automations import ensure_automation, resume_crashed
+
+    await ensure_automation(server.client, resume_crashed())
+    await until_heard(server)
+    ours, stranger = await server.start("avatar"), await server.start("other")
+    unborn = await server.start("avatar", ran=False)
+    for run_id in (unborn, stranger, ours):
+        await server.put(run_id, Crashed())
+
+    async def scheduled() -> bool:
+        return (await server.state(ours)).name == "AwaitingRetry"
+
+    await until(scheduled, 20)
+    assert [(await server.state(run_id)).name for run_id in (unborn, stranger)] == ["Crashed", "Crashed"]
+
+
+async def test_a_run_that_keeps_crashing_ends_as_failed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed after approvals it goes on; started again by itself once too often it says so; a person may retry."""
+    from prefect.states import AwaitingRetry, Crashed, Running, Suspended
+
+    from flows.recovery import RESUMED, check_resumes, count_resumes
+
+    run_id = await server.start("avatar")
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(run_id))
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", "6")
+    for _ in range(2):
+        await server.put(run_id, Suspended(timeout_seconds=300))
+        await server.put(run_id, Running())
+    await check_resumes(RecoverySettings(max_resumes=1))
+    for _ in range(2):
+        await server.put(run_id, Crashed())
+        await server.put(run_id, AwaitingRetry(message=RESUMED))
+        await server.put(run_id, Running())
+    with pytest.raises(AvatarError, match=r"started again 2 times.*pays for nothing twice"):
+        await check_resumes(RecoverySettings(max_resumes=1))
+    await server.put(run_id, AwaitingRetry())
+    assert await count_resumes(server.client, run_id) == 0
+
+
+@pytest.fixture
+def sink() -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """A service that takes messages: its port, and what it got."""
+    got: list[dict[str, Any]] = []
+
+    class Taker(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Taker) as taker:
+        thread = threading.Thread(target=taker.serve_forever)
+        thread.start()
+        yield taker.server_port, got
+        taker.shutdown()
+        thread.join()
+
+
+async def test_a_failed_job_is_one_message(
+    server: Server,
+    produce: Produce,
+    media: Path,  # noqa: F811
+    sink: tuple[int, list[dict[str, Any]]],
+    sandbox: Sandbox,
+) -> None:
+    """AVATAR_NOTIFY__APPRISE_URL: the reason and the next step, once; a published video is no message."""
+    from flows.automations import ensure_automation, notify
+
+    port, got = sink
+    address = NotifySettings(apprise_url=SecretStr(f"json://127.0.0.1:{port}/hook"))
+    wanted = await notify(address)
+    assert wanted is not None
+    await ensure_automation(server.client, wanted)
+    await until_heard(server)
+    files = {"portrait": str(media / "portrait.png"), "voice": str(media / "voice.wav")}
+    assert isinstance((await produce(AvatarJob(**files, prompt="good"), **sandbox.fal_env())).outcome, Video)
+    sandbox.behave("submit", "fail", kind="content_policy", message="This face is not allowed")
+    failed = await produce(AvatarJob(**files, prompt="bad"), **sandbox.fal_env())
+    assert isinstance(failed.outcome, RenderFailed)
+
+    async def told() -> bool:
+        return bool(got)
+
+    await until(told, 30)
+    (message,) = got
+    assert message["title"] == "avatar.video.failed"
+    assert "This face is not allowed" in message["message"]
+    assert "another take" in message["message"]

@@ -1,0 +1,188 @@
+"""Limits of a provider's account, counted by the Prefect server over all runs; no slot leaks, no paid flow dies of one."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flows.local import environment, locks, services
+from flows.local.processes import Process, kill
+from flows.local.record import ApiEntry, StateDirectory
+from flows.local.server import ensure_server
+from tasks.batches.models import Batch
+from tasks.models import AvatarJob
+from tasks.settings import AvatarSettings
+from tasks.storage.ports import choose_ports
+from tasks.workspace import close_workspace
+from tests.batches.conftest import manifest, media, rows  # noqa: F401 - fixtures
+from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce
+from tests.sandbox.running import Sandbox
+
+pytestmark = [pytest.mark.server, PREFECTS_SOCKETS]
+
+#: One job in a process of its own, as a worker starts it.
+ONE_JOB = """
+import asyncio, sys
+from flows.generate import generate_avatar
+from tasks.models import AvatarJob
+job = AvatarJob(portrait=sys.argv[1], voice=sys.argv[2], prompt=sys.argv[3])
+print(asyncio.run(generate_avatar(job)).state)
+"""
+
+
+class Limits:
+    """The global concurrency limits of a server, as its UI sees and changes them."""
+
+    def __init__(self, api_url: str) -> None:
+        self.url = f"{api_url}/v2/concurrency_limits"
+
+    def read(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.url}/{name}", timeout=20).raise_for_status().json()
+        return found
+
+    def change(self, name: str, **values: Any) -> None:
+        httpx.patch(f"{self.url}/{name}", json=values, timeout=20).raise_for_status()
+
+    def forget(self) -> None:
+        for name in ("avatar-fal", "avatar-fal-submits"):
+            httpx.delete(f"{self.url}/{name}", timeout=20)
+
+
+@pytest.fixture
+def limits(local: Local) -> Iterator[Limits]:
+    """Those of the session's server; they are as new before and after."""
+    opened = Limits(local.running.api_url)
+    opened.forget()
+    yield opened
+    opened.forget()
+
+
+class Given:
+    """Inputs of three seconds: a batch of four rows, and single jobs."""
+
+    def __init__(self, batch: Batch, media: Path) -> None:
+        self.batch, self.files = batch, (str(media / "portrait.png"), str(media / "voice.wav"))
+
+    def job(self, prompt: str) -> AvatarJob:
+        return AvatarJob(portrait=self.files[0], voice=self.files[1], prompt=prompt)
+
+
+@pytest.fixture
+def given(manifest: Callable[..., Batch], rows: Callable[..., Any], media: Path) -> Given:  # noqa: F811
+    return Given(manifest(rows(4)), media)
+
+
+def most_at_once(sandbox: Sandbox) -> int:
+    """The most renders that the provider ever had."""
+    jobs = sandbox.state()["accepted"]
+    moments = sorted([(job["accepted"], 1) for job in jobs] + [(job["ended"], -1) for job in jobs])
+    counts = [sum(change for _, change in moments[: number + 1]) for number in range(len(moments))]
+    return max(counts)
+
+
+async def until(done: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        await asyncio.sleep(0.3)
+
+
+async def test_all_runs_together_keep_to_the_accounts_limit(
+    produce: Produce,
+    given: Given,
+    sandbox: Sandbox,
+    limits: Limits,
+) -> None:
+    """A batch of four and two single jobs under AVATAR_FAL__AT_ONCE=2: never three in flight, and no slot is kept."""
+    from flows.batch import generate_batch
+
+    sandbox.reset(render_seconds=0.7)
+    variables = sandbox.fal_env() | {"AVATAR_FAL__AT_ONCE": "2"}
+    runs = await asyncio.gather(
+        produce(given.batch, flow=generate_batch, **variables),
+        *(produce(given.job(f"single {number}"), **variables) for number in range(2)),
+    )
+    assert runs[0].outcome.states == {"published": 4}
+    assert [run.video.state for run in runs[1:]] == ["published"] * 2
+    assert sandbox.state()["accepts"] == 6
+    assert most_at_once(sandbox) == 2
+    assert (limits.read("avatar-fal")["limit"], limits.read("avatar-fal")["active_slots"]) == (2, 0)
+
+
+async def test_a_change_in_the_ui_holds_unless_the_setting_is_stated(
+    produce: Produce,
+    given: Given,
+    sandbox: Sandbox,
+    limits: Limits,
+) -> None:
+    """Made by the first run with the default; what a person sets is kept, until AVATAR_FAL__AT_ONCE is stated."""
+    await produce(given.job("one"), **sandbox.fal_env())
+    assert limits.read("avatar-fal")["limit"] == 40
+    assert limits.read("avatar-fal-submits")["slot_decay_per_second"] == 5
+    limits.change("avatar-fal", limit=7)
+    await produce(given.job("two"), **sandbox.fal_env())
+    assert limits.read("avatar-fal")["limit"] == 7
+    await close_workspace()  # as a process with other settings
+    await produce(given.job("three"), **sandbox.fal_env(), AVATAR_FAL__AT_ONCE="3")
+    assert limits.read("avatar-fal")["limit"] == 3
+
+
+@pytest.fixture
+def own(tmp_path: Path, sandbox: Sandbox) -> Iterator[tuple[StateDirectory, str, dict[str, str]]]:
+    """A Prefect server and a store of this test's own: where they are, and the environment of a run on them."""
+    state = StateDirectory(tmp_path / "state")
+    state.prepare()
+    # Where no outgoing connection is given its port while the server is away.
+    state.change(api=ApiEntry(process=Process(pid=1, born=""), port=choose_ports(None)))
+    settings = AvatarSettings(_env_file=None, state_dir=state.path)
+    with services(settings) as running:
+        variables = environment(settings, running) | sandbox.fal_env() | {"AVATAR_FAL__AT_ONCE": "2"}
+        yield state, running.api_url, os.environ | variables
+
+
+async def test_no_slot_is_lost_to_kill_9_nor_to_a_restart_of_the_server(
+    own: tuple[StateDirectory, str, dict[str, str]],
+    given: Given,
+    sandbox: Sandbox,
+    tmp_path: Path,
+) -> None:
+    """A holder dies, then the server: the other run renders on to its one payment, and both slots are free again."""
+    state, api_url, variables = own
+    sandbox.reset(render_seconds=25)
+    limits = Limits(api_url)
+
+    def start(prompt: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", ONE_JOB, *given.files, prompt]
+        return subprocess.Popen(command, cwd=tmp_path, env=variables, text=True, stdout=subprocess.PIPE)
+
+    survivor, victim = start("survivor"), start("victim")
+    try:
+        await until(lambda: sandbox.state(brief=True)["accepts"] == 2, 60)
+        assert limits.read("avatar-fal")["active_slots"] == 2
+        os.kill(victim.pid, signal.SIGKILL)
+        restart_server(state)
+        said, _ = await asyncio.to_thread(survivor.communicate, timeout=90)
+        assert said.split()[-1] == "published"
+        await until(lambda: limits.read("avatar-fal")["active_slots"] == 0, 100)
+        assert sandbox.state()["accepts"] == 2
+    finally:
+        for process in (survivor, victim):
+            process.kill()
+            process.communicate()
+
+
+def restart_server(state: StateDirectory) -> None:
+    """As `avatar up` does when the server died."""
+    entry = state.read().api
+    assert entry is not None
+    kill(entry.process)
+    with locks.exclusive(state.starting):
+        assert ensure_server(state, lambda: True).port == entry.port

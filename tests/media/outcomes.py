@@ -1,0 +1,51 @@
+"""What the user of a file is told: how each kind of input is looked at before a job, in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.errors import AvatarError
+from tasks.media.cuts import plan_cuts
+from tasks.media.portrait import prepare_portrait
+from tasks.media.probe import probe_video, probe_voice
+from tasks.media.segments import cut_voice
+from tasks.media.voice import check_voice, prepare_voice
+from tasks.providers.base import Limits
+from tests.cases import accepted
+
+LIMITS = Limits()
+
+
+def portrait(path: Path, folder: Path) -> str:
+    try:
+        return accepted(*prepare_portrait(path, folder / "ready", LIMITS).notes)
+    except AvatarError as error:
+        return told(error)
+
+
+def voice(path: Path, folder: Path) -> str:
+    """As `tasks.jobs.plan` does: within the limit it goes as one, longer it is cut."""
+    try:
+        facts = probe_voice(path)
+        if facts.seconds > LIMITS.max_seconds:
+            files = cut_voice(path, facts, plan_cuts(path, facts, LIMITS), folder, LIMITS)
+            return accepted(*facts.notes, f"cut into {len(files)} segments")
+        check_voice(facts, LIMITS)
+        changed = prepare_voice(path, folder / "ready", facts, LIMITS)
+        return accepted(*facts.notes, *(["converted to MP3"] if changed else []))
+    except AvatarError as error:
+        return told(error)
+
+
+def video(path: Path, folder: Path) -> str:
+    try:
+        probe_video(path)
+    except AvatarError as error:
+        return told(error)
+    return accepted()
+
+
+def told(error: AvatarError) -> str:
+    return f"{error.message} {error.hint}" if error.hint else error.message
+
+
+OUTCOMES: dict[str, Callable[[Path, Path], str]] = {"portraits": portrait, "voices": voice, "videos": video}
