@@ -16,12 +16,15 @@ from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from flows.recovery import FORGOTTEN_AFTER, RESUMED, TAG
+from flows.recovery import RESUMED, TAG
 from tasks.jobs.notices import BudgetRefusal, SubmissionUnknown, VideoFailed, VideoRejected
 from tasks.limits import ensure_limits
 from tasks.settings import AvatarSettings, NotifySettings, RecoverySettings
 
 BLOCK = "avatar-notify"
+#: A worker reports a process that was killed twice, some seconds apart (seen with Prefect 3.9.1): what is scheduled
+#: in between becomes Crashed again.
+RESUME_AFTER = timedelta(seconds=15)
 
 _RUNS = ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]})
 _OURS = ResourceSpecification({"prefect.resource.id": [f"prefect.tag.{TAG}"], "prefect.resource.role": "tag"})
@@ -61,24 +64,24 @@ def crash_zombies(recovery: RecoverySettings) -> AutomationCore:
     )
 
 
-def resume_crashed() -> AutomationCore:
+def resume_crashed(after: timedelta = RESUME_AFTER) -> AutomationCore:
     """A crashed run of a deployment is started again, and continues by the journal.
 
-    Only one that ran: what cannot even start would be started for ever. How often, the run itself counts
-    (`flows.recovery.check_resumes`), since an automation cannot.
+    How often, the run itself counts (`flows.recovery.check_resumes`), since an automation cannot; and `reconcile`
+    gives up one that does not get so far.
     """
     return AutomationCore(
         name="avatar-resume-crashed",
         description=f"Crashed runs tagged {TAG} are started again. AVATAR_RECOVERY__MAX_RESUMES bounds how often.",
         trigger=EventTrigger(
-            after=_events("Running", "Retrying", "Rerunning"),
-            expect=_events("Crashed"),
+            after=_events("Crashed"),
+            expect=(_AT_REST - _events("Crashed")) | _events("Running", "Retrying", "Rerunning"),
             match=_RUNS,
             match_related=_OURS,
             for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
+            posture=Posture.Proactive,
             threshold=1,
-            within=FORGOTTEN_AFTER,
+            within=after,
         ),
         actions=[ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message=RESUMED)],
     )

@@ -163,7 +163,12 @@ def bridge(url: str) -> Finding:
     """What it means whether a bridge runs on this machine; there may be one on another."""
     if url:
         return Finding("bridge", "ok", f"{url} tells Prefect of uploads")
-    return Finding("bridge", "warn", "avatar up runs none here; without one elsewhere, uploads wait for the next sweep", START)
+    return Finding(
+        "bridge",
+        "warn",
+        "avatar up runs none here; without one elsewhere, uploads wait for the next sweep",
+        START,
+    )
 
 
 async def _provider(settings: AvatarSettings) -> list[Finding]:

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import flow_run
-from prefect.states import AwaitingRetry
+from prefect.states import AwaitingRetry, Failed
 
 from tasks.errors import AvatarError
 from tasks.settings import RecoverySettings
@@ -39,11 +39,24 @@ async def resume_dead_runs(recovery: RecoverySettings) -> list[str]:
     resumed = []
     async with get_client() as client:
         for run in await _dead_runs(client, recovery):
-            if await count_resumes(client, run.id) < recovery.max_resumes:
+            count = await count_resumes(client, run.id)
+            if count < recovery.max_resumes:
                 again: State[None] = AwaitingRetry(scheduled_time=datetime.now(UTC), message=RESUMED)
                 await client.set_flow_run_state(run.id, again, force=True)
                 resumed.append(run.name)
+            else:
+                # Crashed, the automation would start it once more.
+                given_up: State[None] = Failed(message=_give_up(count, recovery))
+                await client.set_flow_run_state(run.id, given_up, force=True)
     return resumed
+
+
+def _give_up(count: int, recovery: RecoverySettings) -> str:
+    return (
+        f"This run crashed and was started again {count} times, so it was given up "
+        f"(AVATAR_RECOVERY__MAX_RESUMES={recovery.max_resumes}). What was paid for is in the journal: a new run of the "
+        "same job continues there, and pays for nothing twice."
+    )
 
 
 async def count_resumes(client: PrefectClient, run_id: UUID) -> int:
@@ -67,9 +80,7 @@ async def check_resumes(recovery: RecoverySettings) -> None:
         count = await count_resumes(client, UUID(flow_run.id))
     if count > recovery.max_resumes:
         raise AvatarError(
-            f"This run crashed and was started again {count} times, so it was given up "
-            f"(AVATAR_RECOVERY__MAX_RESUMES={recovery.max_resumes}). What was paid for is in the journal: a new run of "
-            "the same job continues there, and pays for nothing twice.",
+            _give_up(count, recovery),
             hint="Look at the worker's log for why it dies, then start it again: Retry in the Prefect UI.",
         )
 

@@ -24,6 +24,8 @@ _T = TypeVar("_T")
 _NAMESPACE = UUID("1f6f2a3e-6d0e-5d1b-9a53-5d3c6f2d8a11")
 #: Seconds for which whole uploads wait for others that still arrive, to go with them in one event.
 BURST_SECONDS = 5.0
+#: A change further ahead in the future was written down before the clock was put back; others are a moment old.
+CLOCK_SECONDS = 60.0
 #: Uploads in one event; the flow it starts takes parameters of up to 512 KB.
 MOST_UPLOADS = 500
 #: Seconds between attempts while Prefect or the store is away: doubled each time, up to the last.
@@ -80,8 +82,10 @@ class Settling:
         waiting = await asyncio.to_thread(self.outbox.waiting)
         if not waiting:
             return None
-        # A time that has not come yet is that of a clock since put back.
-        quiet = {name: at + self.settle_seconds if at <= now else now for name, at in waiting.items()}
+        quiet = {
+            name: at + self.settle_seconds if at <= now + CLOCK_SECONDS else now
+            for name, at in waiting.items()
+        }
         begin = min(max(quiet.values()), min(quiet.values()) + BURST_SECONDS)
         if begin > now:
             return begin - now

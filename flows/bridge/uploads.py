@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from tasks.inbox.contents import read_contents
 from tasks.inbox.looking import in_turns, is_manifest
-from tasks.inbox.models import Inbox, Upload, file_of
+from tasks.inbox.models import Inbox, Upload, file_of, is_usable
 
 
 class Uploads:
@@ -19,7 +19,8 @@ class Uploads:
         prefix = self.inbox.prefix
         found = await self.inbox.store.list(prefix, recursive=False)
         folders = [stat.key.removeprefix(prefix)[:-1] for stat in found if stat.key.endswith("/")]
-        return [name for name in folders if name and not name.startswith(".")]
+        # One that the store cannot be asked for would have it asked for ever.
+        return [name for name in folders if name and name[0] != "." and is_usable(f"{prefix}{name}/file")]
 
     async def states(self, names: Iterable[str]) -> dict[str, str]:
         """Of those that a run can do something with, what tells each from an earlier one by the same name.

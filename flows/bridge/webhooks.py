@@ -21,7 +21,7 @@ from tasks.models import ProviderName
 from tasks.providers.answers import parse_object
 from tasks.providers.fal_webhooks import FalSignatures, delivered_id
 from tasks.renders.callbacks import Asked
-from tasks.renders.hints import OPEN_ENDED, Hint, keep_hint, plain_id, settle_by_hint
+from tasks.renders.hints import OPEN_ENDED, Hint, keep_hint, plain_id
 from tasks.renders.standing import current
 from tasks.storage.journal import RenderState
 from tasks.workspace import Workspace
@@ -101,9 +101,7 @@ class Webhooks:
     async def _settle(self, render_id: str) -> None:
         async with self._turns:
             try:
-                record = await current(self.workspace, render_id)
-                if record is not None:
-                    await settle_by_hint(self.workspace, record)
+                await current(self.workspace, render_id)
             except AvatarError as error:
                 log.warning("Render %s is left to `reconcile`: %s", render_id, error)
 

@@ -1,6 +1,7 @@
 """Portraits: decoded fully, checked, and turned into what every provider accepts."""
 
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps
 
 from tasks.errors import InvalidInput
 from tasks.media.confined import confined
@@ -29,6 +30,8 @@ BAND_PIXELS = 1_000_000
 JPEG_QUALITIES = (95, 90, 85)
 EXIF_ORIENTATION = 0x0112
 PNG_BIT_DEPTH_OFFSET = 24
+#: What Pillow's decoders raise over damaged files.
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError, struct.error)
 
 
 @dataclass
@@ -59,9 +62,9 @@ def prepare_portrait(path: Path, target: Path, limits: Limits) -> PortraitFacts:
         draft = _Draft(image, profile=image.info.get("icc_profile"))
         _check_pixels(path.name, image)
         _refuse_second_kind(path)
-        _load(path.name, image)
+        frames = _load(path.name, image)
         source_format = "JPEG" if image.format == "MPO" else str(image.format)
-        _take_first_frame(draft)
+        _take_first_frame(draft, frames)
         _turn_upright(draft)
         _flatten(draft)
         _reduce_depth(draft, path)
@@ -97,7 +100,7 @@ def _open(path: Path) -> Image.Image:
         raise InvalidInput(
             f"{path.name} claims too many pixels for a portrait; the bound is {MAX_PIXELS:,} in all."
         ) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except DAMAGED as error:
         raise InvalidInput(
             f"{path.name} is not an image that Pillow can read{what_instead(path)}.",
             hint="Use a JPEG or PNG file.",
@@ -121,17 +124,18 @@ def _check_pixels(name: str, image: Image.Image) -> None:
         raise InvalidInput(f"{name} is {_size(image)}; the bound is {MAX_PIXELS:,} pixels in all.")
 
 
-def _load(name: str, image: Image.Image) -> None:
+def _load(name: str, image: Image.Image) -> int:
+    """Decode the first picture; how many there are."""
     try:
         image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        return int(getattr(image, "n_frames", 1))
+    except DAMAGED as error:
         raise InvalidInput(
             f"{name} is damaged: its picture cannot be decoded to the end ({error})."
         ) from error
 
 
-def _take_first_frame(draft: _Draft) -> None:
-    frames = getattr(draft.image, "n_frames", 1)
+def _take_first_frame(draft: _Draft, frames: int) -> None:
     if frames > 1:
         # The second image of an MPO is a phone's own affair (depth, gain map), not a picture people know of.
         kind = "" if draft.image.format == "MPO" else f"has {frames} frames: the first is used"

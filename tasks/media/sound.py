@@ -25,6 +25,10 @@ OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 #: What full scale is, and where zero is, in each of FFmpeg's sample formats.
 SCALES = {"u8": (128.0, 128.0), "s16": (32768.0, 0.0), "s32": (2147483648.0, 0.0), "s64": (2.0**63, 0.0)}
 
+#: PyAV 18 reads beyond its list of planes where a frame has more of them: garbage, or a crash.
+MOST_PLANES = 8
+MIXED = "Export it in mono or stereo."
+
 Samples = NDArray[np.float32]
 
 
@@ -74,10 +78,14 @@ class Sound:
 
     def _decode(self, packet: "Packet[AudioStream]") -> list[AudioFrame]:
         try:
-            return packet.decode()
+            frames = packet.decode()
         except FFmpegError:
             self.damaged += 1
             return []
+        for frame in frames:
+            if frame.format.is_planar and frame.layout.nb_channels > MOST_PLANES:
+                raise InvalidInput(_unmixable(self, frame.layout.nb_channels), hint=MIXED)
+        return frames
 
 
 @contextmanager
@@ -124,11 +132,12 @@ def _mixed(resampler: av.AudioResampler, frame: AudioFrame | None, sound: Sound)
     try:
         return resampler.resample(_untimed(frame))
     except FFmpegError as error:
-        name, stream = Path(sound.container.name).name, sound.stream
-        raise InvalidInput(
-            f"{name} has {stream.channels} channels at {stream.rate} Hz, which cannot be mixed.",
-            hint="Export it in mono or stereo.",
-        ) from error
+        raise InvalidInput(_unmixable(sound, sound.stream.channels), hint=MIXED) from error
+
+
+def _unmixable(sound: Sound, channels: int) -> str:
+    name = Path(sound.container.name).name
+    return f"{name} has {channels} channels at {sound.stream.rate} Hz, which cannot be mixed."
 
 
 def _form(frame: AudioFrame) -> tuple[str, str, int]:

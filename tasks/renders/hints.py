@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from tasks.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable, Transient
 from tasks.models import Model, ProviderName, Submission
-from tasks.renders.resolve import confirm_request
+from tasks.renders.confirm import confirm_request
 from tasks.storage.journal import Record, RenderState
 from tasks.workspace import Workspace
 
@@ -107,14 +107,12 @@ async def _is_wanted(workspace: Workspace, record: Record, hint: Hint) -> bool:
 async def settle_by_hint(workspace: Workspace, record: Record) -> Record:
     """The render, submitted if a webhook brought the request id that it lacks, and the provider confirms it.
 
-    Never sends a paid request. What cannot be proved now leaves the record as it is, and the hint stays.
+    Asked about a render that nobody moves on: one in `OPEN_ENDED`, or an intent whose holder is gone. Never sends a paid request. What cannot be proved now leaves the record as it is, and the hint stays.
 
     Raises:
         StoreUnavailable: the store failed.
         ProviderUnavailable: a person declared the render not charged, and whether that was wrong cannot be asked now.
     """
-    if record.state not in OPEN_ENDED:
-        return record
     named = [hint for hint in await hints_for(workspace, record) if hint.request_id]
     checked = [(hint, await _confirmed(workspace, record, hint)) for hint in named]
     proved = [(hint, submission) for hint, submission in checked if submission is not None]

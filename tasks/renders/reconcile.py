@@ -12,7 +12,7 @@ from tasks.jobs.notices import about_error, post
 from tasks.jobs.publish import find_video, publish_video
 from tasks.models import Plan, RemoteState, Render, Submission
 from tasks.renders.collect import collect_render
-from tasks.renders.hints import WANTED, drop_hints, hinted_renders, settle_by_hint
+from tasks.renders.hints import WANTED, drop_hints, hinted_renders
 from tasks.renders.order import order_for
 from tasks.renders.standing import current
 from tasks.storage.budget import Claim
@@ -93,16 +93,15 @@ async def _reconcile_render(workspace: Workspace, render_id: str, found: Reconci
 
 
 async def _use_hint(workspace: Workspace, render_id: str, found: Reconciled) -> bool:
-    """Give an unknown render the request id that a webhook brought. True if it did; nobody follows such a render."""
-    record = await current(workspace, render_id)
-    if record is None or record.state not in WANTED:
+    """Have a webhook settle a render. True if one did, just now: nobody follows such a render."""
+    before = await workspace.journal.head(render_id)
+    if before is None or before.state not in WANTED:
         await drop_hints(workspace, render_id)
         return False
-    before, record = record, await settle_by_hint(workspace, record)
-    if record is before:
-        return False
-    found.attached.append(render_id)
-    return True
+    record = await current(workspace, render_id)
+    news = record is not None and before.state is not record.state is RenderState.SUBMITTED
+    found.attached += [render_id] * news
+    return news
 
 
 async def _bring_home(workspace: Workspace, record: Record, found: Reconciled) -> None:

@@ -24,7 +24,6 @@ from tasks.progress import Step, announce
 from tasks.providers.base import RenderInputs
 from tasks.renders import receipts
 from tasks.renders.callbacks import Callbacks
-from tasks.renders.hints import OPEN_ENDED, settle_by_hint
 from tasks.renders.holding import ACCEPTED, Holding, as_failure
 from tasks.renders.order import Order, order_for
 from tasks.renders.standing import current
@@ -153,8 +152,6 @@ async def _settled(workspace: Workspace, order: Order) -> Record | None:
     """
     while True:
         record = await current(workspace, order.render_id)
-        if record is not None and record.state in OPEN_ENDED:
-            record = await settle_by_hint(workspace, record)
         if record is None or record.state in _FREE_TO_TRY | ACCEPTED:
             return record
         if record.state is RenderState.UNKNOWN:

@@ -164,11 +164,14 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
-async def test_what_was_dropped_while_nobody_listened_is_found(settling, prefect, drop):
-    """The first thing a bridge does is to look into the inbox; what is taken or done is left alone."""
+async def test_what_was_dropped_while_nobody_listened_is_found(settling, prefect, drop, outbox, store):
+    """The first thing a bridge does is to look into the inbox; what is taken, done or unreadable is left alone."""
     await drop("a", *PAIR)
+    bucket = store._small
+    bucket.put("inbox/b\tc/voice.mp3", b"1", "audio/mpeg", {})
     await drop(".done/b", *PAIR)
     await settling.look_around(NOW)
+    assert outbox.waiting() == {"a": NOW}
     await settling.step(NOW + SETTLE)
     await settling.step(NOW + SETTLE)
     assert prefect.told == [["a"]]
@@ -223,11 +226,18 @@ async def test_a_store_that_fails_is_no_empty_inbox(outbox, prefect, make_settin
 
 
 async def test_a_clock_that_was_put_back_keeps_nobody_waiting(settling, prefect, noted):
-    """A change from the future counts as quiet."""
+    """A change from far in the future counts as quiet."""
     await noted("a", *PAIR, at=NOW + 86_400)
     await settling.step(NOW)
     await settling.step(NOW)
     assert prefect.told == [["a"]]
+
+
+async def test_a_change_of_this_very_moment_is_not_quiet(settling, prefect, noted):
+    """One that is noted while a step is under way is newer than the step's time: it waits as others do."""
+    await noted("a", *PAIR, at=NOW + 0.5)
+    assert await settling.step(NOW) == SETTLE + 0.5
+    assert prefect.told == []
 
 
 def test_the_id_of_an_event_follows_from_what_it_tells():

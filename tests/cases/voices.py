@@ -162,6 +162,19 @@ def box_at(name: bytes, offset: int, new: bytes, *, of: Callable[[Path], object]
     return write
 
 
+def planes(path: Path) -> None:
+    """Sixteen channels, each by itself in memory."""
+    samples = np.tile((tone(3, 48000).T * 8000).astype(np.int16), (1, 16)).reshape(1, -1)
+    sound = av.AudioFrame.from_ndarray(samples, format="s16", layout="hexadecagonal")
+    sound.sample_rate, sound.pts = 48000, 0
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("wavpack", rate=48000, layout="hexadecagonal")
+        resampler = av.AudioResampler(format=stream.format, layout=stream.layout, rate=48000)
+        for ready in resampler.resample(sound):
+            output.mux(stream.encode(ready))
+        output.mux(stream.encode(None))
+
+
 def surround(channels: int) -> Callable[[Path], object]:
     """PCM of so many channels, the sound in each."""
     return lambda path: path.write_bytes(pcm(3, 48000, channels, 0.08))
@@ -234,6 +247,7 @@ CASES = [
     FileCase("6 channels", "accepted: converted to MP3", "voice.wav", surround(6)),
     FileCase("8 channels (7.1)", "accepted: converted to MP3", "voice.wav", surround(8)),
     FileCase("64 channels", "voice.wav has 64 channels at 48000 Hz, which cannot be mixed. Export it in mono or stereo.", "voice.wav", surround(64)),
+    FileCase("16 channels, as WavPack", "voice.wv has 16 channels at 48000 Hz, which cannot be mixed. Export it in mono or stereo.", "voice.wv", planes),
     FileCase("a sample that is no number (NaN)", "voice.wav holds samples that are not numbers (NaN or infinite).", "voice.wav", floats(spoil(np.nan))),
     FileCase("a sample that is infinite", "voice.wav holds samples that are not numbers (NaN or infinite).", "voice.wav", floats(spoil(np.inf))),
     FileCase("a sample of 10³⁰", "voice.wav holds samples that are not numbers (NaN or infinite).", "voice.wav", floats(spoil(1e30))),

@@ -42,7 +42,7 @@ class Server:
         for automation in (await self.automations()).values():
             await self.client.delete_automation(automation.id)
 
-    async def start(self, *tags: str, ran: bool = True) -> UUID:
+    async def start(self, *tags: str) -> UUID:
         """A run of a deployment that nobody carries out, and that says Running."""
         from prefect import flow
         from prefect.states import Pending, Running
@@ -50,7 +50,7 @@ class Server:
         flow_id = await self.client.create_flow(flow(name="stand-in")(stand_in))
         deployment = await self.client.create_deployment(flow_id=flow_id, name=f"stand-in-{uuid4().hex[:8]}")
         run = await self.client.create_flow_run_from_deployment(deployment, tags=list(tags))
-        for state in (Pending(), Running()) if ran else (Pending(),):
+        for state in (Pending(), Running()):
             await self.client.set_flow_run_state(run.id, state)
         return run.id
 
@@ -162,23 +162,41 @@ async def until_heard(server: Server) -> None:
 
 
 async def test_a_crashed_run_is_started_again(server: Server) -> None:
-    """One of ours that ran; not one that never got so far, which would crash for ever; not a stranger's."""
-    from prefect.states import Crashed
+    """One of ours, also when the worker tells of its crash a second time; not a stranger's, nor one that ended."""
+    from prefect.states import Completed, Crashed
 
     from flows.automations import ensure_automation, resume_crashed
 
-    await ensure_automation(server.client, resume_crashed())
+    await ensure_automation(server.client, resume_crashed(timedelta(seconds=SOON)))
     await until_heard(server)
-    ours, stranger = await server.start("avatar"), await server.start("other")
-    unborn = await server.start("avatar", ran=False)
-    for run_id in (unborn, stranger, ours):
+    ours, ended, stranger = [await server.start(tag) for tag in ("avatar", "avatar", "other")]
+    for run_id in (stranger, ended, ours):
         await server.put(run_id, Crashed())
+    await server.put(ended, Completed())
 
     async def scheduled() -> bool:
         return (await server.state(ours)).name == "AwaitingRetry"
 
-    await until(scheduled, 20)
-    assert [(await server.state(run_id)).name for run_id in (unborn, stranger)] == ["Crashed", "Crashed"]
+    await until(scheduled, 4 * SOON)
+    await server.put(ours, Crashed(message="told a second time"))
+    await until(scheduled, 4 * SOON)
+    assert [(await server.state(run_id)).name for run_id in (ended, stranger)] == ["Completed", "Crashed"]
+
+
+async def test_reconcile_gives_up_what_crashes_before_it_can_say_so(server: Server) -> None:
+    """Started again as often as allowed, it ends as Failed with the reason, and is left alone."""
+    from prefect.states import Crashed
+
+    from flows.recovery import RESUMED, resume_dead_runs
+
+    run_id = await server.start("avatar")
+    await server.put(run_id, Crashed())
+    assert await resume_dead_runs(RecoverySettings(max_resumes=1))
+    assert (await server.state(run_id)).message == RESUMED
+    await server.put(run_id, Crashed())
+    assert await resume_dead_runs(RecoverySettings(max_resumes=1)) == []
+    state = await server.state(run_id)
+    assert (state.name, "started again 1 times" in state.message) == ("Failed", True)
 
 
 async def test_a_run_that_keeps_crashing_ends_as_failed(

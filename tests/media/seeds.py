@@ -13,7 +13,9 @@ RATE = 16000
 
 def drawn(side: int = 24) -> Image.Image:
     across = np.linspace(0, 255, side).astype(np.uint8)
-    pixels = np.stack([np.tile(across, (side, 1)), np.tile(across[:, None], (1, side)), np.full((side, side), 90)], axis=2)
+    pixels = np.stack(
+        [np.tile(across, (side, 1)), np.tile(across[:, None], (1, side)), np.full((side, side), 90)], axis=2
+    )
     return Image.fromarray(pixels.astype(np.uint8))
 
 
@@ -83,24 +85,22 @@ VOICES = {
 
 
 def portraits(folder: Path) -> dict[str, bytes]:
-    return {name: _made(folder / name, lambda path: make().save(path, **how)) for name, (make, how) in PORTRAITS.items()}
+    for name, (make, how) in PORTRAITS.items():
+        make().save(folder / name, **how)
+    return _read(folder)
 
 
 def voices(folder: Path) -> dict[str, bytes]:
-    return {
-        name: _made(folder / name, lambda path: encode(path, tone(0.4, rate), codec, rate))
-        for name, (codec, rate) in VOICES.items()
-    }
+    for name, (codec, rate) in VOICES.items():
+        encode(folder / name, tone(0.4, rate), codec, rate)
+    return _read(folder)
 
 
 def videos(folder: Path) -> dict[str, bytes]:
-    return {name: _made(folder / name, _filmed) for name in ("front.mp4", "behind.mp4")}
+    for name in ("front.mp4", "behind.mp4"):
+        write_video(folder / name, seconds=0.4, sound=0.4, faststart=name == "front.mp4")
+    return _read(folder)
 
 
-def _filmed(path: Path) -> None:
-    write_video(path, seconds=0.4, sound=0.4, faststart=path.stem == "front")
-
-
-def _made(path: Path, write: Callable[[Path], object]) -> bytes:
-    write(path)
-    return path.read_bytes()
+def _read(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

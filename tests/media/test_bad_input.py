@@ -36,7 +36,9 @@ async def test_nothing_refused_reaches_the_provider(make_workspace, tmp_path):  
     for case in REFUSED:
         path = case.make(tmp_path)
         given = good | {"portrait" if case in portraits.CASES else "voice": path}
-        job = AvatarJob(portrait=str(given["portrait"]), voice=str(given["voice"]), prompt="p", provider="fal")
+        job = AvatarJob(
+            portrait=str(given["portrait"]), voice=str(given["voice"]), prompt="p", provider="fal"
+        )
         assets = [await ingest(workspace, str(given[what]), what=what) for what in ("portrait", "voice")]
         with pytest.raises(InvalidInput, match=r"Nothing was sent or spent\.$"):
             await plan_job(workspace, job, *assets)
@@ -76,7 +78,9 @@ async def test_renders_that_crash_the_decoder_later_are_kept(make_workspace, pla
     workspace = make_workspace(provider := Scripted("req-1", video=footage))
     render = await collected(workspace, plan)
     with monkeypatch.context() as broken:
-        broken.setattr("tasks.jobs.assemble.inspect_video", lambda path, *_, **__: wrecks.crash_on_video(path))
+        broken.setattr(
+            "tasks.jobs.assemble.inspect_video", lambda path, *_, **__: wrecks.crash_on_video(path)
+        )
         with pytest.raises(VideoRejected, match=r"decoder crashed.*is kept as renders/") as caught:
             await publish_video(workspace, plan, [render])
     assert (caught.value.request_id, caught.value.cost_at_risk) == ("req-1", render.billed)

@@ -6,6 +6,7 @@ Seeded, so that what fails once fails again; the example and its number name the
 import random
 import resource
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +81,7 @@ CHANGES: tuple[Callable[[bytearray, int, list[bytes], random.Random], None], ...
 
 def look_at_portrait(path: Path, target: Path) -> None:
     facts = prepare_portrait(path, target, LIMITS)
-    with Image.open(target, formats=LIMITS.image_formats) as ready:
+    with warnings.catch_warnings(action="ignore"), Image.open(target, formats=LIMITS.image_formats) as ready:
         assert (ready.format, ready.size) == (facts.format, (facts.width, facts.height))
         assert ready.mode in ("RGB", "L") or not facts.changed
 
@@ -117,7 +118,7 @@ def test_spoilt_files_are_refused_or_read(tmp_path, kind, look, error, times):
     for name, data in examples.items():
         (tmp_path / name).write_bytes(data)
         look(tmp_path / name, tmp_path / "ready")
-    stopped, refused = [], 0
+    told = []
     for number in range(times):
         name = list(examples)[number % len(examples)]
         path = tmp_path / name
@@ -125,12 +126,11 @@ def test_spoilt_files_are_refused_or_read(tmp_path, kind, look, error, times):
         try:
             look(path, tmp_path / "ready")
         except error as caught:
-            refused += 1
-            assert str(tmp_path) not in str(caught)
-            if "cannot be decoded:" in str(caught):
-                stopped.append(f"{name} {number}: {caught}")
-    assert refused > times / 10
-    assert len(stopped) < times / 100, stopped
+            told.append(f"{name} {number}: {caught}")
+    assert len(told) > times / 10
+    assert [text for text in told if str(tmp_path) in text] == []
+    stopped = [text for text in told if "cannot be decoded:" in text]
+    assert len(stopped) < times / 200, stopped
     confined.close()
     if sys.platform == "linux":
         assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2**20

@@ -10,7 +10,7 @@ from tasks.errors import NotConfigured, OutcomeUnknown, ProviderUnavailable, Sto
 from tasks.jobs.commit import commit_job
 from tasks.models import ProviderName, RemoteState, Snapshot
 from tasks.providers.base import Capabilities
-from tasks.renders import hints, submit, waking
+from tasks.renders import hints, standing, submit, waking
 from tasks.renders.callbacks import SECRET_KEY, Asked, Callbacks, open_callbacks
 from tasks.renders.follow import follow_render
 from tasks.renders.hints import Hint, keep_hint, plain_id
@@ -172,7 +172,7 @@ class TestAnUnknownRender:
             None, render_id=render_id, job_id=plan.job_id, provider=plan.provider, quoted=order.quoted
         )
         assert await keep_hint(dead, hint(render_id)) is not None
-        assert await hints.settle_by_hint(dead, intent) is intent
+        assert (await standing.current(dead, render_id)).entry == intent.entry
         found = await reconcile_renders(dead)
         assert (found.attached, await states(dead, render_id)) == ([], ["intent"])
         record = await submit_render(make_workspace(late := Hooked()), plan, plan.segments[0])

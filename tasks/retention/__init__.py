@@ -1,0 +1,1 @@
+"""What is deleted after the days that the user set, and what never is."""
