@@ -1,16 +1,16 @@
 """`avatar doctor`: whether a job started now would go through, and if not, what to do about it."""
 
 import asyncio
-import ipaddress
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict
 
 import httpx
 
+from flows import exposure
+from flows.exposure import is_loopback
+from flows.findings import Finding, Status
 from flows.local import Services, find, prefect_api
 from flows.local.worker import POOL
 from tasks.errors import AvatarError
@@ -21,18 +21,6 @@ from tasks.storage.store import Store
 
 START = "run `avatar up`"
 PROBE = "probe/doctor"
-
-Status = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. `hint` is what to do; empty when all is well."""
-
-    name: str
-    status: Status
-    detail: str
-    hint: str = ""
 
 
 def run_doctor(settings: AvatarSettings, *, as_json: bool) -> int:
@@ -52,6 +40,7 @@ async def examine(settings: AvatarSettings) -> tuple[Finding, ...]:
     found += await asyncio.to_thread(lambda: list(_prefect(running)))
     found.append(bridge(running.bridge_url))
     found += await _provider(settings)
+    found += await asyncio.to_thread(lambda: list(exposure.left_open(settings)))
     return tuple(found)
 
 
@@ -74,7 +63,8 @@ async def _store(settings: AvatarSettings) -> AsyncIterator[Finding]:
     store: Store | None = None
     try:
         store = Store(settings.store)
-        await _round_trip(store)
+        for finding in await _round_trip(store, settings.store):
+            yield finding
         where = f"{settings.store.endpoint}, bucket {store.bucket}: an object was written and read"
         yield Finding("store", "ok", where)
         yield conditional(honoured=await store.proves_conditional_create(), provider=settings.provider)
@@ -88,12 +78,15 @@ async def _store(settings: AvatarSettings) -> AsyncIterator[Finding]:
         yield finding
 
 
-async def _round_trip(store: Store) -> None:
+async def _round_trip(store: Store, settings: StoreSettings) -> list[Finding]:
+    """Write, read and remove an object, and see what strangers can do with it meanwhile."""
     await store.ensure_bucket()
     await store.put(PROBE, b"doctor", content_type="text/plain")
     if (await store.get(PROBE)).data != b"doctor":
         raise AvatarError("The store gave back other bytes than it was given. Do not use it.")
+    found = [finding async for finding in exposure.bucket(store, settings, PROBE)]
     await store.remove(PROBE)
+    return found
 
 
 def conditional(*, honoured: bool, provider: ProviderName) -> Finding:
@@ -120,7 +113,7 @@ def addresses(settings: AvatarSettings) -> Iterator[Finding]:
         settings.provider is ProviderName.FAL and settings.fal.delivery == "presign"
     )
     public = store.public_endpoint or store.endpoint or ""
-    if by_link and _is_loopback(public):
+    if by_link and is_loopback(public):
         detail = f"{settings.provider} fetches portrait and voice from the store, and cannot reach {public}"
         upload = ", or AVATAR_FAL__DELIVERY=upload" if settings.provider is ProviderName.FAL else ""
         yield Finding("store address", "fail", detail, f"set AVATAR_STORE__PUBLIC_ENDPOINT{upload}")
@@ -129,14 +122,7 @@ def addresses(settings: AvatarSettings) -> Iterator[Finding]:
 def _is_plain(store: StoreSettings) -> bool:
     endpoint = store.endpoint or ""
     plain = endpoint.startswith("http://") if "://" in endpoint else not store.secure
-    return plain and not _is_loopback(endpoint)
-
-
-def _is_loopback(address: str) -> bool:
-    host = httpx.URL(address if "://" in address else f"//{address}").host
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")
+    return plain and not is_loopback(endpoint)
 
 
 def _prefect(running: Services) -> Iterator[Finding]:
@@ -151,6 +137,7 @@ def _prefect(running: Services) -> Iterator[Finding]:
         yield Finding("Prefect API", "fail", f"{running.api_url}: {error}", hint)
         return
     yield Finding("Prefect API", "ok", running.api_url)
+    yield from exposure.prefect_api(running.api_url, prefect_api.PrefectAccess())
     if workers:
         yield Finding("worker", "ok", f"{len(workers)} online in pool {POOL}: {', '.join(sorted(workers))}")
     else:

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 
 from flows.local import environment, services
 from flows.recovery import check_resumes
+from tasks.announcing import announced
 from tasks.errors import StillRendering
 from tasks.results import register_result_storage
 from tasks.settings import AvatarSettings
@@ -36,6 +37,7 @@ async def equipment() -> AsyncIterator[None]:
         await workspace().store.ensure_bucket()
         await register_result_storage()
         stack.enter_context(_without_alarm())
+        stack.enter_context(announced())
         await stack.enter_async_context(counted_turns(workspace().settings, get_run_logger(), run_id()))
         yield
 

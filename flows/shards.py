@@ -18,7 +18,6 @@ from prefect.states import Cancelled
 from pydantic import Field
 
 from flows.equipment import equipment
-from tasks.announcing import announcing
 from tasks.batches.models import Batch, Checked
 from tasks.batches.running import Floor
 from tasks.batches.sheets import SHEET_ROWS, read_outcomes
@@ -68,7 +67,7 @@ async def render_shard(shard: Shard) -> None:
     Args:
         shard: which part.
     """
-    async with announcing(), equipment():
+    async with equipment():
         await carry_out(shard)
 
 

@@ -1,4 +1,4 @@
-"""Flows that look after the others: `reconcile` finishes what was left behind, `resolve` settles the unknown."""
+"""Flows that look after the others: what was left behind is finished, the unknown settled, the old deleted."""
 
 from enum import StrEnum
 
@@ -7,11 +7,11 @@ from pydantic import Field
 
 from flows.equipment import equipment
 from flows.recovery import resume_dead_runs
-from tasks.announcing import announcing
-from tasks.artifacts import show_reconciled
+from tasks.artifacts import show_expired, show_reconciled
 from tasks.models import Model
 from tasks.renders.reconcile import finish_render, reconcile_renders
 from tasks.renders.resolve import attach_request, declare_not_charged, signed_by
+from tasks.retention.expire import expire as apply_rules
 from tasks.workspace import workspace
 
 
@@ -30,6 +30,25 @@ class Upkeep(Model):
         True,
         title="Resume runs",
         description="Start crashed and stale flow runs again, a bounded number of times.",
+    )
+
+
+class Expiry(Model):
+    """How `expire` applies the rules of AVATAR_RETENTION__…; without them it deletes nothing."""
+
+    dry_run: bool = Field(
+        False,
+        title="Dry run",
+        description="Delete nothing, and show what would be deleted.",
+        examples=[True],
+    )
+    most: int = Field(
+        10_000,
+        title="At most",
+        ge=1,
+        le=1_000_000,
+        description="Things deleted in this run. The oldest go first, the next run does the rest.",
+        examples=[100],
     )
 
 
@@ -69,7 +88,7 @@ async def reconcile(upkeep: Upkeep = Upkeep()) -> None:  # noqa: B008 - frozen, 
     Args:
         upkeep: how far to go.
     """
-    async with announcing(), equipment():
+    async with equipment():
         found = await reconcile_renders(workspace(), idle_seconds=upkeep.idle_seconds)
         resumed = await resume_dead_runs(workspace().settings.recovery) if upkeep.resume_runs else []
         get_run_logger().info(
@@ -86,7 +105,7 @@ async def resolve(settlement: Settlement) -> str:
     Args:
         settlement: what was found out.
     """
-    async with announcing(), equipment():
+    async with equipment():
         by = signed_by(settlement.who)
         if settlement.verdict is Verdict.NOT_CHARGED:
             await declare_not_charged(workspace(), settlement.render_id, by=by)
@@ -95,3 +114,23 @@ async def resolve(settlement: Settlement) -> str:
         found = await finish_render(workspace(), settlement.render_id)
         get_run_logger().info(found["text"])
         return found["state"]
+
+
+@flow(name="expire", flow_run_name="delete what is old enough")
+async def expire(expiry: Expiry = Expiry()) -> None:  # noqa: B008 - frozen, and the form needs the default
+    """Delete what the rules of AVATAR_RETENTION__… say, and show it. Without a rule, nothing.
+
+    Args:
+        expiry: whether to delete, and how much.
+    """
+    async with equipment():
+        rules = workspace().settings.retention.model_dump(exclude_none=True)
+        if not rules:
+            get_run_logger().info("No rule of AVATAR_RETENTION__… is set, so everything is kept.")
+            return
+        found = await apply_rules(workspace(), dry_run=expiry.dry_run, most=expiry.most)
+        verb = "Would delete" if expiry.dry_run else "Deleted"
+        get_run_logger().info(
+            "%s %d things; %d are old enough and kept.", verb, len(found.deleted), len(found.kept)
+        )
+        await show_expired(found, dry_run=expiry.dry_run)

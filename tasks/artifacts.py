@@ -23,6 +23,7 @@ from tasks.media.poster import thumbnail
 from tasks.models import RemoteState, Snapshot, Video, VideoState
 from tasks.renders.describe import describe_snapshot
 from tasks.renders.reconcile import Reconciled
+from tasks.retention.expire import Expired
 from tasks.workspace import Workspace
 
 #: Shortest time between two updates of a progress artifact, in seconds: each is a request to the Prefect server.
@@ -201,4 +202,30 @@ async def show_reconciled(found: Reconciled, resumed: list[str]) -> None:
     rows += [{"what": "flow run started again", "which": name} for name in resumed]
     await acreate_table_artifact(
         key="reconcile", table=rows, description="What was put straight, and what needs a person"
+    )
+
+
+#: Rows of a table that a browser shows without effort.
+SHOWN = 500
+
+
+async def show_expired(found: Expired, *, dry_run: bool) -> None:
+    """Leave a table of what was deleted by the rules, and of what is old enough and was kept."""
+    verb = "would be deleted" if dry_run else "deleted"
+    rows = [
+        {
+            "what": f"{thing.kind}: {verb}",
+            "which": thing.name,
+            "objects": str(len(thing.keys)),
+            "MB": f"{thing.size / 1e6:.1f}",
+            "last changed": f"{thing.changed:%Y-%m-%d}",
+        }
+        for thing in found.deleted[:SHOWN]
+    ]
+    rows += [{"what": f"kept: {why}", "which": name} for name, why in list(found.kept.items())[:SHOWN]]
+    size = sum(thing.size for thing in found.deleted)
+    await acreate_table_artifact(
+        key="expire",
+        table=rows,
+        description=f"{len(found.deleted)} things {verb} by the rules ({size / 1e6:.1f} MB), {len(found.kept)} kept",
     )

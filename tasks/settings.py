@@ -15,9 +15,9 @@ BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61
 
 
 class Section(BaseModel):
-    """A group of settings; unknown names are errors, so that a typo is seen."""
+    """A group of settings; unknown names are errors, so that a typo is seen. What was given may be a secret: not told."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class FalSettings(Section):
@@ -256,7 +256,12 @@ class AvatarSettings(BaseSettings):
     """All settings. `AVATAR_FAL__KEY=…` sets `fal.key`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="AVATAR_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+        env_prefix="AVATAR_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # a worker's log would have it
     )
 
     provider: ProviderName = Field(
@@ -268,6 +273,9 @@ class AvatarSettings(BaseSettings):
     )
     state_dir: Path = Field(
         default_factory=default_state_dir, description="Where local data and running services live."
+    )
+    input_folders: str | None = Field(
+        None, description="Folders, parted by `:`, that jobs may take files of this machine from. Unset: any."
     )
     fal: FalSettings = FalSettings()
     pixazo: PixazoSettings = PixazoSettings()

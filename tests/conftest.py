@@ -92,7 +92,8 @@ PARTS = {"seaweed", "sandbox_process", "local", "program", "relay"}
 #: Test files that start processes by themselves, ask for such fixtures by name, or encode many videos.
 PLACES = (
     "storage/test_contract", "storage/test_embedded", "storage/test_conditional", "storage/test_failures",
-    "media/test_stitch", "media/test_inspect", "media/test_segments", "media/test_cuts",
+    "media/test_stitch", "media/test_inspect", "media/test_segments", "media/test_cuts", "media/test_fuzz",
+    "media/test_bad_input", "media/test_confined",
     "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "gallery/", "bridge/test_store_events",
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PLACES = ("providers", "media", "storage", "renders", "jobs", "batches", "inbox")
+PLACES = ("providers", "media", "storage", "renders", "jobs", "batches", "inbox", "retention")
 MODULES = [path.relative_to(ROOT) for place in PLACES for path in (ROOT / "tasks" / place).glob("*.py")]
 PLAIN = [
     *sorted(

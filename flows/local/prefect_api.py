@@ -17,7 +17,9 @@ PATIENCE = 3.0
 class PrefectAccess(BaseSettings):
     """How the user reaches a Prefect server of their own, in Prefect's own settings."""
 
-    model_config = SettingsConfigDict(env_prefix="PREFECT_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PREFECT_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     api_url: str | None = None
     api_key: SecretStr | None = None

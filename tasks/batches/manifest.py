@@ -14,7 +14,7 @@ from tasks.batches.models import Batch
 from tasks.batches.rows import LONGEST_LINE
 from tasks.errors import InvalidInput
 from tasks.jobs.fetching import shown
-from tasks.jobs.ingest import bring, hash_file
+from tasks.jobs.ingest import bring, hash_file, local_path
 from tasks.workspace import Workspace
 
 #: Raise when the same manifest comes to mean other jobs.
@@ -150,7 +150,7 @@ async def _expand(workspace: Workspace, voice: str) -> list[str]:
         stats = await workspace.store.list(voice.removeprefix(root), recursive=False)
         found = [root + stat.key for stat in stats if not stat.key.endswith("/")]
     else:
-        folder = Path(voice).expanduser()
+        folder = local_path(workspace, voice, what="folder of voices")
         listed = await asyncio.to_thread(lambda: sorted(folder.iterdir()) if folder.is_dir() else [])
         found = [str(path) for path in listed if path.is_file() and not path.name.startswith(".")]
     if not found:

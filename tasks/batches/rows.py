@@ -227,8 +227,9 @@ def as_job(raw: RawRow, batch: Batch, base: str) -> AvatarJob | str:
     unknown = [name for name in raw.values if name not in COLUMNS]
     if unknown:
         return f"unknown column {unknown[0][:60]!r}; the columns are {', '.join(COLUMNS)}"
-    if is_link(base) and (local := [name for name in NEEDED if _is_local(raw.values.get(name))]):
-        return f"{local[0]}: a manifest from the web cannot name files of this machine"
+    if "://" in base and (local := [name for name in NEEDED if _is_local(raw.values.get(name))]):
+        where = "from the web" if is_link(base) else "in the bucket"
+        return f"{local[0]}: a manifest {where} cannot name files of this machine"
     values: dict[str, Any] = {"prompt": batch.prompt, "provider": batch.provider} | raw.values
     for name in NEEDED:
         if isinstance(values.get(name), str):

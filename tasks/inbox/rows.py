@@ -11,6 +11,7 @@ from tasks.batches.sheets import JSON_LINES, read_rows, write_rows
 from tasks.errors import AvatarError
 from tasks.inbox.looking import ROWS
 from tasks.inbox.models import Inbox, Taken
+from tasks.jobs.notices import BudgetRefusal, post
 from tasks.workspace import Workspace
 
 Outcomes = Mapping[str, Sequence[Outcome]]
@@ -59,6 +60,8 @@ async def keep_to_limit(workspace: Workspace, checked: Checked, taken: Sequence[
                 "set by AVATAR_BUDGET__PER_BATCH. Nothing was sent or spent."
             )
             checked = await _take_out(workspace, checked, lines, reason)
+            key = f"{checked.batch_id}:{lines.start}"
+            post(BudgetRefusal(key=key, batch_id=checked.batch_id, reason=reason))
     return checked
 
 

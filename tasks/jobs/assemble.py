@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from tasks.media.facts import VideoFacts
 from tasks.media.inspect import inspect_video
+from tasks.media.poster import Stills
 from tasks.media.stitch import Part, stitch
 from tasks.models import Check, Plan, Render
 from tasks.workspace import Workspace
@@ -23,6 +24,7 @@ class Assembled:
     path: Path
     facts: VideoFacts
     checks: tuple[Check, ...]
+    stills: Stills
     notes: tuple[str, ...] = ()
 
 
@@ -45,10 +47,11 @@ async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], 
 
 def _single(plan: Plan, piece: Path, voice: Path, folder: Path) -> Assembled:
     """As the provider made it, unless its length or its layout needs mending."""
-    facts, checks = inspect_video(piece, plan.voice.seconds, voice=voice)
+    stills = _stills(folder)
+    facts, checks = inspect_video(piece, plan.voice.seconds, voice=voice, stills=stills)
     sound = all(check.passed for check in checks)
     if not sound or (abs(facts.seconds - plan.voice.seconds) <= CLOSE_ENOUGH and facts.faststart):
-        return Assembled(piece, facts, checks)
+        return Assembled(piece, facts, checks, stills)
     return _joined(plan, [piece], voice, folder)
 
 
@@ -63,7 +66,7 @@ def _several(plan: Plan, pieces: list[Path], heard: list[Path], voice: Path, fol
             if not check.passed
         ]
     made = _joined(plan, pieces, voice, folder)
-    return Assembled(made.path, made.facts, (*made.checks, *failed), made.notes)
+    return replace(made, checks=(*made.checks, *failed))
 
 
 def _joined(plan: Plan, pieces: list[Path], voice: Path, folder: Path) -> Assembled:
@@ -73,8 +76,13 @@ def _joined(plan: Plan, pieces: list[Path], voice: Path, folder: Path) -> Assemb
         for piece, (start, end) in zip(pieces, _spans(plan), strict=True)
     ]
     stitched = stitch(parts, voice, target)
-    facts, checks = inspect_video(target, plan.voice.seconds, voice=voice)
-    return Assembled(target, facts, checks, stitched.notes)
+    stills = _stills(folder)
+    facts, checks = inspect_video(target, plan.voice.seconds, voice=voice, stills=stills)
+    return Assembled(target, facts, checks, stills, stitched.notes)
+
+
+def _stills(folder: Path) -> Stills:
+    return Stills(folder / "poster.jpg", folder / "contact.jpg")
 
 
 def _spans(plan: Plan) -> list[tuple[float, float]]:

@@ -97,7 +97,7 @@ def _size(path: Path, source: str, what: str) -> int:
 @asynccontextmanager
 async def _as_file(workspace: Workspace, source: str, *, what: str) -> AsyncIterator[Path]:
     if "://" not in source:
-        yield Path(os.path.expanduser(source))  # noqa: PTH111 - Path's own raises for a user there is not
+        yield local_path(workspace, source, what=what)
         return
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
         path = Path(folder) / "download"
@@ -106,6 +106,24 @@ async def _as_file(workspace: Workspace, source: str, *, what: str) -> AsyncIter
         else:
             await _download(workspace, source, path, what=what)
         yield path
+
+
+def local_path(workspace: Workspace, source: str, *, what: str) -> Path:
+    """Where a file or folder of this machine is. Raises `InvalidInput` if it is outside AVATAR_INPUT_FOLDERS."""
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path's own raises for a user there is not
+    folders = workspace.settings.input_folders
+    if folders is None:
+        return path
+    # Where links lead to is what counts, and what is opened.
+    real = Path(os.path.realpath(path)) if "\0" not in source else path
+    allowed = [os.path.realpath(os.path.expanduser(folder)) for folder in folders.split(os.pathsep) if folder]  # noqa: PTH111
+    if not any(real.is_relative_to(folder) for folder in allowed):
+        raise InvalidInput(
+            f"The {what} {source[:300]!r} is not in a folder that jobs may take files from (AVATAR_INPUT_FOLDERS). "
+            "Nothing was sent or spent.",
+            hint="Put it into one of those folders, or into the bucket, and give s3://bucket/key.",
+        )
+    return real
 
 
 async def _download(workspace: Workspace, source: str, path: Path, *, what: str) -> None:

@@ -20,7 +20,6 @@ from tasks.jobs.assemble import Assembled, assemble
 from tasks.jobs.ingest import hash_file
 from tasks.jobs.notices import about_video, post
 from tasks.jobs.timing import time_stages
-from tasks.media.poster import make_contact, make_poster
 from tasks.models import Cost, Plan, Render, Video, VideoState
 from tasks.workspace import Workspace
 
@@ -67,7 +66,7 @@ async def publish_video(
     """
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder, _naming_what_is_kept(renders):
         made = await assemble(workspace, plan, renders, Path(folder))
-        keys = await _put_in_place(workspace, video_prefix(plan.job_id), made.path)
+        keys = await _put_in_place(workspace, video_prefix(plan.job_id), made)
         passed = accept or all(check.passed for check in made.checks)
         video = _describe(
             workspace,
@@ -127,19 +126,16 @@ def require_published(video: Video) -> Video:
     )
 
 
-async def _put_in_place(workspace: Workspace, prefix: str, path: Path) -> dict[str, Any]:
-    poster, contact = path.with_suffix(".jpg"), path.with_suffix(".contact.jpg")
-    await asyncio.to_thread(make_poster, path, poster)
-    await asyncio.to_thread(make_contact, path, contact)
-    sha256 = await asyncio.to_thread(hash_file, path)
+async def _put_in_place(workspace: Workspace, prefix: str, made: Assembled) -> dict[str, Any]:
+    sha256 = await asyncio.to_thread(hash_file, made.path)
     store = workspace.store
-    await store.put_file(f"{prefix}video.mp4", path, content_type="video/mp4", sha256=sha256)
-    for name, picture in (("poster.jpg", poster), ("contact.jpg", contact)):
+    await store.put_file(f"{prefix}video.mp4", made.path, content_type="video/mp4", sha256=sha256)
+    for name, picture in (("poster.jpg", made.stills.poster), ("contact.jpg", made.stills.contact)):
         digest = await asyncio.to_thread(hash_file, picture)
         await store.put_file(
             f"{prefix}{name}", picture, content_type="image/jpeg", sha256=digest, overwrite=True
         )
-    return {"sha256": sha256, "size": path.stat().st_size}
+    return {"sha256": sha256, "size": made.path.stat().st_size}
 
 
 async def _write_manifest(workspace: Workspace, video: Video) -> None:

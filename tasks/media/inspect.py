@@ -14,6 +14,7 @@ from tasks.media.confined import confined
 from tasks.media.facts import VideoFacts
 from tasks.media.likeness import RATE, STEP_SECONDS, SoundWatch
 from tasks.media.picture import PictureWatch, Stretch
+from tasks.media.poster import Stills, StillsWatch
 from tasks.media.probe import watch_video
 from tasks.media.sound import open_sound, resampled
 from tasks.models import Check
@@ -59,7 +60,7 @@ class Evidence:
 
 @confined(VideoRejected)
 def inspect_video(
-    path: Path, voice_seconds: float, *, voice: Path | None = None
+    path: Path, voice_seconds: float, *, voice: Path | None = None, stills: Stills | None = None
 ) -> tuple[VideoFacts, tuple[Check, ...]]:
     """Decode the video to the end and check it against its voice.
 
@@ -67,16 +68,19 @@ def inspect_video(
         path: the video.
         voice_seconds: length of the voice it was made for.
         voice: that voice; without it, whether the sound is that voice and in time is not checked.
+        stills: pictures to make of it on the way.
 
     Raises:
         VideoRejected: it does not decode at all. A failed check does not raise: the caller decides.
         InvalidInput: the voice cannot be read.
     """
-    picture = PictureWatch()
+    picture, shown = PictureWatch(), StillsWatch(voice_seconds)
     with _sound_watch(voice) as sound:
-        facts = watch_video(path, picture, sound)
+        facts = watch_video(path, picture, sound, *([shown] if stills else ()))
         picture.finish(facts.video_start + facts.video_seconds)
         sound.finish()
+    if stills:
+        shown.write(stills)
     evidence = Evidence(facts, voice_seconds, path.stat().st_size, picture, sound)
     return facts, tuple(check(evidence) for check in (VOICE_CHECKS if voice else CHECKS))
 

@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
@@ -29,8 +30,10 @@ FADED = 0.85
 SHARP = 0.9
 #: Side of the small grey copy that is judged, in pixels.
 JUDGED_SIDE = 128
-#: Pixels between the pictures of a contact strip, and the height of each.
-GAP, STRIP_HEIGHT = 4, 180
+#: Longest side of the poster, in pixels.
+POSTER_SIDE = 1280
+#: Pictures in a contact strip, pixels between them, and the height of each.
+STRIP_FRAMES, GAP, STRIP_HEIGHT = 8, 4, 180
 
 
 @dataclass(frozen=True)
@@ -47,37 +50,57 @@ class _Look:
         return self.brightness >= DARK and self.variation >= FLAT
 
 
-@confined(VideoRejected)
-def make_poster(video: Path, target: Path, *, max_side: int = 1280) -> None:
-    """Write as JPEG an early frame that shows something sharply, no side longer than `max_side` pixels.
+@dataclass(frozen=True)
+class Stills:
+    """Where the stills of a video go: the poster, and a strip of frames from its beginning to its end. Both JPEG."""
 
-    Raises:
-        VideoRejected: no frame could be decoded.
+    poster: Path
+    contact: Path
+
+
+class StillsWatch:
+    """Sees every frame of a video in order, and keeps what its stills need. Decoding is most of their cost.
+
+    Args:
+        seconds: how long the video should be; the strip's frames are spread over that.
     """
-    image = Image.fromarray(_telling_frame(video).to_ndarray(format="rgb24"))
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    image.save(target, "JPEG", quality=88, optimize=True, progressive=True)
+
+    def __init__(self, seconds: float) -> None:
+        self._waiting = [seconds * (number + 0.5) / STRIP_FRAMES for number in range(STRIP_FRAMES)]
+        self._strip: list[Image.Image] = []
+        self._looks: list[_Look] = []
+        self._seen, self._start = 0, 0.0
+        self._on_show: VideoFrame | None = None
+
+    def __call__(self, frame: VideoFrame | AudioFrame) -> None:
+        if not isinstance(frame, VideoFrame):
+            return
+        if self._on_show is None:
+            self._start = frame.time or 0.0
+        if self._seen <= PATIENCE and self._seen % STRIDE == 0:
+            self._looks.append(_look(frame))
+        self._seen += 1
+        now = (frame.time or 0.0) - self._start
+        while self._waiting and now > self._waiting[0]:
+            self._strip.append(_small(self._on_show or frame))
+            del self._waiting[0]
+        self._on_show = frame
+
+    def write(self, stills: Stills) -> None:
+        """Write both; moments after the end show the last frame."""
+        poster = Image.fromarray(_telling(self._looks).to_ndarray(format="rgb24"))
+        poster.thumbnail((POSTER_SIDE, POSTER_SIDE), Image.Resampling.LANCZOS)
+        poster.save(stills.poster, "JPEG", quality=88, optimize=True, progressive=True)
+        if self._on_show is not None:
+            self._strip += [_small(self._on_show)] * len(self._waiting)
+        _beside(self._strip).save(stills.contact, "JPEG", quality=85, optimize=True)
 
 
-@confined(VideoRejected)
-def make_contact(video: Path, target: Path, *, frames: int = 8) -> None:
-    """Write as JPEG a strip of `frames` frames, evenly from the beginning to the end of the video.
-
-    Raises:
-        VideoRejected: it does not decode.
-    """
-    with _opened(video) as (container, stream):
-        seconds = (
-            float((stream.duration or 0) * (stream.time_base or 0)) or (container.duration or 0) / 1_000_000
-        )
-        start = float((stream.start_time or 0) * (stream.time_base or 0))
-        moments = [start + seconds * (number + 0.5) / frames for number in range(frames)]
-        images = [_small(_frame_at(container, stream, moment)) for moment in moments]
-    width = sum(image.width + GAP for image in images) - GAP
-    strip = Image.new("RGB", (width, STRIP_HEIGHT))
+def _beside(images: list[Image.Image]) -> Image.Image:
+    strip = Image.new("RGB", (sum(image.width + GAP for image in images) - GAP, STRIP_HEIGHT))
     for number, image in enumerate(images):
         strip.paste(image, (number * (image.width + GAP), 0))
-    strip.save(target, "JPEG", quality=85, optimize=True)
+    return strip
 
 
 @confined(VideoRejected)
@@ -111,47 +134,20 @@ def _opened(video: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoRejected(f"{video.name} does not decode as a video: {reason(error)}.") from error
 
 
-def _frame_at(container: InputContainer, stream: VideoStream, seconds: float) -> VideoFrame:
-    """The frame on show at that moment, the last one if the video is over."""
-    container.seek(int(seconds / (stream.time_base or 1)), stream=stream)
-    frame = None
-    for following in container.decode(stream):
-        if frame is not None and (following.time or 0.0) > seconds:
-            break
-        frame = following
-    if frame is None:
-        raise VideoRejected(f"No frame decodes {seconds:.1f} s into the video.")
-    return frame
-
-
 def _small(frame: VideoFrame) -> Image.Image:
     width = max(1, round(frame.width * STRIP_HEIGHT / frame.height))
-    return Image.fromarray(frame.to_ndarray(format="rgb24")).resize(
-        (width, STRIP_HEIGHT), Image.Resampling.LANCZOS
-    )
+    small = frame.reformat(width=width, height=STRIP_HEIGHT, format="rgb24", interpolation="AREA")
+    return Image.fromarray(small.to_ndarray())
 
 
-def _telling_frame(video: Path) -> VideoFrame:
-    looks = _looks(video)
-    if not looks:
-        raise VideoRejected(f"{video.name} has no picture to make a poster of.")
+def _telling(looks: list[_Look]) -> VideoFrame:
+    """The frame for the poster."""
     liveliest = max(looks, key=lambda look: look.variation)
     clear = [look for look in looks if look.tells and look.variation >= FADED * liveliest.variation]
     if not clear:
         return liveliest.frame
     sharpest = max(look.sharpness for look in clear)
     return next(look.frame for look in clear if look.sharpness >= SHARP * sharpest)
-
-
-def _looks(video: Path) -> list[_Look]:
-    looks = []
-    with _opened(video) as (container, stream):
-        for number, frame in enumerate(container.decode(stream)):
-            if number % STRIDE == 0:
-                looks.append(_look(frame))
-            if number >= PATIENCE:
-                break
-    return looks
 
 
 def _look(frame: VideoFrame) -> _Look:

@@ -25,7 +25,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import tasks
+from tasks.media.bounds import environment
 
 #: Starts after which a renderer that keeps dying is given up: the third death is not an accident.
 MAX_STARTS = 3
@@ -136,15 +136,13 @@ class PreviewFolder:
 
     def _spawn(self, *held: int) -> int:
         """Start the renderer, which inherits the locks, and reap it when it ends."""
-        root = str(Path(tasks.__file__).parent.parent)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
         with self._log.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "tasks.media.render_preview", str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=environment(),
                 pass_fds=held,
                 start_new_session=True,  # Ctrl-C stops the flow, which finds the render done when it resumes
             )

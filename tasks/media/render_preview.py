@@ -1,6 +1,6 @@
 """Renders one preview: `python -m tasks.media.render_preview FOLDER`, a child process of the preview provider.
 
-Reads `request.json`, the portrait and the voice in the folder; writes `progress.json` while it works, and at the
+It is confined like all that decodes (`tasks.media.bounds`). Reads `request.json`, the portrait and the voice in the folder; writes `progress.json` while it works, and at the
 end `video.mp4` or `failure.json`.
 """
 
@@ -20,6 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
 from tasks.errors import AvatarError
+from tasks.media.bounds import Bounds, confine
 from tasks.media.preview_folder import PreviewFolder, PreviewRequest, Progress
 from tasks.media.scene import Pixels, Scene, frame_levels
 from tasks.media.sound import Sound, open_sound, read_mono, resampled
@@ -32,6 +33,8 @@ VIDEO_CODECS = ("libx264", "libopenh264", "mpeg4")
 #: How much a niced render yields to everything else on the machine.
 NICENESS = 10
 BT709 = 1
+#: A minute takes ten seconds of them, and 10 MB.
+BOUNDS = Bounds(cpu_seconds=3600, wall_seconds=7200, file_bytes=2**30)
 
 
 class Stopped(Exception):
@@ -131,13 +134,15 @@ def main(arguments: list[str]) -> int:
     """Render the folder named on the command line. Exit status 1 if that failed for good."""
     folder = PreviewFolder(Path(arguments[0]))
     os.nice(NICENESS)
+    confine()
+    BOUNDS.apply()
     if folder.is_cancelled():
         return 0
     try:
         render_preview(folder)
     except Stopped:
         folder.part.unlink(missing_ok=True)
-    except (AvatarError, FFmpegError, OSError, ValueError) as error:
+    except (AvatarError, FFmpegError, OSError, ValueError, MemoryError) as error:
         folder.write_failure(f"{type(error).__name__}: {error}")
         return 1
     return 0

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from tasks.errors import DownloadFailed, RenderFailed, RenderLost, VideoRejected
+from tasks.errors import DownloadFailed, Refused, RenderFailed, RenderLost, VideoRejected
 from tasks.jobs.ingest import hash_file
 from tasks.jobs.quote import CENT_FRACTION
 from tasks.media.probe import VideoFacts, probe_video
@@ -14,7 +14,8 @@ from tasks.models import RemoteVideo, Render
 from tasks.providers.base import Provider
 from tasks.renders.follow import record_failure
 from tasks.renders.hints import drop_hints
-from tasks.storage.journal import Failure, Record, RenderState
+from tasks.retention.marks import RENDERS, read_mark
+from tasks.storage.journal import Entry, Failure, Record, RenderState
 from tasks.workspace import Workspace
 
 #: Times a video is fetched that does not decode: a transfer can be damaged without being cut.
@@ -35,6 +36,8 @@ async def collect_render(workspace: Workspace, render_id: str) -> Render:
     if record.entry.render is not None and await workspace.store.exists(record.entry.render.key):
         await _book(workspace, record, record.entry.render)
         return record.entry.render
+    if record.entry.render is not None:
+        await _refuse_expired(workspace, record.entry)
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
         path = Path(folder) / "video.mp4"
         record, facts = await _fetch(workspace, record, path)
@@ -43,6 +46,20 @@ async def collect_render(workspace: Workspace, render_id: str) -> Render:
         record = await workspace.journal.append(record, RenderState.COLLECTED, render=render) or record
     await _book(workspace, record, render)
     return render
+
+
+async def _refuse_expired(workspace: Workspace, entry: Entry) -> None:
+    """A render that the user had deleted is neither fetched nor bought again by itself."""
+    mark = await read_mark(workspace.store, RENDERS, entry.render_id)
+    if mark is not None:
+        raise Refused(
+            f"Render {entry.render_id} was bought before, and deleted on {mark.at:%Y-%m-%d} by the rule of "
+            f"{mark.days} days in AVATAR_RETENTION__RENDERS_DAYS. It is not bought again by itself; nothing was sent "
+            "or spent.",
+            provider=entry.provider,
+            render_id=entry.render_id,
+            hint="Another take buys it anew: --force, or the job's `take`.",
+        )
 
 
 async def _book(workspace: Workspace, record: Record, render: Render) -> None:

@@ -99,9 +99,11 @@ async def _use_hint(workspace: Workspace, render_id: str, found: Reconciled) -> 
         await drop_hints(workspace, render_id)
         return False
     record = await current(workspace, render_id)
-    news = record is not None and before.state is not record.state is RenderState.SUBMITTED
-    found.attached += [render_id] * news
-    return news
+    submitted = record is not None and record.state is RenderState.SUBMITTED
+    if not submitted or before.state is RenderState.SUBMITTED:
+        return False
+    found.attached.append(render_id)
+    return True
 
 
 async def _bring_home(workspace: Workspace, record: Record, found: Reconciled) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tasks.errors import AvatarError
-from tasks.retention.paid import Mark, mark_key, needed_renders, render_mark, video_mark
+from tasks.retention.marks import RENDERS, VIDEOS, Mark, mark_key
+from tasks.retention.paid import needed_renders, render_mark, video_mark
 from tasks.retention.things import Thing, store_clock, things
 from tasks.workspace import Workspace
 
@@ -95,7 +96,7 @@ async def expire(workspace: Workspace, *, dry_run: bool = False, most: int = 10_
 
 
 async def _videos(sweep: _Sweep, days: int) -> None:
-    for thing in await things(sweep.workspace.store, "videos", "videos/", sweep.before(days), name=_folder):
+    for thing in await things(sweep.workspace.store, VIDEOS, "videos/", sweep.before(days), name=_folder):
 
         async def mark(thing: Thing = thing) -> Mark | None:
             return await video_mark(sweep.workspace, thing, sweep.now, days)
@@ -104,7 +105,7 @@ async def _videos(sweep: _Sweep, days: int) -> None:
 
 
 async def _renders(sweep: _Sweep, days: int) -> None:
-    old = await things(sweep.workspace.store, "renders", "renders/", sweep.before(days), name=_folder)
+    old = await things(sweep.workspace.store, RENDERS, "renders/", sweep.before(days), name=_folder)
     needed = await needed_renders(sweep.workspace, [thing.name for thing in old])
     for thing in old:
 

@@ -8,24 +8,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from tasks.errors import ObjectNotFound
 from tasks.jobs.commit import load_plan, plan_key
-from tasks.models import Model, Plan, Video, VideoState
+from tasks.models import Plan, Video, VideoState
+from tasks.retention.marks import VIDEOS, Mark, read_mark
 from tasks.retention.things import Thing
 from tasks.storage.journal import RenderState
 from tasks.workspace import Workspace
-
-
-class Mark(Model):
-    """Stays where something paid for was deleted: `expired/videos/<job_id>.json`, `expired/renders/<render_id>.json`."""
-
-    name: str
-    at: datetime = Field(description="when it was deleted, by the store's clock")
-    days: int = Field(description="the rule that it was deleted by")
-    keys: tuple[str, ...]
-    renders: tuple[str, ...] = Field((), description="of a published video: object keys of its renders")
 
 
 class Piece(NamedTuple):
@@ -35,19 +26,6 @@ class Piece(NamedTuple):
     prompt: str
     model: str
     take: int
-
-
-def mark_key(kind: str, name: str) -> str:
-    return f"expired/{kind}/{name}.json"
-
-
-async def read_mark(workspace: Workspace, kind: str, name: str) -> Mark | None:
-    """Why something is gone; None if it was not deleted by a rule. Raises `StoreUnavailable`."""
-    try:
-        blob = await workspace.store.get(mark_key(kind, name))
-        return Mark.model_validate_json(blob.data)
-    except (ObjectNotFound, ValidationError):
-        return None
 
 
 async def video_mark(workspace: Workspace, thing: Thing, now: datetime, days: int) -> Mark | None:
@@ -82,7 +60,7 @@ async def _keys_published(workspace: Workspace, job_id: str) -> frozenset[str]:
     video = await _manifest(workspace, job_id)
     if video is not None and video.state is VideoState.PUBLISHED and await workspace.store.exists(video.key):
         return frozenset(render.key for render in video.renders)
-    mark = await read_mark(workspace, "videos", job_id)
+    mark = await read_mark(workspace.store, VIDEOS, job_id)
     return frozenset(mark.renders) if mark else frozenset()
 
 
@@ -120,7 +98,8 @@ async def _unfinished(workspace: Workspace) -> list[Plan]:
     """Plans of the jobs that have neither a video nor the mark of one."""
     done = {stat.key.split("/")[1] for stat in await workspace.store.list("videos/")}
     done |= {
-        stat.key.split("/")[2].removesuffix(".json") for stat in await workspace.store.list("expired/videos/")
+        stat.key.split("/")[2].removesuffix(".json")
+        for stat in await workspace.store.list(f"expired/{VIDEOS}/")
     }
     listed = await workspace.store.list(plan_key("").removesuffix(".json"))
     waiting = [stat.key.split("/")[1].removesuffix(".json") for stat in listed]

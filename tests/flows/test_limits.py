@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from flows.local import environment, locks, services
 from flows.local.processes import Process, kill
 from flows.local.record import ApiEntry, StateDirectory
 from flows.local.server import ensure_server
-from tasks.batches.models import Batch
-from tasks.models import AvatarJob
+from tasks.batches.models import Batch, Checked
+from tasks.batches.running import Floor, run_sheets
+from tasks.models import AvatarJob, ProviderName
 from tasks.settings import AvatarSettings
 from tasks.storage.ports import choose_ports
 from tasks.workspace import close_workspace
-from tests.batches.conftest import manifest, media, rows  # noqa: F401 - fixtures
-from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce
+from tests.batches.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
+from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Local, Produce
 from tests.sandbox.running import Sandbox
 
 pytestmark = [pytest.mark.server, PREFECTS_SOCKETS]
@@ -68,8 +70,8 @@ def limits(local: Local) -> Iterator[Limits]:
 class Given:
     """Inputs of three seconds: a batch of four rows, and single jobs."""
 
-    def __init__(self, batch: Batch, media: Path) -> None:
-        self.batch, self.files = batch, (str(media / "portrait.png"), str(media / "voice.wav"))
+    def __init__(self, batch: Batch, folder: Path) -> None:
+        self.batch, self.files = batch, (str(folder / "portrait.png"), str(folder / "voice.wav"))
 
     def job(self, prompt: str) -> AvatarJob:
         return AvatarJob(portrait=self.files[0], voice=self.files[1], prompt=prompt)
@@ -133,6 +135,70 @@ async def test_a_change_in_the_ui_holds_unless_the_setting_is_stated(
     await close_workspace()  # as a process with other settings
     await produce(given.job("three"), **sandbox.fal_env(), AVATAR_FAL__AT_ONCE="3")
     assert limits.read("avatar-fal")["limit"] == 3
+
+
+async def test_the_segments_of_a_long_voice_keep_to_it_too(
+    produce: Produce, sandbox: Sandbox, limits: Limits
+) -> None:
+    """Two segments, one turn: the second is sent when the first is done."""
+    job = AvatarJob(portrait=str(PORTRAIT), voice=str(PORTRAIT.parent / "speech-95s.mp3"))
+    run = await produce(job, **sandbox.fal_env(), AVATAR_FAL__AT_ONCE="1")
+    assert run.video.seconds > 94
+    assert (sandbox.state()["accepts"], most_at_once(sandbox)) == (2, 1)
+    assert limits.read("avatar-fal")["limit"] == 1
+
+
+class Counter:
+    """Turns that are only counted."""
+
+    def __init__(self) -> None:
+        self.held: list[bool] = []
+
+    @asynccontextmanager
+    async def hold(self, provider: ProviderName, *, under_way: bool) -> AsyncIterator[None]:
+        assert provider is ProviderName.FAL
+        self.held.append(under_way)
+        yield
+
+
+async def carry(works: Works, checked: Checked, run: str) -> list[bool]:  # noqa: F811
+    """The turns that a run over a batch holds."""
+    counter = Counter()
+    floor = Floor(
+        works.workspace, batch_id=checked.batch_id, run=run, at_once=4, rows=checked.rows, turns=counter
+    )
+    await run_sheets(floor, range(checked.sheets))
+    return counter.held
+
+
+async def test_what_is_made_already_takes_no_turn(
+    works: Works,  # noqa: F811
+    given: Given,
+    sandbox: Sandbox,
+) -> None:
+    """Four rows, four turns; without their videos but with their renders, none; the preview has no account."""
+    checked = await works.check(given.batch)
+    assert await carry(works, checked, "run-1") == [False] * 4
+    for stat in await works.workspace.store.list("videos/"):
+        await works.workspace.store.remove(stat.key)
+    assert await carry(works, checked, "run-2") == []
+    assert sandbox.state()["posts"] == 4
+
+
+async def test_money_that_waited_long_for_its_turn_is_set_aside_anew(
+    works: Works,  # noqa: F811
+    given: Given,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was set aside hours ago may have been given back, or be of yesterday: each render counts once."""
+    from tasks.renders import turns
+
+    monkeypatch.setattr(turns, "CLAIM_ANEW_AFTER", 0.0)
+    checked = await works.check(given.batch)
+    assert await carry(works, checked, "run-1") == [False] * 4
+    (day,) = await works.workspace.budget.days()
+    claims = await works.workspace.store.list(f"budget/{day}/")
+    assert [stat.key.split(".")[1] for stat in claims] == ["settled"] * 4
 
 
 @pytest.fixture

@@ -109,14 +109,14 @@ def test_a_killed_run_is_started_again_and_paid_once(
     up: StateDirectory, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """kill -9 in mid-render: resumed by the automation; again, without it: by reconcile; Completed, one payment."""
-    sandbox.reset(render_seconds=30)
+    sandbox.reset(render_seconds=60)
     api = Api(find(AvatarSettings(_env_file=None, state_dir=up.path)).api_url)
     examples = ROOT / "examples"
     job = {"portrait": str(examples / "portrait.png"), "voice": str(short_voice(tmp_path))}
     run_id = api.start("generate-avatar", {"job": job})
     sandbox.wait_for("accepts", seconds=120)
     kill_runs(up)
-    until(lambda: api.run(run_id)["run_count"] == 2, 60)
+    until(lambda: api.run(run_id)["run_count"] == 2, 90)
     api.switch_off("avatar-resume-crashed")
     kill_runs(up)
     until(lambda: api.run(run_id)["state_type"] == "CRASHED", 60)

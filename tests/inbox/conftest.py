@@ -33,7 +33,7 @@ class Client:
         self.drop(f"{name}/portrait.png", PNG)
         self.drop(f"{name}/voice.mp3", WAV)
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def listing(self, prefix: str = "") -> list[str]:
         """What is there, below inbox/."""
         found = self.minio.list_objects(self.bucket, f"inbox/{prefix}", recursive=True)
         return sorted(each.object_name.removeprefix("inbox/") for each in found if not each.is_dir)

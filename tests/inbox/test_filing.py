@@ -43,9 +43,8 @@ async def test_what_is_done_is_filed_with_its_result(inbox, user, runs, name):
     user.pair(name)
     user.drop(f"{name}/deeper/notes é.txt", "hello")
     filed = await settle(inbox, runs)
-    assert user.keys() == sorted(
-        f".done/{name}/{file}"
-        for file in ("portrait.png", "voice.mp3", "deeper/notes é.txt", "result.json")
+    assert user.listing() == sorted(
+        f".done/{name}/{file}" for file in ("portrait.png", "voice.mp3", "deeper/notes é.txt", "result.json")
     )
     assert user.read(f".done/{name}/deeper/notes é.txt") == b"hello"
     result = json.loads(user.read(f".done/{name}/result.json"))
@@ -81,7 +80,7 @@ async def test_a_second_upload_of_the_same_name_replaces_nothing(inbox, user, ru
         user.drop("anna/portrait.png", PNG)
         user.drop("anna/voice.mp3", WAV + content)
         await settle(inbox, runs)
-    voices = [key for key in user.keys(".done") if key.endswith("voice.mp3")]
+    voices = [key for key in user.listing(".done") if key.endswith("voice.mp3")]
     assert [user.read(key)[-1:] for key in voices].count(b"1") == 2
     assert (len(voices), voices.count(".done/anna/voice.mp3")) == (3, 1)
 
@@ -94,7 +93,7 @@ async def test_what_was_overwritten_meanwhile_stays(inbox, user, runs):
     filed = await file_away(inbox, done)
     assert filed.changed
     assert user.read("anna/voice.mp3") == WAV + b"new"
-    assert user.keys(".done") == [".done/anna/portrait.png", ".done/anna/result.json"]
+    assert user.listing(".done") == [".done/anna/portrait.png", ".done/anna/result.json"]
     again = await runs.take("run-2")
     assert again.rows[0]["portrait"].endswith("inbox/anna/portrait.png")
 
@@ -129,7 +128,7 @@ async def test_overwritten_in_the_middle_of_filing_it_is_not_lost(inbox, user, r
     monkeypatch.setattr(inbox.store, moment, step)
     assert (await file_away(inbox, done)).changed
     assert user.read("anna/voice.mp3") == WAV + b"new"
-    copies = [key for key in user.keys(".done") if key.endswith("voice.mp3")]
+    copies = [key for key in user.listing(".done") if key.endswith("voice.mp3")]
     assert all(user.read(key) == WAV for key in copies)
 
 
@@ -158,7 +157,7 @@ async def test_filing_that_was_cut_short_is_finished_by_another_run(inbox, user,
     haul = await runs.sweep("run-2")
     assert [each.ending for each in haul.filed] == [Ending.DONE]
     assert haul.taken == ()
-    assert user.keys() == [
+    assert user.listing() == [
         ".done/anna/portrait.png",
         ".done/anna/result.json",
         ".done/anna/voice.mp3",
@@ -181,7 +180,7 @@ async def test_one_upload_that_cannot_be_filed_keeps_no_other(inbox, user, runs,
     monkeypatch.setattr(inbox.store, "copy", fail)
     haul = await runs.sweep("run-2")
     assert ([taken.name for taken in haul.taken], haul.filed) == (["bob"], ())
-    assert "anna/voice.mp3" in user.keys()
+    assert "anna/voice.mp3" in user.listing()
 
 
 async def test_a_large_upload_in_parts_is_filed_too(inbox, user, runs):

@@ -133,7 +133,7 @@ async def test_what_was_filed_while_we_looked_is_not_taken(inbox, user, runs):
     done = judge(inbox, await runs.take(), [LATER.model_copy(update={"state": RowState.PUBLISHED})])
     await file_away(inbox, await decide(inbox, done))
     assert await taking.take(inbox, upload, contents, "run-2", None) is None
-    assert user.keys(".taken") == []
+    assert user.listing(".taken") == []
 
 
 async def test_a_folder_is_left_alone_while_a_run_has_it(inbox, user, runs):
@@ -144,7 +144,7 @@ async def test_a_folder_is_left_alone_while_a_run_has_it(inbox, user, runs):
     assert not await runs.sweep("run-2")
     runs.over.add("run-1")
     assert len((await runs.take("run-3")).rows) == 2
-    assert len(user.keys(".taken")) == 1
+    assert len(user.listing(".taken")) == 1
 
 
 async def test_half_an_upload_is_told_once_and_never_moved(make_inbox, user, runs):
@@ -158,11 +158,11 @@ async def test_half_an_upload_is_told_once_and_never_moved(make_inbox, user, run
     assert told[0].startswith("inbox/Zoë & co/ waits for its voice")
     assert "lost.mp3" in told[1]
     assert not await runs.sweep("run-3")
-    notice, loose = user.keys(".waiting")
+    notice, loose = user.listing(".waiting")
     assert user.read(notice).decode().strip() == told[0]
     user.drop("Zoë & co/voice.mp3")
     assert names(await runs.sweep("run-4")) == ["Zoë & co"]
-    assert user.keys(".waiting") == [loose]
+    assert user.listing(".waiting") == [loose]
 
 
 async def test_a_provider_without_a_key_is_waited_for(inbox, user, runs):
@@ -189,7 +189,7 @@ async def test_nobody_is_taken_for_dead_when_nobody_knows(inbox, user, runs):
     runs.is_alive = unknown
     with pytest.raises(ConnectionError):
         await runs.sweep("run-2")
-    assert len(user.keys(".taken")) == 1
+    assert len(user.listing(".taken")) == 1
 
 
 async def test_notes_of_another_version_are_left_alone(inbox, user, runs):

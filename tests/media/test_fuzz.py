@@ -18,7 +18,7 @@ from tasks.errors import InvalidInput, VideoRejected
 from tasks.media import confined
 from tasks.media.inspect import inspect_video
 from tasks.media.portrait import prepare_portrait
-from tasks.media.poster import last_frame, make_contact, make_poster
+from tasks.media.poster import Stills, last_frame
 from tasks.media.probe import probe_video, probe_voice
 from tasks.media.voice import check_voice, prepare_voice
 from tasks.providers.base import Limits
@@ -96,10 +96,11 @@ def look_at_voice(path: Path, target: Path) -> None:
 
 def look_at_video(path: Path, target: Path) -> None:
     assert probe_video(path).frames > 0
-    inspect_video(path, 0.4)
-    for make in (make_poster, make_contact, last_frame):
-        make(path, target)
-        assert target.stat().st_size > 0
+    stills = Stills(target.with_suffix(".poster"), target.with_suffix(".contact"))
+    inspect_video(path, 0.4, stills=stills)
+    last_frame(path, target)
+    for picture in (stills.poster, stills.contact, target):
+        assert picture.stat().st_size > 0
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,19 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from PIL import Image
 
 from tasks.errors import VideoRejected
-from tasks.media.poster import last_frame, make_contact, make_poster, thumbnail
+from tasks.media.inspect import inspect_video
+from tasks.media.poster import Stills, StillsWatch, last_frame, thumbnail
 from tests.media.recordings import EXAMPLES, gradient, write_video
+
+
+def make_stills(folder, **clip):
+    """The stills of a clip of 2 s."""
+    stills = Stills(folder / "poster.jpg", folder / "strip.jpg")
+    inspect_video(write_video(folder / "clip.mp4", **clip), 2.0, stills=stills)
 
 
 def fade_in(number):
@@ -20,7 +28,7 @@ def fade_in(number):
 
 def test_the_poster_skips_what_shows_nothing(tmp_path):
     """Neither black nor plain white opens the page, but the first picture."""
-    make_poster(write_video(tmp_path / "clip.mp4", pictures=fade_in), tmp_path / "poster.jpg")
+    make_stills(tmp_path, pictures=fade_in)
     with Image.open(tmp_path / "poster.jpg") as poster:
         assert (poster.format, poster.size) == ("JPEG", (320, 240))
         row = np.asarray(poster.convert("L"))[120].astype(int)
@@ -36,7 +44,7 @@ def blurred_then_sharp(number):
 
 def test_the_poster_is_sharp_and_not_in_a_fade(tmp_path):
     """A fade-in out of focus is passed over."""
-    make_poster(write_video(tmp_path / "clip.mp4", pictures=blurred_then_sharp), tmp_path / "poster.jpg")
+    make_stills(tmp_path, pictures=blurred_then_sharp)
     with Image.open(tmp_path / "poster.jpg") as poster:
         assert np.asarray(poster.convert("L")).std() > 60
 
@@ -48,7 +56,7 @@ def stepping(number):
 
 def test_a_contact_strip_runs_through_the_video(tmp_path):
     """Eight pictures side by side, from the first to the last of 2 s."""
-    make_contact(write_video(tmp_path / "clip.mp4", pictures=stepping), tmp_path / "strip.jpg")
+    make_stills(tmp_path, pictures=stepping)
     with Image.open(tmp_path / "strip.jpg") as strip:
         assert (strip.format, strip.size) == ("JPEG", (8 * 240 + 7 * 4, 180))
         shown = [int(strip.convert("L").getpixel((244 * number + 120, 90))) for number in range(8)]
@@ -66,25 +74,35 @@ def test_the_last_frame_goes_on_from_the_video(tmp_path, options):
 
 def test_a_video_of_nothing_still_has_a_poster(tmp_path):
     """If no frame shows anything, the liveliest is taken."""
-    path = write_video(tmp_path / "clip.mp4", pictures=lambda _: np.zeros((240, 320, 3), np.uint8))
-    make_poster(path, tmp_path / "poster.jpg")
+    make_stills(tmp_path, pictures=lambda _: np.zeros((240, 320, 3), np.uint8))
     with Image.open(tmp_path / "poster.jpg") as poster:
         assert poster.size == (320, 240)
 
 
-def test_the_poster_is_no_larger_than_asked(tmp_path):
+def test_the_poster_is_no_larger_than_a_page(tmp_path):
     """The longest side is bounded, the shape kept."""
-    make_poster(write_video(tmp_path / "clip.mp4"), tmp_path / "poster.jpg", max_side=160)
+    watch = StillsWatch(1.0)
+    watch(VideoFrame.from_ndarray(np.kron(gradient(0), np.ones((6, 6, 1), np.uint8)), format="rgb24"))
+    watch.write(Stills(tmp_path / "poster.jpg", tmp_path / "strip.jpg"))
     with Image.open(tmp_path / "poster.jpg") as poster:
-        assert poster.size == (160, 120)
+        assert poster.size == (1280, 960)
         assert not poster.getexif()
 
 
-@pytest.mark.parametrize("make", [make_poster, make_contact, last_frame])
-def test_sound_has_no_poster(tmp_path, make):
+def test_a_video_shorter_than_it_should_be_still_has_a_whole_strip(tmp_path):
+    """Moments after its end show its last frame."""
+    stills = Stills(tmp_path / "poster.jpg", tmp_path / "strip.jpg")
+    inspect_video(write_video(tmp_path / "clip.mp4", pictures=stepping), 4.0, stills=stills)
+    with Image.open(stills.contact) as strip:
+        assert strip.size == (8 * 240 + 7 * 4, 180)
+        shown = [int(strip.convert("L").getpixel((244 * number + 120, 90))) for number in (5, 6, 7)]
+    assert shown == pytest.approx([4 * 49] * 3, abs=5)
+
+
+def test_sound_has_no_last_frame(tmp_path):
     """What has no picture is rejected."""
     with pytest.raises(VideoRejected):
-        make(EXAMPLES / "speech.mp3", tmp_path / "poster.jpg")
+        last_frame(EXAMPLES / "speech.mp3", tmp_path / "last.png")
 
 
 @pytest.mark.parametrize("source", ["path", "bytes"])

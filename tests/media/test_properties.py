@@ -127,4 +127,4 @@ def test_any_claims_of_a_wav_are_read_or_refused(channels, rate, block, bits, si
         except InvalidInput as caught:
             assert "given" in caught.message  # noqa: PT017 - most are refused, some read
             return
-        assert (facts.seconds > 0, 4000 <= facts.sample_rate) == (True, True)
+        assert (facts.seconds > 0, facts.sample_rate >= 4000) == (True, True)

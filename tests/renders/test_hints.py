@@ -165,7 +165,7 @@ class TestAnUnknownRender:
         assert len(provider.seen) == 1
 
     async def test_waits_while_its_holder_lives(self, make_workspace, plan, render_id):
-        """The holder may still bring the answer itself; when its lease has run out, the hint does."""
+        """The holder may still bring the answer itself; when its lease has run out, the hint does, with no alarm."""
         dead = make_workspace(Hooked(), journal={"lease_seconds": 2})
         order = order_for(dead, plan, plan.segments[0])
         intent = await dead.journal.begin(
@@ -177,7 +177,7 @@ class TestAnUnknownRender:
         assert (found.attached, await states(dead, render_id)) == ([], ["intent"])
         record = await submit_render(make_workspace(late := Hooked()), plan, plan.segments[0])
         assert record.entry.submission.request_id == "req-1"
-        assert late.seen == []
+        assert (await states(dead, render_id), late.seen) == (["intent", "submitted"], [])
 
     @pytest.mark.parametrize("known", [(), ProviderUnavailable("away")])
     async def test_stays_so_without_the_provider_s_word(self, make_workspace, plan, render_id, known):
