@@ -80,7 +80,10 @@ def _run(stage: Stage, sandbox: Sandbox, size: Size) -> Needed:
     rows = (json.dumps({**names, "prompt": f"{folder.name} {number}"}) for number in range(size.jobs))
     (folder / "jobs.jsonl").write_text("\n".join(rows), encoding="utf-8")
     # One process, however large: it is what is measured.
-    environment = stage.connected(sandbox.fal_env()) | {"AVATAR_BATCH__SHARDS": "1"}
+    environment = stage.connected(sandbox.fal_env()) | {
+        "AVATAR_BATCH__SHARDS": "1",
+        "AVATAR_FAL__AT_ONCE": str(size.at_once),
+    }
     needed = batched.run(str(folder / "jobs.jsonl"), size.at_once, environment)
     if needed.published != size.jobs:
         raise RuntimeError(f"{needed.published} of {size.jobs} were published")

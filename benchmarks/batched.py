@@ -37,11 +37,13 @@ def run(manifest: str, at_once: int, environment: Mapping[str, str]) -> Needed:
 async def measured(order: Mapping[str, object]) -> Needed:
     from flows.batch import generate_batch
     from tasks.batches.models import Batch, RowState
+    from tasks.media import confined
     from tasks.workspace import close_workspace
 
     try:
         before, began = cpu_seconds(), time.monotonic()
         summary = await generate_batch(Batch.model_validate(order))
+        confined.close()  # what the decoding processes used counts once they have ended
         wall, cpu = time.monotonic() - began, cpu_seconds() - before
     finally:
         await close_workspace()

@@ -34,7 +34,7 @@ class FalSettings(Section):
         40, ge=1, le=10_000, description="Renders of this account at fal at a time, over all runs."
     )
     submits_per_second: float = Field(
-        5, gt=0, le=1000, description="Paid requests sent to fal per second, over all runs."
+        20, gt=0, le=1000, description="Paid requests sent to fal per second, over all runs."
     )
 
 

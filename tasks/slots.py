@@ -7,40 +7,29 @@ a turn that was lost is taken again while the render goes on.
 
 import asyncio
 import contextlib
-import logging
-import random
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from logging import LoggerAdapter
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
-import httpx
-from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import ConcurrencyLeaseHolder
+from prefect.client.orchestration import get_client
 
-from tasks.limits import Limit, ensure_limit, renders_limit, submits_limit
+from tasks.leases import PATIENCE, TELL_SECONDS, Lease, Leases, Log, jitter
+from tasks.limits import Limit, renders_limit, submits_limit
 from tasks.models import ProviderName
 from tasks.renders.turns import NoTurns, Turns
 from tasks.settings import AvatarSettings
 
-#: How long a turn outlives a process that was killed, in seconds: the shortest that the server takes.
-LEASE_SECONDS = 60.0
 #: Seconds between renewals: three may fail before a turn is lost.
 RENEW_SECONDS = 15.0
-#: Seconds that one question to the server may take; Prefect's client alone would repeat it for a minute.
-PATIENCE = 10.0
+#: A run gives its turn on to its own next render for so long, in seconds; then others have their chance.
+HAND_ON_SECONDS = 60.0
 #: Seconds between two questions for a turn: the first pause, and the longest.
 PAUSES = (0.5, 4.0)
-#: Seconds between two lines in the log about waiting, or about a server that is away.
-TELL_SECONDS = 60.0
-
-T = TypeVar("T")
-Log = logging.Logger | LoggerAdapter[Any]
 
 
 @dataclass(eq=False)
@@ -48,20 +37,35 @@ class _Turn:
     """A render that counts. Without a lease it goes on all the same, and one is asked for again and again."""
 
     limit: Limit
-    lease: UUID | None = None
+    lease: Lease | None = None
+
+
+class _Pauses:
+    """Seconds between two questions, longer each time, as a person who waits would ask."""
+
+    def __init__(self, limit: Limit) -> None:
+        self._began = time.monotonic()
+        self._next = min(PAUSES[0], 1 / limit.per_second) if limit.per_second else PAUSES[0]
+
+    @property
+    def waited(self) -> float:
+        return time.monotonic() - self._began
+
+    def __next__(self) -> float:
+        pause, self._next = self._next, min(self._next * 1.5, PAUSES[1])
+        return pause * jitter()
 
 
 class Slots:
-    """The turns that one flow run holds, by way of its Prefect client."""
+    """The turns that one flow run holds."""
 
-    def __init__(self, client: PrefectClient, settings: AvatarSettings, log: Log, run: UUID | None) -> None:
-        self._client, self._settings, self._log = client, settings, log
-        self._holder = ConcurrencyLeaseHolder(type="flow_run", id=run) if run else None
+    def __init__(self, leases: Leases, settings: AvatarSettings) -> None:
+        self._leases, self._settings = leases, settings
         self._held: set[_Turn] = set()
         self._pending: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
-        self._ensured: set[str] = set()
-        self._told = -TELL_SECONDS
+        self._asking: set[str] = set()
+        self._lines: defaultdict[str, deque[asyncio.Future[Lease]]] = defaultdict(deque)
         self._queues: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._freed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
@@ -72,72 +76,73 @@ class Slots:
         if under_way:
             self._later(self._keep(turn))
         else:
-            turn.lease = await self._wait(turn.limit, self._lease)
+            turn.lease = await self._take(turn.limit)
         self._held.add(turn)
         self._keeper = self._keeper or asyncio.create_task(self._keep_all())
         try:
             if not under_way:
-                await self._wait(submits_limit(self._settings, provider), self._leave)
+                await self._await_leave(submits_limit(self._settings, provider))
             yield
         finally:
             self._held.discard(turn)
             self._later(self._give_back(turn))
 
-    async def _wait(self, limit: Limit, ask: Callable[[Limit], Awaitable[T | None]]) -> T:
-        # Only one render of this run asks at a time, however many wait: they are served in their order.
-        async with self._queues[limit.name]:
-            pause, longest = PAUSES if not limit.per_second else (min(PAUSES[0], 1 / limit.per_second),) * 2
-            began = time.monotonic()
-            while (granted := await self._try(limit, ask)) is None:
-                if time.monotonic() - began > TELL_SECONDS:
-                    self._tell(f"Waiting for a turn of {limit.name}, since {time.monotonic() - began:.0f} s.")
-                await self._freed_or(limit, pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the runs
-                pause = min(pause * 1.5, longest)
-            return granted
+    async def _take(self, limit: Limit) -> Lease:
+        """Stand in line for a lease: one that another render of this run gives on, or one of the server's."""
+        place = asyncio.get_running_loop().create_future()
+        self._lines[limit.name].append(place)
+        if limit.name not in self._asking:
+            self._asking.add(limit.name)
+            self._later(self._ask_for_line(limit))
+        try:
+            lease: Lease = await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self._later(self._release(limit, place.result()))
+            raise
+        return lease
 
-    async def _freed_or(self, limit: Limit, seconds: float) -> None:
-        """Wait, but no longer than until this very run gives a turn back."""
+    async def _ask_for_line(self, limit: Limit) -> None:
+        """One question at a time for all who stand in line, until nobody does."""
+        try:
+            pauses = _Pauses(limit)
+            while self._in_line(limit.name):
+                if lease := await self._leases.take(limit):
+                    pauses = _Pauses(limit)
+                    if not self._serve(limit.name, lease):
+                        await self._release(limit, lease)
+                else:
+                    await self._wait(limit, pauses)
+        finally:
+            self._asking.discard(limit.name)
+
+    def _in_line(self, name: str) -> bool:
+        line = self._lines[name]
+        while line and line[0].done():  # cancelled
+            line.popleft()
+        return bool(line)
+
+    def _serve(self, name: str, lease: Lease) -> bool:
+        """Give a lease to the first in line, if there is one."""
+        if not self._in_line(name):
+            return False
+        self._lines[name].popleft().set_result(lease)
+        return True
+
+    async def _await_leave(self, limit: Limit) -> None:
+        """Wait until the rate allows one more request, in the order in which the renders of this run came."""
+        async with self._queues[limit.name]:
+            pauses = _Pauses(limit)
+            while not await self._leases.may_send(limit):
+                await self._wait(limit, pauses)
+
+    async def _wait(self, limit: Limit, pauses: _Pauses) -> None:
+        """Pause, but no longer than until this very run gives a turn back."""
+        if pauses.waited > TELL_SECONDS:
+            self._leases.tell(f"Waiting for a turn of {limit.name}, since {pauses.waited:.0f} s.")
         self._freed[limit.name].clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._freed[limit.name].wait(), seconds)
-
-    async def _try(self, limit: Limit, ask: Callable[[Limit], Awaitable[T | None]]) -> T | None:
-        """What the server grants, or None: all is taken, or it has no answer for now."""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                if limit.stated and limit.name not in self._ensured:
-                    await ensure_limit(self._client, limit)
-                self._ensured.add(limit.name)
-                if granted := await ask(limit):
-                    return granted
-                await ensure_limit(self._client, limit)  # nobody deployed it
-                return await ask(limit)
-        except httpx.HTTPStatusError as error:
-            # 423: all are taken. 422: the limit is 0, by which a person holds everything up.
-            if error.response.status_code not in {httpx.codes.LOCKED, httpx.codes.UNPROCESSABLE_ENTITY}:
-                self._tell(f"The Prefect server gives no turn of {limit.name}: {error}")
-        except (httpx.HTTPError, TimeoutError) as error:
-            self._tell(f"The Prefect server gives no turn of {limit.name}: {type(error).__name__}")
-        return None
-
-    async def _lease(self, limit: Limit) -> UUID | None:
-        """A lease on one slot. None: there is no such limit."""
-        answer = await self._client.increment_concurrency_slots_with_lease(
-            names=[limit.name], slots=1, mode="concurrency", lease_duration=LEASE_SECONDS, holder=self._holder
-        )
-        granted = answer.json()
-        return UUID(granted["lease_id"]) if granted["limits"] else None
-
-    async def _leave(self, limit: Limit) -> bool | None:
-        """Leave to send one request. None: there is no such limit."""
-        answer = await self._client.increment_concurrency_slots([limit.name], slots=1, mode="rate_limit")
-        return bool(answer.json()) or None
-
-    def _tell(self, text: str) -> None:
-        """Say it, but no more than one thing in `TELL_SECONDS`."""
-        if time.monotonic() - self._told > TELL_SECONDS:
-            self._told = time.monotonic()
-            self._log.warning(text)
+            await asyncio.wait_for(self._freed[limit.name].wait(), next(pauses))
 
     async def _keep_all(self) -> None:
         while True:
@@ -146,39 +151,26 @@ class Slots:
 
     async def _keep(self, turn: _Turn) -> None:
         """Renew the lease of a turn, or get one. Whatever the server says, the render goes on."""
-        if turn.lease is not None:
-            await self._renew(turn)
-        if turn.lease is None:
-            turn.lease = await self._try(turn.limit, self._lease)
+        lease = turn.lease
+        if lease is not None and not await self._leases.renew(turn.limit, lease) and turn.lease is lease:
+            turn.lease = None
+        if turn.lease is None and turn in self._held:
+            turn.lease = await self._leases.take(turn.limit)
             if turn not in self._held:  # given back in the meantime
                 await self._give_back(turn)
 
-    async def _renew(self, turn: _Turn) -> None:
-        lease = turn.lease
-        if lease is None:
-            return
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._client.renew_concurrency_lease(lease, LEASE_SECONDS)
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code == httpx.codes.GONE:
-                turn.lease = None
-                self._log.warning(
-                    "A turn of %s was lost while the Prefect server was away. The render goes on, and takes the next.",
-                    turn.limit.name,
-                )
-        except (httpx.HTTPError, TimeoutError):
-            self._tell("The Prefect server does not answer; the renders under way go on without it.")
-
     async def _give_back(self, turn: _Turn) -> None:
-        """Free the slot. If that fails, its lease runs out by itself."""
+        """Give the slot on to the next render of this run, for a while, or else back to the server."""
         lease, turn.lease = turn.lease, None
         if lease is None:
             return
-        with contextlib.suppress(httpx.HTTPError, TimeoutError):
-            async with asyncio.timeout(PATIENCE):
-                await self._client.release_concurrency_slots_with_lease(lease)
-        self._freed[turn.limit.name].set()
+        fresh = time.monotonic() - lease.since < HAND_ON_SECONDS
+        if not (fresh and self._serve(turn.limit.name, lease)):
+            await self._release(turn.limit, lease)
+
+    async def _release(self, limit: Limit, lease: Lease) -> None:
+        await self._leases.release(lease)
+        self._freed[limit.name].set()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -190,8 +182,11 @@ class Slots:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        for freed in self._freed.values():
+            freed.set()
         if self._pending:
             await asyncio.wait(self._pending, timeout=PATIENCE)
+        self._leases.close()
 
 
 _current: ContextVar[Turns] = ContextVar("turns", default=NoTurns())  # noqa: B039 - it has no state
@@ -206,7 +201,7 @@ def turns() -> Turns:
 async def counted_turns(settings: AvatarSettings, log: Log, run: UUID | None) -> AsyncIterator[None]:
     """Have `turns()` counted by the Prefect server while the block runs."""
     async with get_client() as client:
-        slots = Slots(client, settings, log, run)
+        slots = Slots(Leases(client, log, run), settings)
         token = _current.set(slots)
         try:
             yield

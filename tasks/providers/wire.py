@@ -26,6 +26,8 @@ MAX_BODY = 1024**2
 PHASES = httpx.Timeout(connect=10, write=30, read=60, pool=5)
 #: Seconds that one free call may take in all.
 FREE_CALL_SECONDS = 30.0
+#: What is shorter is no key, and may stand in any answer.
+SHORTEST_KEY = 8
 #: Longest Retry-After believed, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
@@ -169,6 +171,11 @@ class Wire:
         """Words by others, fit for an error or a log (see `answers.clean`)."""
         return clean(words, self._key)
 
+    def without_key(self, body: bytes) -> bytes:
+        """An answer as long as it was, with asterisks for the key: a server may send it back, and answers are kept."""
+        known = self._key.encode()
+        return body.replace(known, b"*" * len(known)) if len(known) >= SHORTEST_KEY else body
+
     def own(self, url: Any) -> str | None:
         """`url` if it lies on the configured origin (scheme, host and port); otherwise None."""
         try:
@@ -196,6 +203,7 @@ class Wire:
                 await exchange.run(client, "POST", url, content=content, headers=sent, timeout=phases)
         except Exception as error:  # noqa: BLE001 - whatever it is, the outcome table judges it
             exchange.error = error
+        exchange.body[:] = self.without_key(bytes(exchange.body))
         return exchange
 
     async def ask(
@@ -220,6 +228,7 @@ class Wire:
             raise self.unavailable(f"its answer had not ended after {FREE_CALL_SECONDS:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise self.unavailable(self.describe(error)) from None
+        exchange.body[:] = self.without_key(bytes(exchange.body))
         return exchange
 
     def describe(self, error: BaseException) -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 from flows.local.record import Record, StateDirectory
 from flows.local.server import free_port, server_environment
 from tasks.settings import StoreSettings
+from tests.providers.conftest import inputs, open_sandboxed  # noqa: F401 - fixtures
 from tests.sandbox import samples
 from tests.sandbox.running import Sandbox
 from tests.up import until_ready
@@ -78,21 +79,32 @@ class House:
         return path
 
     def ask(self, method: str, path: str, **given: Any) -> Any:
-        """What a person with the password asks the API; refused without a CSRF token, which is fetched first."""
-        name, patience = str(uuid4()), time.monotonic() + 20
+        """What a person with the password asks the API; asked again while SQLite is locked, as Prefect's client does."""
+        deadline = time.monotonic() + 30
+        while True:
+            with suppress(httpx.TransportError):
+                answer = self._ask(method, path, **given)
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    return answer.raise_for_status().json()
+            assert time.monotonic() < deadline, f"{method} {path} got no answer"
+            time.sleep(0.2)
+
+    def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
+        """Refused without the password, and to change something without a CSRF token, which is fetched first."""
+        name = str(uuid4())
         user, _, password = self.secrets["Prefect's auth string"].partition(":")
         with httpx.Client(base_url=self.api_url, auth=(user, password), timeout=30) as client:
             token = client.get("/csrf-token", params={"client": name}).json()["token"]
             headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": name}
-            while True:
-                answer = client.request(method, path, headers=headers, **given)
-                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > patience:
-                    return answer.raise_for_status().json()
+            return client.request(method, path, headers=headers, **given)
 
     def start(self, **job: Any) -> str:
         """A run of generate-avatar on the worker; its id."""
         found = self.ask("GET", "/deployments/name/generate-avatar/generate-avatar")
-        body = {"parameters": {"job": {"portrait": str(PORTRAIT)} | job}}
+        body = {
+            "parameters": {"job": {"portrait": str(PORTRAIT)} | job},
+            "idempotency_key": secrets.token_hex(8),
+        }
         run: dict[str, str] = self.ask("POST", f"/deployments/{found['id']}/create_flow_run", json=body)
         return run["id"]
 
@@ -109,7 +121,13 @@ def until(done: Callable[[], object], seconds: float) -> None:
 
 def choose_secrets() -> dict[str, str]:
     """One of each that a user can set, each recognisable."""
-    names = ("fal's key", "Pixazo's key", "the gallery's password", "the bridge's token", "the bridge's secret")
+    names = (
+        "fal's key",
+        "Pixazo's key",
+        "the gallery's password",
+        "the bridge's token",
+        "the bridge's secret",
+    )
     chosen = {name: marked(name.replace(" ", "-").replace("'", "")) for name in names}
     password, address = marked("prefect"), marked("apprise")
     return chosen | {
@@ -207,7 +225,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         os.umask(before)
         entry = made.record.store
         assert entry
-        chosen |= {"the store's secret key": entry.secret_key, "this machine's token": made.state.token.read_text()}
+        chosen |= {
+            "the store's secret key": entry.secret_key,
+            "this machine's token": made.state.token.read_text(),
+        }
         yield made
 
 

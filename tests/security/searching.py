@@ -13,7 +13,9 @@ from tests.security.conftest import encodings
 
 #: A link that opens something, and the address of a webhook, which is a capability.
 SIGNED = re.compile(rb"(?i)x-amz-(?:signature|credential)(?:=|%3d|%253d)")
-WEBHOOK = re.compile(rb"webhooks(?:/|%2f)(?:fal|pixazo)(?:/|%2f)[0-9a-f]{32}(?:/|%2f)\d+(?:/|%2f)[0-9a-f]{40}")
+WEBHOOK = re.compile(
+    rb"webhooks(?:/|%2f)(?:fal|pixazo)(?:/|%2f)[0-9a-f]{32}(?:/|%2f)\d+(?:/|%2f)[0-9a-f]{40}"
+)
 
 #: Places by name, and what stands there.
 Places = Iterator[tuple[str, bytes]]
@@ -29,7 +31,10 @@ def database(path: Path) -> Places:
             columns = [column[0] for column in cursor.description]
             for row in cursor:
                 for column, cell in zip(columns, row, strict=True):
-                    yield f"table {table.decode()}.{column}", cell if isinstance(cell, bytes) else str(cell).encode()
+                    yield (
+                        f"table {table.decode()}.{column}",
+                        cell if isinstance(cell, bytes) else str(cell).encode(),
+                    )
     for each in sorted(path.parent.glob(f"{path.name}*")):
         yield f"file {each.name}", each.read_bytes()
 
@@ -41,11 +46,15 @@ def folder(root: Path, *, without: Callable[[Path], bool]) -> Places:
             yield f"file {path.relative_to(root)}", path.read_bytes()
 
 
-def bucket(settings: StoreSettings) -> Places:
-    """Every object with its metadata; of media, too."""
+def open_client(settings: StoreSettings) -> Minio:
     keys = (settings.access_key, settings.secret_key)
     access, secret = (key.get_secret_value() if key else "" for key in keys)
-    client = Minio(settings.endpoint or "", access, secret, secure=False, region="us-east-1")
+    return Minio(settings.endpoint or "", access, secret, secure=False, region="us-east-1")
+
+
+def bucket(settings: StoreSettings) -> Places:
+    """Every object with its metadata, media too."""
+    client = open_client(settings)
     for item in client.list_objects(settings.bucket, recursive=True):
         with closing(client.get_object(settings.bucket, item.object_name)) as answer:
             body, headers = answer.read(), dict(answer.headers)
@@ -55,13 +64,11 @@ def bucket(settings: StoreSettings) -> Places:
 
 def traces(places: Places, secrets: Mapping[str, str]) -> list[str]:
     """Where something stands that should not: `<what> in <place>`."""
-    wanted = {name: [form for form in encodings(secret)] for name, secret in secrets.items()}
+    wanted = {name: list(encodings(secret)) for name, secret in secrets.items()}
     found = set[str]()
     for place, content in places:
         found |= {
-            f"{name} in {place}"
-            for name, forms in wanted.items()
-            if any(form in content for form in forms)
+            f"{name} in {place}" for name, forms in wanted.items() if any(form in content for form in forms)
         }
         found |= {
             f"{name} in {place}"

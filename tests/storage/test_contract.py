@@ -215,6 +215,19 @@ async def test_what_others_named_can_be_read_and_moved(any_store, put_raw, tmp_p
     assert [stat.key for stat in await any_store.list("")] == ["assets/photo.jpg"]
 
 
+async def test_what_others_named_keeps_its_name_where_it_is_moved(any_store, put_raw):
+    """A copy, and what is written beside it, may use the names that are there; no others."""
+    key, moved = "inbox/100% Zoë?/my photo.jpg", "inbox/.done/100% Zoë?/my photo.jpg"
+    note = "inbox/.done/100% Zoë?/result.json"
+    await put_raw(any_store, key, b"jpg")
+    copied = await any_store.copy(key, moved)
+    assert (copied.key, copied.etag) == (moved, (await any_store.stat(key)).etag)
+    await any_store.put(note, b"{}", content_type="application/json", like=key)
+    assert [stat.key for stat in await any_store.list("inbox/.done/")] == [moved, note]
+    with pytest.raises(InvalidInput):
+        await any_store.copy(key, "inbox/.done/Zoë/my photo.jpg")
+
+
 async def test_a_large_object_is_not_read_into_memory(any_store):
     """Getting more than was allowed is refused; the connection stays usable."""
     await any_store.put("big", bytes(2 * MIB), content_type="text/plain")
