@@ -27,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resolve(commands)
     _add_cancel(commands)
     commands.add_parser(
-        "up", help="run store, Prefect server, deployments, worker, gallery and bridge on this machine; Ctrl-C stops all"
+        "up",
+        help="run store, Prefect server, deployments, worker, gallery and bridge on this machine; Ctrl-C stops all",
     )
     deploy = commands.add_parser(
         "deploy", help="create deployments, limits and automations on the server of PREFECT_API_URL"

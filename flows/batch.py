@@ -36,6 +36,7 @@ async def generate_batch(batch: Batch) -> Summary:
         batch: where the rows are, and how to carry them out.
     """
     async with announcing() as subject, equipment():
+        batch = batch.of(flow_run.scheduled_start_time.date())
         checked = await check_batch(batch)
         subject.batch_id = checked.batch_id
         run = str(flow_run.id)

@@ -59,8 +59,10 @@ class Workspace:
     @cached_property
     def scratch(self) -> Path:
         """Where files are put down on their way: beside the state, so that large videos do not fill /tmp."""
-        folder = self.settings.state_dir / "scratch"
-        folder.mkdir(parents=True, exist_ok=True)
+        state = self.settings.state_dir.expanduser()
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)  # as StateDirectory does, whoever comes first
+        folder = state / "scratch"
+        folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
     @asynccontextmanager

@@ -1,5 +1,6 @@
 """What a batch is asked for with, and what is kept of each of its rows."""
 
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from typing import Self
@@ -83,6 +84,11 @@ class Batch(Model):
         if bool(self.voices) != (self.portrait is not None):
             raise ValueError("a portrait needs voices, and voices need a portrait")
         return self
+
+    def of(self, day: date) -> Self:
+        """The batch of that day: `{date}` in the manifest's name is its ISO date."""
+        manifest = self.manifest and self.manifest.replace("{date}", day.isoformat())
+        return self.model_copy(update={"manifest": manifest})
 
 
 class RowState(StrEnum):

@@ -183,7 +183,9 @@ class Fal(Provider):
                 _check_stream(response)
                 async with aclosing(read_events(response.aiter_raw())) as events:
                     async for event in events:
-                        snapshot = read_status(parse_object(self._queue.without_key(event)) or {}, self._words)
+                        snapshot = read_status(
+                            parse_object(self._queue.without_key(event)) or {}, self._words
+                        )
                         if snapshot is not None and snapshot.state is not RemoteState.LOST:
                             yield snapshot
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

@@ -134,7 +134,10 @@ async def _fetch_keys(url: str) -> tuple[Ed25519PublicKey, ...] | None:
         async with asyncio.timeout(FREE_CALL_SECONDS / 3), new_client() as client:
             await exchange.run(client, "GET", url)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        log.warning("fal's webhook keys could not be fetched: %s.", type(error).__name__)
+        why = (
+            "the certificate does not prove the name" if "certificate" in str(error) else type(error).__name__
+        )
+        log.warning("fal's webhook keys could not be fetched: %s.", why)
         return None
     keys = read_keys(exchange.object) if exchange.ok else ()
     if not keys:

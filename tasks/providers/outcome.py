@@ -18,7 +18,7 @@ no answer after a byte left: timeout, reset, disconnect  unknown     the classic
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -167,7 +167,7 @@ def _refuses(data: Mapping[str, Any]) -> bool:
 
 def judge(exchange: Exchange, *, refusals_in_200: bool = False) -> Outcome:
     """`classify_submit` of what was seen on the wire."""
-    return classify_submit(
+    outcome = classify_submit(
         error=type(exchange.error) if exchange.error else None,
         sent=exchange.sent,
         status=exchange.status,
@@ -176,6 +176,9 @@ def judge(exchange: Exchange, *, refusals_in_200: bool = False) -> Outcome:
         complete=exchange.complete,
         refusals_in_200=refusals_in_200,
     )
+    if outcome.verdict is Verdict.NOT_SENT and "certificate" in str(exchange.error):
+        return replace(outcome, reason="its certificate does not prove its name")
+    return outcome
 
 
 def accepted_id(outcome: Outcome, wire: Wire, inputs: RenderInputs, *, dashboard: str) -> str:

@@ -82,6 +82,7 @@ class Exchange:
         self.headers = httpx.Headers()
         self.body = bytearray()
         self.complete = False  #: whether the answer was read to its end
+        self.too_large = False  #: whether more came than is read
         self.error: Exception | None = None
         self._parsed: tuple[dict[str, Any] | None] | None = None
 
@@ -96,7 +97,8 @@ class Exchange:
             except Unreadable as error:
                 log.warning("An answer of %s cannot be read: %s.", response.request.url.host, error)
                 return
-        self.complete = len(self.body) <= MAX_BODY
+        self.too_large = len(self.body) > MAX_BODY
+        self.complete = not self.too_large
 
     async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         # A proxy's CONNECT goes by the same event, and is not the request.
@@ -106,11 +108,6 @@ class Exchange:
     @property
     def ok(self) -> bool:
         return self.status in SUCCESS
-
-    @property
-    def too_large(self) -> bool:
-        """Whether more came than is read."""
-        return len(self.body) > MAX_BODY
 
     @property
     def object(self) -> dict[str, Any] | None:
@@ -172,9 +169,9 @@ class Wire:
         return clean(words, self._key)
 
     def without_key(self, body: bytes) -> bytes:
-        """An answer as long as it was, with asterisks for the key: a server may send it back, and answers are kept."""
+        """An answer in which the key does not stand: a server may send it back, and answers are kept."""
         known = self._key.encode()
-        return body.replace(known, b"*" * len(known)) if len(known) >= SHORTEST_KEY else body
+        return body.replace(known, b"[key]") if len(known) >= SHORTEST_KEY else body
 
     def own(self, url: Any) -> str | None:
         """`url` if it lies on the configured origin (scheme, host and port); otherwise None."""

@@ -21,7 +21,7 @@ import urllib3.exceptions
 
 from tasks.errors import ObjectNotFound, StoreUnavailable, StoreUnfit
 from tasks.storage.connection import Connection
-from tasks.storage.failures import BUSY, CREDENTIALS_HINT
+from tasks.storage.failures import BUSY, CREDENTIALS_HINT, code_of
 
 #: Seconds between tries. SeaweedFS makes losers of a contended key wait for up to 6 s.
 PAUSES = (0.1, 0.3, 0.8, 1.5)
@@ -110,6 +110,6 @@ def put_if_absent(connection: Connection, key: str, data: bytes, content_type: s
     try:
         response = connection.pool.request("PUT", url, body=data, headers=headers, redirect=False)
     except urllib3.exceptions.HTTPError as error:
-        return Answer(None, type(error).__name__)
+        return Answer(None, code_of(error))
     found = re.search(rb"<Code>([A-Za-z0-9]{1,60})</Code>", response.data)
     return Answer(response.status, found[1].decode() if found else f"HTTP {response.status}")

@@ -13,6 +13,7 @@ from tasks.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavail
 CALL_ERRORS = (MinioException, urllib3.exceptions.HTTPError, ParseError)
 NOT_FOUND = frozenset({"NoSuchKey", "NoSuchObject"})
 BUSY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+UNPROVED = "its certificate does not prove its name"
 CREDENTIALS_HINT = "Check AVATAR_STORE__ACCESS_KEY, AVATAR_STORE__SECRET_KEY and this machine's clock."
 
 
@@ -30,6 +31,8 @@ def code_of(error: BaseException) -> str:
     code = error.code if isinstance(error, S3Error) else None
     if code:
         return re.sub(r"[^A-Za-z0-9]", "", code)[:60]
+    if isinstance(error, urllib3.exceptions.SSLError) and "certificate" in str(error):
+        return UNPROVED
     status = status_of(error)
     return f"HTTP {status}" if status else type(error).__name__
 
@@ -59,7 +62,7 @@ def explain(error: BaseException, action: str, endpoint: str) -> AvatarError:
         return StoreUnavailable(text, hint=CREDENTIALS_HINT)
     if status is None:
         text = f"No usable answer from the store at {endpoint} ({code}): could not {action}."
-        return StoreUnavailable(
-            text, hint="Check that the store runs and that AVATAR_STORE__ENDPOINT names it."
-        )
+        own = "Set SSL_CERT_FILE to the certificate of its authority, if that is one of your own."
+        there = "Check that the store runs and that AVATAR_STORE__ENDPOINT names it."
+        return StoreUnavailable(text, hint=own if code == UNPROVED else there)
     return StoreUnavailable(f"The store at {endpoint} answered {code}: could not {action}.")

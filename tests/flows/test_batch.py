@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ async def test_a_large_batch_is_a_task_run_for_each_sheet(batched, manifest, row
     assert again.outcome.states == {RowState.ALREADY: 6}
     assert {row["name"] for row in again.task_runs(2)} == {"check every row", "report"}
     assert sandbox.state()["posts"] == 6
+
+
+async def test_the_manifest_of_the_day_is_taken(batched, manifest, rows, sandbox):  # noqa: F811
+    """`{date}` in its name is the day the run was scheduled for."""
+    today = datetime.now(UTC).date().isoformat()
+    batch = manifest(rows(1), name=f"{today}.jsonl")
+    run = await batched(
+        batch.model_copy(update={"manifest": str(batch.manifest).replace(today, "{date}")}),
+        **sandbox.fal_env(),
+    )
+    assert run.outcome.states == {RowState.PUBLISHED: 1}
 
 
 async def test_a_dear_batch_waits_for_a_person(batched, manifest, rows, sandbox):  # noqa: F811

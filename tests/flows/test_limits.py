@@ -21,8 +21,8 @@ from flows.local.server import ensure_server
 from tasks.batches.models import Batch, Checked
 from tasks.batches.running import Floor, run_sheets
 from tasks.models import AvatarJob, ProviderName
-from tasks.settings import AvatarSettings
-from tasks.storage.ports import choose_ports
+from tasks.settings import AvatarSettings, FalSettings
+from tasks.storage.ports import choose_ports, is_free
 from tasks.workspace import close_workspace
 from tests.batches.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Local, Produce
@@ -127,8 +127,8 @@ async def test_a_change_in_the_ui_holds_unless_the_setting_is_stated(
 ) -> None:
     """Made by the first run with the default; what a person sets is kept, until AVATAR_FAL__AT_ONCE is stated."""
     await produce(given.job("one"), **sandbox.fal_env())
-    assert limits.read("avatar-fal")["limit"] == 40
-    assert limits.read("avatar-fal-submits")["slot_decay_per_second"] == 5
+    assert limits.read("avatar-fal")["limit"] == FalSettings().at_once
+    assert limits.read("avatar-fal-submits")["slot_decay_per_second"] == FalSettings().submits_per_second
     limits.change("avatar-fal", limit=7)
     await produce(given.job("two"), **sandbox.fal_env())
     assert limits.read("avatar-fal")["limit"] == 7
@@ -246,9 +246,12 @@ async def test_no_slot_is_lost_to_kill_9_nor_to_a_restart_of_the_server(
 
 
 def restart_server(state: StateDirectory) -> None:
-    """As `avatar up` does when the server died."""
+    """As `avatar up` does when the server died, and its threads, which hold the port a moment longer, have ended."""
     entry = state.read().api
     assert entry is not None
     kill(entry.process)
+    deadline = time.monotonic() + 10
+    while not is_free(entry.port):
+        assert time.monotonic() < deadline, "the port stays taken"
     with locks.exclusive(state.starting):
         assert ensure_server(state, lambda: True).port == entry.port
