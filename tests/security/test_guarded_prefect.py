@@ -15,9 +15,14 @@ def test_the_server_is_guarded(house: House) -> None:
     user, _, password = house.secrets["Prefect's auth string"].partition(":")
     with httpx.Client(base_url=house.api_url, timeout=20) as client:
         assert client.get("/health").status_code == 200
-        assert client.post("/deployments/filter", json={}).status_code == 401
-        assert client.post("/deployments/filter", json={}, auth=(user, "wrong")).status_code == 401
+        assert client.get("/admin/version").status_code == 401
+        assert client.get("/admin/version", auth=(user, "wrong")).status_code == 401
         assert client.post("/deployments/filter", json={}, auth=(user, password)).status_code == 403
+        token = client.get("/csrf-token", params={"client": "x"}, auth=(user, password)).json()["token"]
+        headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "x"}
+        assert client.post("/deployments/filter", json={}, headers=headers).status_code == 401
+        known = client.post("/deployments/filter", json={}, headers=headers, auth=(user, password))
+        assert known.status_code == 200
 
 
 def test_a_command_works(house: House) -> None:
@@ -40,7 +45,7 @@ def test_deploy_works(house: House) -> None:
     """`avatar deploy` again changes nothing and says what is there."""
     ended = house.avatar("deploy", "--json")
     assert ended.returncode == 0, ended.stderr
-    assert "generate-avatar" in json.loads(ended.stdout)["deployments"]
+    assert "generate-avatar/generate-avatar" in json.loads(ended.stdout)["deployments"]
 
 
 def test_doctor_is_content(house: House) -> None:

@@ -1,0 +1,227 @@
+"""docs/least-power.md, tried: its policies are read from the page and enforced by the embedded store's server."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minio.error import S3Error
+from pydantic import SecretStr
+
+from tasks.errors import StoreUnavailable
+from tasks.settings import AvatarSettings, StoreSettings
+from tasks.storage import embedded
+from tasks.storage.store import Store
+from tests.security.conftest import PORTRAIT, ROOT, House
+from tests.security.searching import open_client
+
+pytestmark = pytest.mark.server
+
+PAGE = (ROOT / "docs" / "least-power.md").read_text()
+POLICY, EXPIRE, MAKE, LOOK = (
+    json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE, re.M | re.S)
+)
+#: Under each prefix of the policy: whether objects may be removed, with the policy alone and with the statement for old ones.
+PREFIXES = {
+    "assets": (False, False), "batches": (False, True), "bridge": (False, False), "budget": (True, True),
+    "expired": (False, False), "hints": (True, True), "inbox": (True, True), "jobs": (False, False),
+    "journal": (False, False), "open": (True, True), "plans": (False, False), "probe": (True, True),
+    "renders": (False, True), "results": (False, True), "videos": (False, True),
+}  # fmt: skip
+OWNER = embedded.State(access_key="owner-key", secret_key="owner-secret")
+
+
+def identity(name: str, **more: Any) -> dict[str, Any]:
+    credentials = [{"accessKey": f"{name}-key", "secretKey": f"{name}-secret"}]
+    return {"name": name, "credentials": credentials, "actions": []} | more
+
+
+def identities() -> dict[str, Any]:
+    """An owner, users with the page's policies, one with SeaweedFS's coarse rights, and everybody in a bucket of theirs."""
+    statements = POLICY["Statement"]
+    policies = {
+        "worker": POLICY,
+        "tidy": POLICY | {"Statement": [*statements, EXPIRE]},
+        "maker": POLICY | {"Statement": [*statements, MAKE]},
+        "looker": LOOK,
+    }
+    return {
+        "identities": [
+            identity("owner", actions=["Admin", "Read", "Write", "List", "Tagging"]),
+            *(identity(name, policyNames=[name]) for name in policies),
+            identity("coarse", actions=["Read:avatar", "Write:avatar", "List:avatar"]),
+            {
+                "name": "anonymous",
+                "actions": ["Read:shown", "List:shown", "Read:open", "List:open", "Write:open"],
+            },
+        ],
+        "policies": [{"name": name, "content": json.dumps(policy)} for name, policy in policies.items()],
+    }
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., StoreSettings]]:
+    """Settings by which a user of that name reaches a store that keeps to the policies."""
+    directory = tmp_path_factory.mktemp("guarded")
+    embedded.write_private(directory / "s3.json", json.dumps(identities()))
+    embedded.write_state(directory, OWNER)
+    store = embedded.start(directory)
+
+    def settings(name: str, bucket: str = "avatar") -> StoreSettings:
+        keys = {"access_key": SecretStr(f"{name}-key"), "secret_key": SecretStr(f"{name}-secret")}
+        return StoreSettings(endpoint=store.endpoint, bucket=bucket, secure=False, **keys)
+
+    for bucket in ("other", "shown", "open"):
+        open_client(settings("owner")).make_bucket(bucket)
+    yield settings
+    embedded.stop(store.pid, wait_seconds=0)
+
+
+@asynccontextmanager
+async def opened(settings: StoreSettings) -> AsyncIterator[Store]:
+    store = Store(settings)
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+def test_the_policy_names_what_is_tried() -> None:
+    """Every prefix of the page is in the table of this test, and the other way round."""
+    named = {resource.split("/")[1] for resource in POLICY["Statement"][1]["Resource"]}
+    assert named == PREFIXES.keys()
+
+
+@pytest.mark.parametrize(("name", "which"), [("worker", 0), ("tidy", 1)])
+async def test_each_prefix_allows_what_the_page_says(guarded, name: str, which: int) -> None:
+    """Written, created, read, copied and listed under each; removed only where things are tidied up."""
+    async with opened(guarded(name)) as store:
+        for prefix, removable in PREFIXES.items():
+            key = f"{prefix}/{name}/thing"
+            await store.put(key, b"1", content_type="text/plain")
+            assert await store.create(f"{key}-new", b"1")
+            assert (await store.get(key)).data == b"1"
+            await store.copy(key, f"{key}-copy")
+            assert len(await store.list(f"{prefix}/{name}/")) == 3
+            assert await store.exists(f"{prefix}/{name}/nothing") is None
+            if removable[which]:
+                await store.remove(key)
+            else:
+                with pytest.raises(StoreUnavailable, match="denied"):
+                    await store.remove(key)
+
+
+async def test_the_rest_is_refused(guarded) -> None:
+    """Other prefixes, other buckets, a new bucket, the list of buckets' contents: none of it."""
+    async with opened(guarded("worker")) as store:
+        with pytest.raises(StoreUnavailable, match="denied"):
+            await store.put("elsewhere/x", b"1", content_type="text/plain")
+    client = open_client(guarded("worker"))
+    for call in (
+        lambda: client.put_object("other", "x", io.BytesIO(b"1"), 1),
+        lambda: [*client.list_objects("other")],
+        lambda: client.make_bucket("another"),
+        lambda: client.remove_bucket("other"),
+        lambda: client.set_bucket_policy("avatar", json.dumps(LOOK)),
+    ):
+        with pytest.raises(S3Error, match="AccessDenied"):
+            call()
+
+
+async def test_large_files_go_in_parts(guarded, tmp_path: Path) -> None:
+    """Multipart uploads need nothing more; a presigned link of this user works for who has it."""
+    import httpx
+
+    (tmp_path / "video.mp4").write_bytes(bytes(9 * 1024**2))
+    async with opened(guarded("worker")) as store:
+        from tasks.jobs.ingest import hash_file
+
+        digest = hash_file(tmp_path / "video.mp4")
+        await store.put_file(
+            "videos/large/v.mp4", tmp_path / "video.mp4", content_type="video/mp4", sha256=digest
+        )
+        link = await store.presign("videos/large/v.mp4", expires=timedelta(minutes=1))
+    assert len(httpx.get(link).content) == 9 * 1024**2
+
+
+async def test_a_missing_bucket_takes_the_statement_for_it(guarded) -> None:
+    """Without it, nothing is made; where it is allowed, for this name only, the bucket is."""
+    async with opened(guarded("worker", "avatar-not")) as store:
+        with pytest.raises(StoreUnavailable, match="denied"):
+            await store.ensure_bucket()
+    async with opened(guarded("maker")) as store:
+        await store.ensure_bucket()
+
+
+#: The flows that no command starts, each as its deployment runs it.
+FLOWS = """
+import asyncio
+from flows.inbox import Look, take_uploads
+from flows.upkeep import reconcile, expire
+async def main():
+    await take_uploads(Look())
+    await reconcile()
+    await expire()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["worker", "coarse"])
+def test_everything_works_with_it(house: House, guarded, name: str) -> None:
+    """Doctor, a paid job, a long voice, a batch, an upload, reconcile, expire and status, and nothing is left lying."""
+    import dataclasses
+
+    settings = guarded(name)
+    store = {
+        "AVATAR_STORE__ENDPOINT": settings.endpoint, "AVATAR_STORE__SECURE": "false",
+        "AVATAR_STORE__ACCESS_KEY": f"{name}-key", "AVATAR_STORE__SECRET_KEY": f"{name}-secret",
+        "AVATAR_INBOX__SETTLE_SECONDS": "0", "AVATAR_LIMITS__MAX_SECONDS": "5",
+    }  # fmt: skip
+    limited = dataclasses.replace(house, variables=house.variables | store)
+    client = open_client(guarded("owner"))
+    voice = house.voice(3.1 if name == "worker" else 3.3)
+    found = json.loads(limited.avatar("doctor", "--json").stdout)
+    assert {each["name"]: each["status"] for each in found["findings"]}["conditional create"] == "ok"
+    for source, provider in ((voice, "fal"), (house.voice(8.0), "pixazo")):
+        ended = limited.avatar(
+            "generate", str(PORTRAIT), str(source), "--provider", provider, "--prompt", name
+        )
+        assert ended.returncode == 0, ended.stderr
+    (house.folder / "jobs.csv").write_text(f"portrait,voice,prompt\n{PORTRAIT},{voice},two {name}\n")
+    batch = limited.avatar("batch", str(house.folder / "jobs.csv"))
+    assert "1 of 1 rows have a video" in batch.stdout, batch.stderr
+    client.fput_object("avatar", f"inbox/{name}/portrait.png", str(PORTRAIT))
+    client.fput_object("avatar", f"inbox/{name}/voice.wav", str(voice))
+    ended = subprocess.run([sys.executable, "-c", FLOWS], cwd=house.folder, env=limited.environment, capture_output=True, text=True, check=False, timeout=120)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(limited.avatar("status", "--json").stdout)["open"] == []
+    left = [item.object_name for item in client.list_objects("avatar", recursive=True)]
+    assert not [key for key in left if key.startswith(("open/", "probe/doctor", f"inbox/{name}/"))]
+    assert [key for key in left if key.startswith(f"inbox/.done/") and name in key]
+
+
+async def test_what_is_open_to_everybody_is_told(guarded) -> None:
+    """`avatar doctor` tries without keys: readable is a warning, writable a failure, closed is well."""
+    from flows import exposure
+
+    found = {}
+    for bucket in ("avatar", "shown", "open"):
+        settings = guarded("owner", bucket)
+        async with opened(settings) as store:
+            await store.put("probe/doctor", b"doctor", content_type="text/plain")
+            (found[bucket],) = [finding async for finding in exposure.bucket(store, settings, "probe/doctor")]
+            assert await store.exists(exposure.STRANGER) is None
+    assert {bucket: finding.status for bucket, finding in found.items()} == {
+        "avatar": "ok",
+        "shown": "warn",
+        "open": "fail",
+    }
+    assert "read, list in shown" in found["shown"].detail
+    assert "read, list, write in open" in found["open"].detail
