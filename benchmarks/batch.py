@@ -35,7 +35,7 @@ class Size:
 
 
 #: As the goals have it; and so that all benchmarks together end in minutes.
-PACE_FULL, PACE = Size(200, 50, 30.0), Size(40, 10, 6.0)
+PACE_FULL, PACE = (Size(200, 50, 30.0), Size(1_000, 50, 5.0)), (Size(40, 10, 6.0),)
 GROWTH_FULL = (Size(10, 50, 1.0), Size(1_000, 50, 1.0), Size(10_000, 50, 1.0))
 GROWTH = (Size(10, 20, 1.0), Size(100, 20, 1.0))
 
@@ -43,15 +43,20 @@ GROWTH = (Size(10, 20, 1.0), Size(100, 20, 1.0))
 def measure(stage: Stage) -> list[Row]:
     sizes = GROWTH_FULL if stage.full else GROWTH
     grown = [row for size in sizes for row in _growth(stage, size)]
-    return [_pace(stage, PACE_FULL if stage.full else PACE), *grown]
+    paced = [row for size in (PACE_FULL if stage.full else PACE) for row in _pace(stage, size)]
+    return [*paced, *grown]
 
 
-def _pace(stage: Stage, size: Size) -> Row:
+def _pace(stage: Stage, size: Size) -> list[Row]:
     sandbox = stage.sandbox(render_seconds=size.render_seconds)
     ours = _run(stage, sandbox, size)
     peer = driven.run(PEER, stage.peer_order(size.jobs, at_a_time=size.at_once), peer_environment(sandbox))
     peers = max(job.ended for job in peer.jobs) - min(job.began for job in peer.jobs)
-    return Row(BENCH, f"wall ÷ ideal, {size}", "×", ours.wall / size.ideal, peers / size.ideal, "≤ 1.05")
+    return [
+        Row(BENCH, f"wall ÷ ideal, {size}", "×", ours.wall / size.ideal, peers / size.ideal, "≤ 1.05"),
+        Row(BENCH, f"CPU per job, {size}: client alone", "s", ours.cpu / size.jobs, peer.cpu / size.jobs),
+        Row(BENCH, f"largest size of the process, {size}", "MiB", ours.peak / 2**20, None, "≤ 400 MiB"),
+    ]
 
 
 def _growth(stage: Stage, size: Size) -> list[Row]:
