@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,11 @@ def _describe(
         take=plan.take,
         continuity=plan.continuity,
         published_at=datetime.now(UTC),
-        versions={name: importlib.metadata.version(name) for name in ("avatar-flows", "av", "prefect")},
+        versions=_versions(),
         **more,
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("avatar-flows", "av", "prefect")}
