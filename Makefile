@@ -4,7 +4,7 @@ CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
 
-.PHONY: help demo up test unit lint format types bench chaos clean
+.PHONY: help demo up test unit lint format types audit bench chaos clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ format: .venv/.ready  ## let ruff format and fix
 
 types: .venv/.ready  ## mypy, strict
 	$(BIN)/mypy
+
+audit: .venv/.ready  ## known vulnerabilities in what is pinned, where the database can be reached
+	$(BIN)/python deploy/pins/audit.py
 
 bench: .venv/.ready  ## the numbers of the README, measured
 	$(BIN)/python -m benchmarks

@@ -26,6 +26,8 @@ _warning = partial(Finding, status="warn")
 
 def is_loopback(address: str) -> bool:
     """Whether `address`, a URL or a host with or without its port, is this machine's own."""
+    with suppress(ValueError):  # an IPv6 address alone is no URL's host
+        return ipaddress.ip_address(address).is_loopback
     host = httpx.URL(address if "://" in address else f"//{address}").host
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback

@@ -94,7 +94,7 @@ PLACES = (
     "storage/test_contract", "storage/test_embedded", "storage/test_conditional", "storage/test_failures",
     "media/test_stitch", "media/test_inspect", "media/test_segments", "media/test_cuts", "media/test_fuzz",
     "media/test_bad_input", "media/test_confined",
-    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "gallery/", "bridge/test_store_events",
+    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "gallery/", "bridge/test_store_events", "security/test_tls", "security/test_settings_errors",
 )  # fmt: skip
 
 

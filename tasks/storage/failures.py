@@ -40,6 +40,8 @@ def code_of(error: BaseException) -> str:
 def may_pass(error: BaseException) -> bool:
     """Whether the same call may succeed in a moment."""
     status = status_of(error)
+    if code_of(error) == UNPROVED:
+        return False
     return status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in BUSY
 
 

@@ -13,13 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from flows.bridge import webhooks
 from flows.bridge.app import Bridge, build_app
-from flows.serving import Server, listen
-from tasks.errors import OutcomeUnknown, StoreUnavailable
+from tasks.errors import StoreUnavailable
 from tasks.models import ProviderName, RemoteState, Snapshot, Submission
-from tasks.providers import fal_webhooks
 from tasks.renders.callbacks import SECRET_KEY, Asked, path_of
-from tasks.renders.follow import follow_render
-from tasks.renders.submit import submit_render
 from tasks.storage.journal import Failure, RenderState
 from tasks.workspace import Workspace
 from tests.bridge.conftest import TOKEN
@@ -259,71 +255,3 @@ async def test_a_flood_of_forgeries_changes_nothing(bridge, workspace, fal):
     assert seen == {404: FLOOD * 4 // 5, 401: FLOOD // 5}
     assert (await kept(workspace), fal.fetches) == ([], 1)
     assert (await bridge.post(right, content=BODY, headers=fal.deliver())).status_code == 204
-
-
-@pytest.fixture
-async def at_work(make_settings, outbox, sandbox):
-    """A workspace whose provider is the sandbox, and a listening bridge that the sandbox can call."""
-    with listen("bridge", "127.0.0.1", 0) as door:
-        public_url = f"http://127.0.0.1:{door.getsockname()[1]}"
-        bridge = {"public_url": public_url, "jwks_url": f"{sandbox.url}/.well-known/jwks.json"}
-        workspace = Workspace(
-            make_settings(
-                bridge=bridge,
-                fal={"key": sandbox.key, "queue_url": sandbox.url, "rest_url": sandbox.url},
-                pixazo={"key": sandbox.key, "base_url": sandbox.url},
-                polling={"min_interval": 60, "max_interval": 60},
-            )
-        )
-        server = Server(build_app(Bridge(workspace, outbox, frozenset({TOKEN}), lambda: None)))
-        serving = asyncio.create_task(server.serve(sockets=[door]))
-        yield workspace
-        server.should_exit = True
-        await serving
-        await workspace.aclose()
-
-
-async def ignore(snapshot, age):
-    return None
-
-
-async def test_a_webhook_ends_the_wait(at_work, sandbox, plan, caplog):
-    """The stream is refused and the next look is a minute away: fal's webhook brings it forward."""
-    caplog.set_level("DEBUG")
-    sandbox.reset(render_seconds=1.0)
-    sandbox.behave("stream", "answer", times=100, status=404)
-    record = await submit_render(at_work, plan, plan.segments[0])
-    look = await follow_render(at_work, record.entry.render_id, ignore)
-    state = sandbox.state()
-    assert (look.state, state["counts"]["status"]) == (RemoteState.DONE, 2)
-    (told,) = state["webhooks"]
-    assert told["status"] == 204
-    assert told["url"].rsplit("/", 1)[1] not in caplog.text
-
-
-async def test_a_rotated_key_is_followed(at_work, sandbox, plan, monkeypatch):
-    """fal signs with a new key: the next webhook is taken as the last was."""
-    monkeypatch.setattr(fal_webhooks, "FETCH_PAUSE", 0.0)
-    for take in range(2):
-        asked = plan.model_copy(update={"take": take})
-        await submit_render(at_work, asked, asked.segments[0])
-        await asyncio.to_thread(sandbox.wait_for, "webhooks_sent", take + 1)
-        sandbox.rotate_webhook_key()
-    assert [told["status"] for told in sandbox.state()["webhooks"]] == [204, 204]
-    assert len(await kept(at_work)) == 2
-
-
-@pytest.mark.parametrize("provider", ["fal", "pixazo"])
-async def test_a_lost_answer_is_made_good(at_work, sandbox, plan, provider):
-    """Accepted, the answer lost, the webhook twice and late: the request is found without a person; paid once."""
-    sandbox.behave("submit", "drop", fate={"webhooks": 2, "webhook_delay": 0.5})
-    asked = plan.model_copy(update={"provider": ProviderName(provider)})
-    with pytest.raises(OutcomeUnknown) as caught:
-        await submit_render(at_work, asked, asked.segments[0])
-    while (head := await at_work.journal.head(caught.value.render_id)).state is not RenderState.SUBMITTED:
-        await asyncio.sleep(0.02)
-    (job,) = sandbox.state()["accepted"]
-    assert head.entry.submission.request_id == job["request_id"]
-    again = await submit_render(at_work, asked, asked.segments[0])
-    assert again.entry.submission.request_id == job["request_id"]
-    assert sandbox.state()["posts"] == 1

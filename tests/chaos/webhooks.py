@@ -41,7 +41,8 @@ def cases() -> Iterator[Case]:
 def in_the_request(trial: Trial, *, then: str, provider: str = "fal") -> Shown:
     """The run dies as soon as the provider has accepted, before it answers."""
     trial.provider = provider
-    if then == "reconcile":  # which looks after all renders of a bucket, and the others are at other sandboxes
+    if then == "reconcile":
+        # It looks after all renders of a bucket, and those of other trials are at other sandboxes.
         trial.store = trial.ground.bucket(f"webhooks-{trial.folder.name}")
     open_bridge(trial)
     die_before_the_answer(trial)

@@ -110,6 +110,14 @@ def test_every_known_shape_of_error_is_read(data, words, kind):
         ("see HTTPS://user:pw@host/x#frag.", "see HTTPS://host/x"),
         ("with X-Amz-Credential=AKIA/2026 inside", "with X-Amz-… inside"),
         ("Key s3cret!", "Key [key]!"),
+        (
+            f"cannot reach https://b.example/x/webhooks/fal/{'5e' * 16}/2/{'c0ffee00' * 5}.",
+            f"cannot reach https://b.example/x/webhooks/fal/{'5e' * 16}/2/….",
+        ),
+        (
+            f"%2Fwebhooks%2Fpixazo%2F{'5e' * 16}%2F1%2F{'c0ffee00' * 5}",
+            f"%2Fwebhooks%2Fpixazo%2F{'5e' * 16}%2F1%2F…",
+        ),
         ("two\nlines\x00and\x1b[31m colour", "two lines and [31m colour"),
         ("\u202ereversed", "reversed"),
     ],

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tasks.models import Asset, Plan
+from tasks.renders.order import order_for
 from tasks.workspace import Workspace
 from tests.renders.scripted import Scripted, make_plan
 from tests.sandbox import samples
@@ -57,3 +58,8 @@ async def make_workspace(make_settings):
     yield make
     for workspace in opened:
         await workspace.aclose()
+
+
+@pytest.fixture
+def render_id(make_workspace, plan):
+    return order_for(make_workspace(Scripted()), plan, plan.segments[0]).render_id
