@@ -180,10 +180,11 @@ def _whole(digits: str) -> int:
 def _read_csv(lines: Lines) -> Iterator[RawRow]:
     try:
         head = next(lines, "")
-    except BadLine as error:
+        delimiter = max(DELIMITERS, key=head.count)
+        named = next(csv.reader([head], delimiter=delimiter), [])
+    except (BadLine, csv.Error) as error:
         raise InvalidInput(f"Line 1 of the manifest: {error}. Nothing was sent or spent.") from None
-    delimiter = max(DELIMITERS, key=head.count)
-    columns = _check_columns(next(csv.reader([head], delimiter=delimiter), []))
+    columns = _check_columns(named)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line = lines.begin_row()
