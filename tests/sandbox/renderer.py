@@ -1,7 +1,7 @@
 """The sandbox's renderer: portrait and voice in, a real MP4 out. Shares no code with the product."""
 
 import io
-import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,8 @@ def render(portrait: bytes, voice: bytes, target: Path, look: Look) -> float:
     samples = spoil(spoken, look)
     frames = max(1, round((len(samples) / RATE + look.extra_seconds) * look.frame_rate))
     levels = [*loudness(spoken, look.frame_rate), *[0.0] * frames][:frames]
-    partial = target.with_suffix(f".{os.getpid()}.part")
+    # After a reset the same video may still be in the making for a job that was forgotten.
+    partial = target.with_suffix(f".{uuid.uuid4().hex}.part")
     with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
         write(container, picture(portrait, look), samples, levels, look)
     partial.replace(target)
