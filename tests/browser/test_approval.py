@@ -1,10 +1,12 @@
 """A dear job and a batch from the Prefect UI: what is asked, what a person answers, and what they see meanwhile."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import TimeoutError as NotThere
 
 from tests.browser.conftest import Up, screenshot
 from tests.sandbox.running import Sandbox
@@ -71,6 +73,18 @@ def answer(form: Locator, *, approved: bool) -> None:
     expect(form).to_be_hidden()
 
 
+def watch_progress(page: Page, run: str, text: str) -> None:
+    """Look at the run's progress again and again until it says so; the page is not brought up to date by itself."""
+    progress = page.get_by_role("link", name=re.compile(r"PROGRESS\s+batch-progress-"))
+    for _ in range(60):
+        page.goto(run)
+        page.get_by_role("tab", name="Artifacts").click()
+        with contextlib.suppress(AssertionError, NotThere):
+            progress.click(timeout=2000)
+            return expect(page.get_by_text(re.compile(re.escape(text))).first).to_be_visible(timeout=2000)
+    raise AssertionError(f"the progress never said: {text}")
+
+
 def test_a_person_sees_the_preview_approves_the_price_and_gets_the_video(
     page: Page, sandbox: Sandbox
 ) -> None:
@@ -105,18 +119,20 @@ def test_a_denied_job_costs_nothing(page: Page, sandbox: Sandbox) -> None:
 
 def test_a_batch_from_the_form_shows_how_far_it_is(page: Page, sandbox: Sandbox) -> None:
     """Approved as a whole, a manifest's rows are rendered; progress and report are artifacts of the run."""
+    sandbox.reset(render_seconds=20)
     start(page, "generate-batch", Manifest="examples/jobs.csv")
     ends_as(page, "Suspended")
     form = question(page)
     expect(form.get_by_role("heading", name="Pay up to $2.07 for 2 of 2 rows?")).to_be_visible()
     answer(form, approved=True)
-    ends_as(page, "Completed")
-    page.get_by_role("tab", name="Artifacts").click()
-    page.get_by_role("link", name=re.compile(r"PROGRESS\s+batch-progress-")).click()
-    panel = page.get_by_role("tabpanel", name="Artifact")
-    expect(panel.get_by_text("Progress: 100%")).to_be_visible()
+    run = page.url
+    watch_progress(page, run, "0 of 2 rows: 0 published; 2 rendering")
     screenshot(page, "batch-progress")
-    page.go_back()
+    page.goto(run)
+    ends_as(page, "Completed")
+    watch_progress(page, run, "2 of 2 rows: 2 published")
+    expect(page.get_by_text("Progress: 100%")).to_be_visible()
+    page.goto(run)
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_role("link", name=re.compile(r"MARKDOWN\s+batch-")).click()
     expect(page.get_by_text("2 of 2 rows have a video")).to_be_visible()
