@@ -1,6 +1,6 @@
 """What a batch comes to as a whole: good, not begun because of bad rows, or with rows left over."""
 
-from tasks.batches.models import Outcome, RowState, Summary
+from tasks.batches.models import SERVED, Outcome, RowState, Summary
 from tasks.errors import BatchIncomplete, InvalidInput, OutcomeUnknown, ProviderFailure, Refused
 
 #: Rows told in an error; the report tells all.
@@ -29,9 +29,16 @@ def refuse_bad_rows(summary: Summary) -> None:
 
 
 def require_videos(summary: Summary) -> Summary:
-    """The summary, or `BatchIncomplete` if a row that could be rendered has no video. Bad rows were told before."""
+    """The summary of a batch that was carried out. Bad rows were told before, and count only if there are no others.
+
+    Raises:
+        BatchIncomplete: a row that could be rendered has no video.
+        InvalidInput: every row is bad.
+    """
     left = [(state, code) for state, code in _EXITS if summary.count(state)]
     if not left:
+        if not summary.count(*SERVED):
+            refuse_bad_rows(summary)
         return summary
     counts = ", ".join(f"{summary.count(state)} {state}" for state, _ in left)
     number = summary.count(*(state for state, _ in left))

@@ -6,11 +6,11 @@ from decimal import Decimal
 
 import pytest
 
-from tasks.batches.models import Batch, RowState
+from tasks.batches.models import Batch, OnBadRows, RowState
 from tasks.batches.money import check_budget
 from tasks.batches.report import write_report
 from tasks.batches.sheets import read_rows
-from tasks.batches.verdict import refuse_bad_rows
+from tasks.batches.verdict import refuse_bad_rows, require_videos
 from tasks.errors import BudgetRefused, InvalidInput, NotConfigured
 
 #: A voice of 3 s, in whole seconds, at either provider's price in US dollars a second.
@@ -164,3 +164,10 @@ async def test_a_manifest_in_the_store_is_read_there(works, media):
     checked = await works.check(Batch(manifest=f"s3://{store.bucket}/inbox/may/jobs.csv"))
     assert (checked.ready, checked.bad) == (1, 0)
     assert (await store.get(f"batches/{checked.batch_id}/manifest.csv")).data == table
+
+
+async def test_a_batch_of_bad_rows_alone_is_no_success(works, manifest):
+    """With `skip` there is nothing left to render, and it says so."""
+    summary = await works.run(manifest([{"portrait": "portrait.png"}], on_bad_rows=OnBadRows.SKIP))
+    with pytest.raises(InvalidInput, match="1 of 1 rows cannot be rendered"):
+        require_videos(summary)
