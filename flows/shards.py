@@ -28,6 +28,8 @@ from tasks.slots import turns
 from tasks.workspace import workspace
 
 DEPLOYMENT = "render-shard/render-shard"
+#: More than the largest manifest has.
+MOST_SHEETS = 20_000
 #: Seconds between looks at the child runs.
 LOOK_SECONDS = 5.0
 
@@ -35,13 +37,30 @@ LOOK_SECONDS = 5.0
 class Shard(Model):
     """Some sheets of a batch that was checked."""
 
-    batch_id: str = Field(title="Batch", pattern=r"^[0-9a-f]{32}$", description="The batch's id.")
-    run: str = Field(title="Run", description="The flow run that checked the batch and waits for this shard.")
-    first: int = Field(title="First sheet", ge=0, description="A sheet is a hundred rows.")
-    last: int = Field(title="Last sheet", ge=0)
-    rows: int = Field(title="Rows", ge=1, description="How many rows those sheets have.")
+    batch_id: str = Field(
+        title="Batch", pattern=r"^[0-9a-f]{32}$", description="The batch's id.", examples=["0" * 32]
+    )
+    run: str = Field(
+        title="Run",
+        max_length=100,
+        description="The flow run that checked the batch and waits for this shard.",
+        examples=["8c0bd5a2-3c0f-4c3a-9d7f-0a6f3a3f5f0e"],
+    )
+    first: int = Field(
+        title="First sheet", ge=0, le=MOST_SHEETS, description="A sheet is a hundred rows.", examples=[0]
+    )
+    last: int = Field(
+        title="Last sheet", ge=0, le=MOST_SHEETS, description="This one included.", examples=[9]
+    )
+    rows: int = Field(
+        title="Rows",
+        ge=1,
+        le=MOST_SHEETS * SHEET_ROWS,
+        description="How many rows those sheets have.",
+        examples=[1000],
+    )
     at_once: int = Field(
-        title="At once", ge=1, le=1000, description="This shard's part of the batch's turns."
+        title="At once", ge=1, le=1000, description="This shard's part of the batch's turns.", examples=[10]
     )
 
     @property

@@ -75,9 +75,14 @@ class Settlement(Model):
         title="Request id",
         max_length=512,
         description="The provider's id of the request, if it was found.",
+        examples=["764cabcf-b745-4b3e-ae38-1200304cf45b"],
     )
     who: str = Field(
-        "somebody in the Prefect UI", title="Who", max_length=100, description="Noted in the journal."
+        "somebody in the Prefect UI",
+        title="Who",
+        max_length=100,
+        description="Noted in the journal.",
+        examples=["Anna"],
     )
 
 

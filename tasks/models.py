@@ -108,6 +108,7 @@ class AvatarJob(Model):
         ge=0,
         le=9999,
         description="0 returns the published video if there is one. A new number buys a new rendition of the same job.",
+        examples=[1],
     )
 
 

@@ -48,6 +48,7 @@ class Batch(Model):
         min_length=1,
         max_length=2500,
         description="For rows that have none of their own. A single dot means none.",
+        examples=["smiling warmly, slight head turn"],
     )
     provider: ProviderName | None = Field(
         None, title="Provider", description="For rows that name none. Empty: the AVATAR_PROVIDER setting."
@@ -74,7 +75,11 @@ class Batch(Model):
         examples=[150],
     )
     name: str = Field(
-        "", title="Name", max_length=100, description="What people call it, in lists and in the report."
+        "",
+        title="Name",
+        max_length=100,
+        description="What people call it, in lists and in the report.",
+        examples=["may campaign"],
     )
 
     @model_validator(mode="after")
