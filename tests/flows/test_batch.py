@@ -104,7 +104,7 @@ def avatar(local: Local, tmp_path: Path, sandbox: Sandbox) -> Callable[..., "sub
 
 def test_killed_in_the_middle_it_pays_for_each_row_once(avatar, manifest, rows, sandbox):  # noqa: F811
     """kill -9 while five of twelve are rendering; the same command does the rest: twelve accepts, twelve videos."""
-    sandbox.reset(render_seconds=4)
+    sandbox.reset(render_seconds=6)
     batch = manifest(rows(12))
     arguments = ("batch", batch.manifest, "--at-once", "5", "--json")
     victim = avatar(*arguments)
@@ -114,7 +114,9 @@ def test_killed_in_the_middle_it_pays_for_each_row_once(avatar, manifest, rows, 
     victim.communicate()
     said, complained = (again := avatar(*arguments)).communicate(timeout=240)
     assert again.returncode == 0, complained
-    assert json.loads(said)["states"] == {"published": 12}
+    states = Counter(json.loads(said)["states"])  # on a slow machine some may have been done before
+    assert states["published"] + states["already"] == states.total() == 12
+    assert states["published"] >= 7
     assert sandbox.state()["accepts"] == 12
 
 
