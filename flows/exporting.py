@@ -10,7 +10,7 @@ from pydantic import Field
 from flows.equipment import equipment
 from flows.gallery.export import Exported, export_gallery
 from tasks.artifacts import decorate
-from tasks.models import Model
+from tasks.forms import Model
 from tasks.workspace import workspace
 
 

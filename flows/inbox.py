@@ -12,12 +12,12 @@ from flows.owners import is_under_way
 from flows.shards import render_shards
 from tasks.batching import check_batch, report_batch
 from tasks.errors import ApprovalDenied, AvatarError
+from tasks.forms import Model
 from tasks.inbox.models import Filed, Inbox, Taken
 from tasks.inbox.rows import Outcomes, discard_manifest, keep_to_limit, read_outcomes, refused, write_manifest
 from tasks.inbox.sweep import Sweep
 from tasks.inbox.verdicts import require_done
 from tasks.inboxing import file_uploads, show_uploads
-from tasks.models import Model
 from tasks.workspace import workspace
 
 

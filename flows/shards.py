@@ -22,7 +22,7 @@ from tasks.batches.models import Batch, Checked
 from tasks.batches.running import Floor
 from tasks.batches.sheets import SHEET_ROWS, read_outcomes
 from tasks.batching import render_sheets
-from tasks.models import Model
+from tasks.forms import Model
 from tasks.settings import BatchSettings
 from tasks.slots import turns
 from tasks.workspace import workspace

@@ -8,7 +8,7 @@ from pydantic import Field
 from flows.equipment import equipment
 from flows.recovery import resume_dead_runs
 from tasks.artifacts import show_expired, show_reconciled
-from tasks.models import Model
+from tasks.forms import Model
 from tasks.renders.reconcile import finish_render, reconcile_renders
 from tasks.renders.resolve import attach_request, declare_not_charged, signed_by
 from tasks.retention.expire import expire as apply_rules

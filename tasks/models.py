@@ -5,7 +5,9 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
+
+from tasks.forms import Model
 
 #: The paid model, by the one name it has in ids: the same model behind two doors is bought once.
 KLING_AVATAR = "kling-ai-avatar-v2-pro"
@@ -32,23 +34,6 @@ class Continuity(StrEnum):
 class VideoState(StrEnum):
     PUBLISHED = "published"  #: passed its checks, or was accepted by a person
     REJECTED = "rejected"  #: did not pass; kept and shown with the reason
-
-
-def _one_input(schema: dict[str, Any]) -> None:
-    """Give every field that may be None one input in the run form, left empty for None.
-
-    As generated, the Prefect UI asks for a type first (`str` or `None`). Its server accepts null for a field that is
-    not required and has no default, whatever its type (prefect/utilities/schema_tools/validation.py of 3.9.1).
-    """
-    for field in schema.get("properties", {}).values():
-        options = [option for option in field.get("anyOf", ()) if option.get("type") != "null"]
-        if len(options) < len(field.get("anyOf", ())) and field.get("default", ...) is None:
-            del field["anyOf"], field["default"]
-            field.update(options[0])
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_one_input)
 
 
 class AvatarJob(Model):

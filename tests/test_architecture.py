@@ -13,7 +13,7 @@ PLAIN = [
     *sorted(
         ".".join(path.with_suffix("").parts) for path in MODULES if path.stem not in {"__init__", "__main__"}
     ),
-    *("tasks.models", "tasks.errors", "tasks.settings", "tasks.progress", "tasks.workspace"),
+    *("tasks.forms", "tasks.models", "tasks.errors", "tasks.settings", "tasks.progress", "tasks.workspace"),
 ]
 TASKS = sorted(f"tasks.{path.stem}" for path in (ROOT / "tasks").glob("*.py") if path.stem != "__init__")
 

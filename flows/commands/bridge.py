@@ -4,10 +4,9 @@ import argparse
 import asyncio
 import os
 import sys
-from typing import Any
 
-from tasks.settings import AvatarSettings, BridgeSettings
-from tasks.storage.store import Store
+from flows.commands.sites import ensure_bucket, listening_as_asked, say
+from tasks.settings import AvatarSettings
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -15,10 +14,10 @@ def run(arguments: argparse.Namespace) -> int:
     from flows.local import environment, find, services
     from flows.local.prefect_api import PrefectAccess
 
-    settings = _asked(AvatarSettings(), arguments)
+    settings = listening_as_asked(AvatarSettings(), "bridge", arguments)
     check_reach(settings)
     if arguments.host is None and arguments.port is None and (url := find(settings).bridge_url):
-        _say(f"The bridge of avatar up is already running: {url}")
+        say(f"The bridge of avatar up is already running: {url}")
         return 0
     # A Prefect API of the user's is told as soon as it answers; another in its place would be told in vain.
     api_url = (PrefectAccess().api_url or "").rstrip("/")
@@ -35,25 +34,5 @@ def _serve(settings: AvatarSettings, api_url: str) -> int:
     from flows.local.record import StateDirectory
 
     if store_port(StateDirectory(settings.state_dir), settings):
-        asyncio.run(_ensure_bucket(settings))  # a store of our own may have none before the first job
-    return serve(settings, api_url, say=_say)
-
-
-def _asked(settings: AvatarSettings, arguments: argparse.Namespace) -> AvatarSettings:
-    """The settings, with what the command line says about host and port."""
-    given: dict[str, Any] = {"host": arguments.host, "port": arguments.port}
-    stated = settings.bridge.model_dump(exclude_unset=True)
-    stated |= {name: value for name, value in given.items() if value is not None}
-    return settings.model_copy(update={"bridge": BridgeSettings.model_validate(stated)})
-
-
-async def _ensure_bucket(settings: AvatarSettings) -> None:
-    store = Store(settings.store)
-    try:
-        await store.ensure_bucket()
-    finally:
-        await store.aclose()
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+        asyncio.run(ensure_bucket(settings))
+    return serve(settings, api_url, say=say)

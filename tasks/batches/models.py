@@ -7,7 +7,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from tasks.models import LONGEST_ADDRESS, AvatarJob, Model, Plan, ProviderName
+from tasks.forms import Model
+from tasks.models import LONGEST_ADDRESS, AvatarJob, Plan, ProviderName
 
 
 class OnBadRows(StrEnum):

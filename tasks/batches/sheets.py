@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from tasks.batches.manifest import batch_prefix
 from tasks.batches.models import Outcome, Row
 from tasks.errors import ObjectNotFound, StoreUnavailable
-from tasks.models import Model
+from tasks.forms import Model
 from tasks.workspace import Workspace
 
 M = TypeVar("M", bound=Model)

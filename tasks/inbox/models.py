@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks.errors import InvalidInput
-from tasks.models import Model
+from tasks.forms import Model
 from tasks.settings import InboxSettings
 from tasks.storage.objects import LONGEST_KEY, Stat, check_readable
 from tasks.storage.store import Store

@@ -14,9 +14,10 @@ from typing import ClassVar
 from pydantic import Field
 
 from tasks import errors
+from tasks.forms import Model
 from tasks.jobs.fetching import shown
 from tasks.jobs.links import player_url
-from tasks.models import Model, ProviderName, Video, VideoState
+from tasks.models import ProviderName, Video, VideoState
 from tasks.settings import AvatarSettings
 from tasks.storage.journal import Record
 

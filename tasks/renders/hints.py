@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from tasks.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable, Transient
-from tasks.models import Model, ProviderName, Submission
+from tasks.forms import Model
+from tasks.models import ProviderName, Submission
 from tasks.renders.confirm import confirm_request
 from tasks.storage.journal import Record, RenderState
 from tasks.workspace import Workspace

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import Field, ValidationError
 
 from tasks.errors import ObjectNotFound
-from tasks.models import Model
+from tasks.forms import Model
 from tasks.storage.store import Store
 
 VIDEOS, RENDERS = "videos", "renders"

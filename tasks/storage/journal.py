@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from tasks.errors import AvatarError, StoreUnavailable
-from tasks.models import Model, ProviderName, RemoteVideo, Render, Submission
+from tasks.forms import Model
+from tasks.models import ProviderName, RemoteVideo, Render, Submission
 from tasks.storage.store import Store
 
 
