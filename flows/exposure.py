@@ -1,6 +1,5 @@
 """What stands open to others: for `avatar doctor`. Looks and asks; changes nothing but objects of its own."""
 
-import ipaddress
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from functools import partial
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import httpx
 
+from flows import serving
 from flows.findings import Finding
 from flows.local.prefect_api import PATIENCE, PrefectAccess
 from tasks.models import ProviderName
@@ -26,12 +26,10 @@ _warning = partial(Finding, status="warn")
 
 def is_loopback(address: str) -> bool:
     """Whether `address`, a URL or a host with or without its port, is this machine's own."""
-    with suppress(ValueError):  # an IPv6 address alone is no URL's host
-        return ipaddress.ip_address(address).is_loopback
+    if serving.is_address(address):  # an IPv6 address alone is no URL's host
+        return serving.is_loopback(address)
     host = httpx.URL(address if "://" in address else f"//{address}").host
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")
+    return serving.is_loopback(host) or host.endswith(".localhost")
 
 
 def left_open(settings: AvatarSettings, env_file: Path = Path(".env")) -> Iterator[Finding]:

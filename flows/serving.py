@@ -1,6 +1,7 @@
 """What the web servers of this project share: a socket, and uvicorn until SIGINT or SIGTERM."""
 
 import asyncio
+import ipaddress
 import signal
 import socket
 from collections.abc import Iterator
@@ -42,6 +43,20 @@ class Server(uvicorn.Server):
         finally:
             for number in _ENDING:
                 loop.remove_signal_handler(number)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def is_address(name: str) -> bool:
+    """Whether a host is named by its number."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def listen(who: str, host: str, port: int) -> socket.socket:

@@ -9,10 +9,9 @@ from flows.bridge.app import Bridge, build_app
 from flows.bridge.outbox import Outbox
 from flows.bridge.settling import Settling
 from flows.bridge.uploads import Uploads
-from flows.gallery.access import is_loopback
 from flows.local.bridge import bridge_token, store_port
 from flows.local.record import StateDirectory, local_url
-from flows.serving import Server, listen
+from flows.serving import Server, is_loopback, listen
 from tasks.errors import AvatarError, NotConfigured
 from tasks.inbox.models import Inbox
 from tasks.settings import AvatarSettings

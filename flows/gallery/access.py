@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import ipaddress
 import secrets
 import socket
 from http import HTTPStatus
@@ -12,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flows.serving import is_address
 from tasks.settings import GallerySettings
 
 #: Told to every browser: nothing from elsewhere, no script at all, in nobody's frame.
@@ -81,20 +81,7 @@ def is_own_name(host: str, settings: GallerySettings) -> bool:
     except ValueError:
         return False
     public = settings.public_url.host if settings.public_url else None
-    return _is_address(name) or name in {"localhost", settings.host, public, socket.gethostname().lower()}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`."""
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return is_address(name) or name in {"localhost", settings.host, public, socket.gethostname().lower()}
 
 
 def _ask() -> Response:

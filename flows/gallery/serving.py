@@ -4,10 +4,9 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from flows.gallery.access import is_loopback
 from flows.gallery.app import build_app
 from flows.local.record import local_url
-from flows.serving import Server, listen
+from flows.serving import Server, is_loopback, listen
 from tasks.settings import AvatarSettings, GallerySettings
 from tasks.workspace import Workspace
 

@@ -5,8 +5,9 @@ import base64
 import pytest
 from pydantic import SecretStr
 
-from flows.gallery.access import is_loopback, is_own_name
+from flows.gallery.access import is_own_name
 from flows.gallery.serving import warn
+from flows.serving import is_loopback
 from tasks.jobs.links import player_url
 from tasks.settings import GallerySettings
 
