@@ -11,7 +11,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.packet import Packet
 from numpy.typing import NDArray
 
@@ -34,7 +34,25 @@ Samples = NDArray[np.float32]
 
 def open_media(path: Path) -> InputContainer:
     """Open a media file by its content; its name is never taken for a protocol or a format."""
-    return av.open(f"file:{path}", options=dict(OPEN_OPTIONS), metadata_errors="replace")
+    try:
+        return _open(path)
+    except (InvalidDataError, ArgumentError):
+        # An MP3 of a few frames is not guessed by FFmpeg, or is taken for a format that is not among ours.
+        if not _begins_as_mp3(path):
+            raise
+        return _open(path, "mp3")
+
+
+def _open(path: Path, name: str | None = None) -> InputContainer:
+    return av.open(f"file:{path}", format=name, options=dict(OPEN_OPTIONS), metadata_errors="replace")
+
+
+def _begins_as_mp3(path: Path) -> bool:
+    """Whether a file begins with a frame of MPEG layer 3, or with the tags that stand before one."""
+    with path.open("rb") as file:
+        head = file.read(3)
+    is_frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2  # noqa: PLR2004 - sync, layer 3
+    return is_frame or head == b"ID3"
 
 
 def reason(error: Exception) -> str:

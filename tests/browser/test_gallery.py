@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Response, expect
 
@@ -81,6 +83,11 @@ def gallery_url(up: Up, job_id: str) -> str:
     """Where `avatar up` said the gallery is."""
     found = re.search(r"^Gallery +(http://\S+)$", up.said, re.MULTILINE)
     assert found
+    # A page does not wait for a slow listing, and shows what was known before; the next one has it.
+    for _ in range(60):
+        if job_id in httpx.get(found[1]).text:
+            break
+        time.sleep(1)
     return found[1]
 
 
