@@ -112,7 +112,7 @@ def _describe(path: Path, sound: Sound, levels: Levels) -> VoiceFacts:
         sample_rate=rate,
         channels=stream.channels,
         codec=stream.codec_context.codec.canonical_name,
-        container=container_name(sound.container),
+        container=_form(path, container_name(sound.container)),
         peak=levels.peak,
         loudness=levels.loudness,
         notes=tuple(_voice_notes(path, sound, levels)),
@@ -122,6 +122,14 @@ def _describe(path: Path, sound: Sound, levels: Levels) -> VoiceFacts:
 def container_name(container: InputContainer) -> str:
     """FFmpeg's name of the format found, its families reduced to one word."""
     return CONTAINERS.get(container.format.name, container.format.name)
+
+
+def _form(path: Path, container: str) -> str:
+    """RF64, for WAVs of over 4 GB, is told from WAV: FFmpeg reads both alike, and not everybody does."""
+    if container == "wav":
+        with path.open("rb") as file:
+            return "wav" if file.read(4) == b"RIFF" else "rf64"
+    return container
 
 
 def _doubt(path: Path, container: str, declared: float, seconds: float) -> str:

@@ -242,7 +242,7 @@ CASES = [
     FileCase("64-bit floats", "accepted: converted to MP3", "voice.wav", encoded("pcm_f64le")),
     FileCase("ADPCM (IMA)", "accepted: converted to MP3", "voice.wav", encoded("adpcm_ima_wav")),
     FileCase("ADPCM (Microsoft)", "accepted: converted to MP3", "voice.wav", encoded("adpcm_ms")),
-    FileCase("RF64", "accepted", "voice.wav", rf64),
+    FileCase("RF64", "accepted: converted to MP3", "voice.wav", rf64),
     FileCase("Wave64", "accepted: converted to MP3", "voice.w64", encoded("pcm_s16le")),
     FileCase("6 channels", "accepted: converted to MP3", "voice.wav", surround(6)),
     FileCase("8 channels (7.1)", "accepted: converted to MP3", "voice.wav", surround(8)),
