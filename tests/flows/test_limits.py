@@ -20,6 +20,8 @@ from flows.local.record import ApiEntry, StateDirectory
 from flows.local.server import ensure_server
 from tasks.batches.models import Batch, Checked
 from tasks.batches.running import Floor, run_sheets
+from tasks.leases import Lease, Leases
+from tasks.limits import Limit
 from tasks.models import AvatarJob, ProviderName
 from tasks.settings import AvatarSettings, FalSettings
 from tasks.storage.ports import choose_ports, is_free
@@ -54,7 +56,7 @@ class Limits:
         httpx.patch(f"{self.url}/{name}", json=values, timeout=20).raise_for_status()
 
     def forget(self) -> None:
-        for name in ("avatar-fal", "avatar-fal-submits"):
+        for name in ("avatar-fal", "avatar-fal-submits", "avatar-pixazo", "avatar-pixazo-submits"):
             httpx.delete(f"{self.url}/{name}", timeout=20)
 
 
@@ -97,17 +99,19 @@ async def until(done: Callable[[], object], seconds: float) -> None:
         await asyncio.sleep(0.3)
 
 
+@pytest.mark.parametrize("provider", ["fal", "pixazo"])
 async def test_all_runs_together_keep_to_the_accounts_limit(
     produce: Produce,
     given: Given,
     sandbox: Sandbox,
     limits: Limits,
+    provider: str,
 ) -> None:
-    """A batch of four and two single jobs under AVATAR_FAL__AT_ONCE=2: never three in flight, and no slot is kept."""
+    """A batch of four and two single jobs under …__AT_ONCE=2: never three in flight, and no slot is kept."""
     from flows.batch import generate_batch
 
     sandbox.reset(render_seconds=0.7)
-    variables = sandbox.fal_env() | {"AVATAR_FAL__AT_ONCE": "2"}
+    variables = getattr(sandbox, f"{provider}_env")() | {f"AVATAR_{provider.upper()}__AT_ONCE": "2"}
     runs = await asyncio.gather(
         produce(given.batch, flow=generate_batch, **variables),
         *(produce(given.job(f"single {number}"), **variables) for number in range(2)),
@@ -116,7 +120,30 @@ async def test_all_runs_together_keep_to_the_accounts_limit(
     assert [run.video.state for run in runs[1:]] == ["published"] * 2
     assert sandbox.state()["accepts"] == 6
     assert most_at_once(sandbox) == 2
-    assert (limits.read("avatar-fal")["limit"], limits.read("avatar-fal")["active_slots"]) == (2, 0)
+    account = limits.read(f"avatar-{provider}")
+    assert (account["limit"], account["active_slots"]) == (2, 0)
+
+
+async def test_a_limit_of_none_stops_paying_until_it_is_raised(
+    produce: Produce, given: Given, sandbox: Sandbox, limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 in the UI, and nothing more is sent; raised again, what waited goes on."""
+    take, answers = Leases.take, []
+
+    async def watched(self: Leases, limit: Limit) -> Lease | None:
+        answers.append(await take(self, limit))
+        return answers[-1]
+
+    sandbox.reset(render_seconds=0.5)
+    await produce(given.job("one"), **sandbox.fal_env())
+    limits.change("avatar-fal", limit=0)
+    monkeypatch.setattr(Leases, "take", watched)
+    waiting = asyncio.create_task(produce(given.job("two"), **sandbox.fal_env()))
+    await until(lambda: len(answers) > 1, 30)
+    assert (answers[:2], sandbox.state()["accepts"], waiting.done()) == ([None, None], 1, False)
+    limits.change("avatar-fal", limit=1)
+    assert (await waiting).video.state == "published"
+    assert sandbox.state()["accepts"] == 2
 
 
 async def test_a_change_in_the_ui_holds_unless_the_setting_is_stated(
