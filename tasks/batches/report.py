@@ -132,6 +132,8 @@ def _texts(outcome: Outcome) -> list[str]:
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, float):
+        return f"{value:.3f}"
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 

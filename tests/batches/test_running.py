@@ -154,7 +154,7 @@ async def test_a_defect_in_one_row_is_told(works, manifest, rows, monkeypatch):
 
 
 async def test_the_report_has_a_line_for_each_row(make_works, manifest, rows):
-    """Line, state, cost, ids, link to the player; nothing in it is a formula to a spreadsheet."""
+    """Line, state, length, cost, ids, link to the player; nothing in it is a formula to a spreadsheet."""
     works = make_works(gallery={"public_url": "https://videos.example"})
     given = [*rows(2), {"portrait": "=cmd()", "voice": "<b>voice.wav"}]
     summary = await works.run(manifest(given))
@@ -163,6 +163,7 @@ async def test_the_report_has_a_line_for_each_row(make_works, manifest, rows):
     assert (first["line"], first["state"], Decimal(first["quoted"])) == ("1", "published", PRICE)
     assert first["link"] == f"https://videos.example/videos/{first['job_id']}"
     assert len(first["renders"]) == 32
+    assert len(first["seconds"]) == len("3.000")
     assert bad["state"] == "bad"
     assert not any(cell.startswith(("=", "+", "-", "@")) for cell in bad.values())
     page = (await works.workspace.store.get(summary.page_key)).data.decode()
