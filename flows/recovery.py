@@ -1,4 +1,4 @@
-"""Start dead flow runs again: crashed ones, and those that still say Running although nothing runs them.
+"""Start dead flow runs again: crashed ones, and those that still say Running or Pending although nothing runs them.
 
 Prefect's own automation can miss a crash (an event emitted while the server starts is not acted upon), so this asks
 the server, not its events. A run that turns out to be alive does no harm: the journal lets nobody pay twice.
@@ -86,23 +86,29 @@ async def check_resumes(recovery: RecoverySettings) -> None:
 
 
 async def _dead_runs(client: PrefectClient, recovery: RecoverySettings) -> Sequence[FlowRun]:
-    runs = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(
-                type=FlowRunFilterStateType(any_=[StateType.CRASHED, StateType.RUNNING])
-            ),
-            deployment_id=FlowRunFilterDeploymentId(is_null_=False),
-            tags=FlowRunFilterTags(all_=[TAG]),
-            start_time=FlowRunFilterStartTime(after_=datetime.now(UTC) - FORGOTTEN_AFTER),
-        )
-    )
+    begun = FlowRunFilterStartTime(after_=datetime.now(UTC) - FORGOTTEN_AFTER)
+    runs = await _runs(client, StateType.CRASHED, StateType.RUNNING, start_time=begun)
+    # A worker took them and was gone before they began: neither an event nor another worker ever moves them. However
+    # old, they are still to be done, like those that no worker has taken.
+    runs += await _runs(client, StateType.PENDING)
     return [
         run for run in runs if run.state_type is StateType.CRASHED or await is_stale(client, run, recovery)
     ]
 
 
+async def _runs(client: PrefectClient, *states: StateType, **more: FlowRunFilterStartTime) -> list[FlowRun]:
+    """Runs of our deployments in one of these states."""
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
+        deployment_id=FlowRunFilterDeploymentId(is_null_=False),
+        tags=FlowRunFilterTags(all_=[TAG]),
+        **more,
+    )
+    return await client.read_flow_runs(flow_run_filter=wanted)
+
+
 async def is_stale(client: PrefectClient, run: FlowRun, recovery: RecoverySettings) -> bool:
-    """Whether a run that says Running has not sent a heartbeat for too long."""
+    """Whether a run that says Running or Pending has given no sign of life for too long."""
     since = datetime.now(UTC) - timedelta(seconds=recovery.stale_seconds)
     if run.state is None or run.state.timestamp > since:
         return False

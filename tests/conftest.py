@@ -102,9 +102,13 @@ PLACES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs on real parts, so that the rest can be run between two thoughts (`make unit`)."""
+    """Mark what runs on real parts, so that the rest can be run between two thoughts (`make unit`).
+
+    What waits longest comes first: else one process of `make test` would end minutes after the other.
+    """
     here = Path(__file__).parent
     for item in items:
         place = item.path.relative_to(here).as_posix()
         if PARTS & set(getattr(item, "fixturenames", ())) or place.startswith(PLACES):
             item.add_marker("parts")
+    items.sort(key=lambda item: item.get_closest_marker("server") is None)

@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
+
 import flows
-from flows.local.prefect_api import read
+from flows.local.prefect_api import create, read
 from flows.local.processes import python
-from flows.local.worker import POOL
+from flows.local.worker import POOL, UPKEEP
 from tasks.errors import AvatarError
 
 
 def deploy(variables: Mapping[str, str]) -> list[str]:
     """Create or update every deployment of prefect.yaml, the limits and the automations; repeating changes nothing.
+
+    The work pool is there.
 
     Returns:
         The names of the deployments.
@@ -23,6 +27,7 @@ def deploy(variables: Mapping[str, str]) -> list[str]:
     Raises:
         AvatarError: Prefect refused; the text holds its last words.
     """
+    _ensure_queue(variables["PREFECT_API_URL"])
     # Wide, so that no name is broken over two lines.
     wide = {**os.environ, **variables, "COLUMNS": "400", "NO_COLOR": "1"}
     with ThreadPoolExecutor(1) as beside:
@@ -46,6 +51,16 @@ def ensure_pool(variables: Mapping[str, str], api_url: str) -> None:
     if read(api_url, f"/work_pools/{POOL}") is None:
         command = python("-m", "prefect", "--no-prompt", "work-pool", "create", POOL, "--type", "process")
         _run(command, {**os.environ, **variables}, "work pool")
+
+
+def _ensure_queue(api_url: str) -> None:
+    """Before a deployment makes it and gives it the last place: a worker that takes all queues begins with this one."""
+    queues = f"/work_pools/{POOL}/queues"
+    try:
+        if read(api_url, f"{queues}/{UPKEEP.queue}") is None:
+            create(api_url, queues, {"name": UPKEEP.queue, "priority": 1})
+    except httpx.HTTPError as error:
+        raise AvatarError(f"The work queue could not be created. Nothing was spent. {error}") from error
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], what: str) -> str:

@@ -92,6 +92,18 @@ def emit(api_url: str, events: str) -> None:
         )
 
 
+def create(api_url: str, path: str, body: Mapping[str, Any]) -> None:
+    """POST what is to be made. Nothing changes if there is one of its name.
+
+    Raises:
+        httpx.HTTPError: the API did not answer, or refused.
+    """
+    with httpx.Client(base_url=api_url, headers=PrefectAccess().headers(), timeout=PATIENCE * 3) as client:
+        answer = client.post(path, json=dict(body), headers=_csrf_token(client))
+    if answer.status_code != httpx.codes.CONFLICT:
+        answer.raise_for_status()
+
+
 def _csrf_token(client: httpx.Client) -> dict[str, str]:
     """What a server with CSRF protection wants to see in a POST; nothing for one without."""
     name = str(uuid4())

@@ -60,7 +60,7 @@ class ApiEntry(_Entry):
 
 
 class WorkerEntry(_Entry):
-    """The worker, and a fingerprint of the environment its flows get."""
+    """A worker, and a fingerprint of the environment its flows get."""
 
     name: str
     fingerprint: str
@@ -87,6 +87,7 @@ class Record(BaseModel):
     store: StoreEntry | None = None
     api: ApiEntry | None = None
     worker: WorkerEntry | None = None
+    upkeep: WorkerEntry | None = None
     gallery: WebEntry | None = None
     bridge: WebEntry | None = None
     up: Process | None = None
@@ -97,6 +98,7 @@ class Record(BaseModel):
             "The embedded store": self.store,
             "The Prefect server": self.api,
             "The worker": self.worker,
+            "The upkeep worker": self.upkeep,
             "The gallery": self.gallery,
             "The bridge": self.bridge,
         }

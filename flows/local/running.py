@@ -14,7 +14,7 @@ from flows.local.record import ApiEntry, StateDirectory, StoreEntry, WebEntry
 from flows.local.server import STOP_SECONDS, ensure_server
 from flows.local.signals import interrupted_by_sigterm, undisturbed
 from flows.local.web import Site, ensure_site, stop_site
-from flows.local.worker import ensure_worker, stop_worker
+from flows.local.worker import ensure_workers, known_workers, stop_workers
 from tasks.settings import AvatarSettings, StoreSettings
 from tasks.storage import embedded
 
@@ -47,7 +47,7 @@ def services(
     Args:
         settings: where the state directory is, and whether a store is configured.
         api: whether a Prefect API is needed.
-        worker: whether a worker (and its work pool) is needed; it is stopped on exit in any case.
+        worker: whether workers (and their work pool) are needed; they are stopped on exit in any case.
         gallery: whether a gallery is needed; it is stopped on exit in any case.
         bridge: whether a bridge is needed; it is stopped on exit in any case.
         say: told, in a line each, what is started, so that a person knows why it takes seconds.
@@ -81,7 +81,7 @@ def find(settings: AvatarSettings) -> Services:
 
 
 def revive(settings: AvatarSettings, running: Services, say: Say) -> Services:
-    """Start again what has died of `running`, worker included, and keep what lives."""
+    """Start again what has died of `running`, workers included, and keep what lives."""
     state = StateDirectory(settings.state_dir)
     with locks.exclusive(state.starting):
         store = _store(settings, state, say)
@@ -89,7 +89,7 @@ def revive(settings: AvatarSettings, running: Services, say: Say) -> Services:
         found = replace(api, store=store, gallery_url="", bridge_url="")
         sites = {"gallery": bool(running.gallery_url), "bridge": bool(running.bridge_url)}
         found = _with_sites(settings, state, found, sites, _always)
-        ensure_worker(state, environment(settings, found), found.api_url, _always)
+        ensure_workers(state, environment(settings, found), found.api_url, _always)
     return found
 
 
@@ -138,7 +138,7 @@ def _bring_up(
             running = replace(found.result() if found else _NONE, store=store.result())
             running = _with_sites(settings, state, running, {"gallery": gallery, "bridge": bridge}, wanted)
             if worker:
-                ensure_worker(state, environment(settings, running), running.api_url, wanted)
+                ensure_workers(state, environment(settings, running), running.api_url, wanted)
         except BaseException:
             abandoned.set()  # so that Ctrl-C does not wait for a start that nobody wants any more
             raise
@@ -191,7 +191,7 @@ def _local(entry: ApiEntry) -> Services:
 
 
 def _leave(state: StateDirectory, membership: int, *, own: bool, say: Say) -> None:
-    """Stop worker and web servers if we asked for them, and everything else if nobody uses it any more."""
+    """Stop workers and web servers if we asked for them, and everything else if nobody uses it any more."""
     with locks.exclusive(state.starting):
         record = state.read()
         last = locks.becomes_exclusive(membership)
@@ -210,12 +210,11 @@ def _leave(state: StateDirectory, membership: int, *, own: bool, say: Say) -> No
 
 def _stop_own(state: StateDirectory) -> None:
     record = state.read()
-    if record.worker:
-        stop_worker(record.worker)
+    stop_workers(*known_workers(state).values())
     for site in (record.gallery, record.bridge):
         if site:
             stop_site(site)
-    state.change(worker=None, gallery=None, bridge=None)
+    state.change(worker=None, upkeep=None, gallery=None, bridge=None)
 
 
 def _always() -> bool:

@@ -1,7 +1,6 @@
 """The local Prefect server: SQLite under the state directory, on 127.0.0.1 only, nothing reported anywhere."""
 
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from flows.local import prefect_api
+from flows.local.ports import free_port
 from flows.local.processes import alive, python, spawn, stop, tail
 from flows.local.record import ApiEntry, StateDirectory
 from tasks.errors import AvatarError
@@ -31,6 +31,8 @@ TUNING = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "100",
+    # Runs of schedules are made ahead, by default for an hour: after a pause of one, a hundred would start at once.
+    "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "PT3M",
     # In memory, leases die with the server while the slots they hold stay taken for ever.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # By default flow runs, their logs and artifacts are kept for ever.
@@ -80,20 +82,6 @@ def start_server(state: StateDirectory, port: int, wanted: Callable[[], bool]) -
         f"The local Prefect server did not start. Nothing was spent. The end of its log, {log}:\n{tail(log)}",
         hint="point PREFECT_API_URL at a running Prefect server, or read the log",
     )
-
-
-def free_port(preferred: int) -> int:
-    """`preferred` if nothing listens there on 127.0.0.1, else any free port."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            # A port whose last connections are in TIME_WAIT is free for a server.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise AvatarError("No free port on 127.0.0.1 for the Prefect server. Nothing was spent.")
 
 
 def _spawn(state: StateDirectory, port: int) -> ApiEntry:

@@ -27,7 +27,7 @@ def aloud(text: str) -> None:
 
 
 def run_up(settings: AvatarSettings, *, say: Say = aloud) -> int:
-    """Run store, Prefect server, deployments and worker until SIGINT or SIGTERM; returns the exit code.
+    """Run store, Prefect server, deployments and workers until SIGINT or SIGTERM; returns the exit code.
 
     A service that dies is started again. A second `up` on the same state directory says where the first one
     is, and ends.
@@ -71,7 +71,7 @@ def _announce(settings: AvatarSettings, running: Services, names: list[str], say
     say(f"Gallery      {running.gallery_url}")
     say(f"Bridge       {running.bridge_url}")
     say(f"Store        {store.endpoint}, bucket {store.bucket}")
-    say(f"Worker       online in pool {POOL}")
+    say(f"Workers      online in pool {POOL}, one of them for upkeep alone")
     say(f"Deployments  {', '.join(names)}")
     say("Everything runs. Ctrl-C stops it.")
 

@@ -3,13 +3,15 @@
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
+from flows.local.ports import free_port
 from flows.local.processes import alive, python, spawn, stop, tail
 from flows.local.record import StateDirectory, WebEntry
-from flows.local.server import free_port
 from flows.local.worker import fingerprint
 from tasks.errors import AvatarError
 
@@ -62,7 +64,7 @@ def _start(
     log = state.log(site.name)
     for preferred in (port, 0, 0):
         entry = _spawn(state, site, free_port(preferred), variables)
-        if _answers(entry, wanted):
+        if _answers(entry, log, wanted):
             return entry
         stop_site(entry)
         state.change(**{site.name: None})
@@ -82,13 +84,15 @@ def _spawn(state: StateDirectory, site: Site, port: int, variables: Mapping[str,
     return entry
 
 
-def _answers(entry: WebEntry, wanted: Callable[[], bool]) -> bool:
-    """Wait until the site answers, or has died, or is no longer wanted."""
+def _answers(entry: WebEntry, log: Path, wanted: Callable[[], bool]) -> bool:
+    """Wait until the site listens and answers, or has died, or is no longer wanted.
+
+    That it listens it says itself: what answers at its address may be another one, which was faster to the port.
+    """
     deadline = time.monotonic() + START_SECONDS
     while alive(entry.process) and wanted() and time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{entry.url}health", timeout=3).is_success:
+        with suppress(httpx.HTTPError):
+            if entry.url in tail(log, 100) and httpx.get(f"{entry.url}health", timeout=3).is_success:
                 return True
-        except httpx.HTTPError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     return False

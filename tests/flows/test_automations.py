@@ -199,6 +199,22 @@ async def test_reconcile_gives_up_what_crashes_before_it_can_say_so(server: Serv
     assert (state.name, "started again 1 times" in state.message) == ("Failed", True)
 
 
+async def test_what_never_got_beyond_pending_is_started_again(server: Server) -> None:
+    """Its worker was gone before it began: one of ours, after `stale_seconds` and not sooner; not a stranger's."""
+    from prefect.states import Pending
+
+    from flows.recovery import RESUMED, resume_dead_runs
+
+    ours, stranger = await server.start("avatar"), await server.start("other")
+    for run_id in (ours, stranger):
+        await server.put(run_id, Pending(name="Submitting"))
+    name = (await server.client.read_flow_run(ours)).name
+    assert name not in await resume_dead_runs(RecoverySettings())
+    assert name in await resume_dead_runs(RecoverySettings.model_construct(stale_seconds=0, max_resumes=3))
+    assert (await server.state(ours)).message == RESUMED
+    assert (await server.state(stranger)).name == "Submitting"
+
+
 async def test_a_run_that_keeps_crashing_ends_as_failed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,19 +11,21 @@ import time
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
 
 from flows import doctor
-from flows.local import Services, environment, find, locks, prefect_api
+from flows.local import Services, environment, find, locks, prefect_api, web
 from flows.local.environment import flatten
+from flows.local.ports import free_port
 from flows.local.processes import Process, alive, children, identify, python, spawn, stop
 from flows.local.record import ApiEntry, StateDirectory, WorkerEntry
-from flows.local.server import free_port
-from flows.local.worker import POOL, fingerprint, stop_worker
+from flows.local.worker import POOL, fingerprint, known_workers, stop_workers
 from tasks.settings import AvatarSettings, FalSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -86,7 +88,7 @@ def recorded(state: StateDirectory) -> list[Process]:
     record = state.read()
     return [
         entry.process
-        for entry in (record.worker, record.gallery, record.bridge, record.api, record.store)
+        for entry in (*known_workers(state).values(), record.gallery, record.bridge, record.api, record.store)
         if entry
     ]
 
@@ -150,7 +152,7 @@ def test_services_that_died_are_replaced(state: StateDirectory, program: Program
 def test_up_runs_everything_and_stops_what_it_started(
     state: StateDirectory, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`up`: UI, deployment, worker and doctor are fine; SIGTERM ends all of it and no other process."""
+    """`up`: UI, deployment, workers and doctor are fine; SIGTERM ends all of it and no other process."""
     bystander = spawn(python("-c", "import time; time.sleep(600)"), dict(os.environ), tmp_path / "log")
     up = program(UP)
     assert up.stdout
@@ -163,7 +165,7 @@ def test_up_runs_everything_and_stops_what_it_started(
     assert "The store holds no videos" in httpx.get(running.gallery_url).text
     assert httpx.get(running.ui_url, follow_redirects=True).headers["content-type"].startswith("text/html")
     assert prefect_api.read(running.api_url, "/deployments/name/generate-avatar/generate-avatar")
-    assert len(prefect_api.online_workers(running.api_url, POOL)) == 1
+    assert len(prefect_api.online_workers(running.api_url, POOL)) == 2
     assert doctor.run_doctor(settings(state), as_json=True) == 0
     assert {row["status"] for row in json.loads(capsys.readouterr().out)["findings"]} == {"ok"}
     told, _ = program(UP).communicate(timeout=60)
@@ -171,7 +173,7 @@ def test_up_runs_everything_and_stops_what_it_started(
     up.send_signal(signal.SIGTERM)
     up.communicate(timeout=90)
     assert up.returncode == 0
-    assert [alive(pid) for pid in pids] == [False] * 5
+    assert [alive(pid) for pid in pids] == [False] * 6
     assert alive(bystander)
     stop(bystander, grace=5)
 
@@ -229,11 +231,15 @@ def long_voice(path: Path) -> Path:
 
 
 def start_run(api_url: str, voice: Path) -> str:
-    found = prefect_api.read(api_url, "/deployments/name/generate-avatar/generate-avatar")
-    assert found
     job = {"portrait": str(EXAMPLES / "portrait.png"), "voice": str(voice)}
+    return start_deployment(api_url, "generate-avatar", {"job": job})
+
+
+def start_deployment(api_url: str, name: str, parameters: dict[str, Any]) -> str:
+    found = prefect_api.read(api_url, f"/deployments/name/{name}/{name}")
+    assert found
     asked = httpx.post(
-        f"{api_url}/deployments/{found['id']}/create_flow_run", json={"parameters": {"job": job}}, timeout=30
+        f"{api_url}/deployments/{found['id']}/create_flow_run", json={"parameters": parameters}, timeout=30
     )
     return str(asked.raise_for_status().json()["id"])
 
@@ -272,6 +278,34 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
     raise AssertionError("it did not happen")
 
 
+@pytest.mark.server
+def test_upkeep_has_a_worker_of_its_own(state: StateDirectory, program: Program) -> None:
+    """With the first worker at a standstill `reconcile` completes all the same; killed, the upkeep worker is revived."""
+    up = program(UP)
+    assert up.stdout
+    assert "".join(iter(up.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
+    record, api_url = state.read(), find(settings(state)).api_url
+    assert record.worker
+    assert record.upkeep
+    queue = prefect_api.read(api_url, f"/work_pools/{POOL}/queues/upkeep")
+    assert queue
+    assert queue["priority"] == 1, "a worker that takes all queues begins with it"
+    os.kill(record.worker.process.pid, signal.SIGSTOP)
+    run_id = start_deployment(api_url, "reconcile", {})
+    ended = "select type from flow_run_state where flow_run_id = ? order by timestamp"
+    wait_for(lambda: rows(state, ended, run_id)[-1] == ("COMPLETED",))
+    os.kill(record.worker.process.pid, signal.SIGCONT)
+    os.kill(record.upkeep.process.pid, signal.SIGKILL)
+    assert up.stdout.readline() == "The upkeep worker died; starting it again.\n"
+    before = record.upkeep.process
+    after = wait_for(lambda: (now := state.read().upkeep) and now.process != before and now)
+    wait_for(lambda: after.name in prefect_api.online_workers(api_url, POOL))
+    assert state.read().worker == record.worker
+    up.send_signal(signal.SIGTERM)
+    up.communicate(timeout=90)
+    assert (up.returncode, alive(after.process)) == (0, False)
+
+
 def test_stopping_a_worker_stops_its_runs(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that would wait for its run, and the run in a session of its own, are both gone."""
     monkeypatch.setattr("flows.local.worker.STOP_SECONDS", 10)
@@ -279,7 +313,7 @@ def test_stopping_a_worker_stops_its_runs(state: StateDirectory, monkeypatch: py
     worker = spawn(python("-c", DRAINING), dict(os.environ), log)
     wait_for(lambda: "ready" in log.read_text())
     (run,) = children(worker)
-    stop_worker(WorkerEntry(process=worker, name="w", fingerprint=""))
+    stop_workers(WorkerEntry(process=worker, name="w", fingerprint=""))
     assert (alive(run), alive(worker)) == (False, False)
 
 
@@ -328,6 +362,31 @@ def test_a_taken_port_is_avoided() -> None:
         port = taken.getsockname()[1]
         assert free_port(port) not in {0, port}
     assert free_port(port) == port
+
+
+class _Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_another_server_on_the_port_is_not_taken_for_ours(
+    state: StateDirectory, make_settings: Callable[..., AvatarSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody was faster to it, and answers: the gallery is started again, on another."""
+    given = make_settings(state_dir=state.path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Healthy) as faster:
+        Thread(target=faster.serve_forever, daemon=True).start()
+        ports = iter([faster.server_port])
+        monkeypatch.setattr(web, "free_port", lambda port: next(ports, None) or free_port(port))
+        site = web.Site("gallery", "127.0.0.1", 0)
+        entry = web.ensure_site(state, site, environment(given, Services(None, "", "", False)), lambda: True)
+        assert entry.port != faster.server_port
+        assert alive(entry.process)
+        faster.shutdown()
 
 
 def test_the_environment_carries_every_setting(

@@ -17,8 +17,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from flows.local.ports import free_port
 from flows.local.record import Record, StateDirectory
-from flows.local.server import free_port, server_environment
+from flows.local.server import server_environment
 from tasks.settings import StoreSettings
 from tests.providers.conftest import inputs, open_sandboxed  # noqa: F401 - fixtures
 from tests.sandbox import samples

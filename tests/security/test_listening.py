@@ -57,12 +57,13 @@ def parse(text: str) -> tuple[IPv4Address | IPv6Address, int]:
 
 
 def test_nothing_listens_to_other_machines(house: House) -> None:
-    """Store with all its gRPC ports, Prefect server, worker, gallery and bridge: 127.0.0.1 or ::1."""
+    """Store with all its gRPC ports, Prefect server, workers, gallery and bridge: 127.0.0.1 or ::1."""
     record = house.record
     parts = {
         "store": (record.store.process.pid, 9),
         "server": (house.server, 1),
         "worker": (record.worker.process.pid, 0),
+        "upkeep worker": (record.upkeep.process.pid, 0),
         "gallery": (record.gallery.process.pid, 1),
         "bridge": (record.bridge.process.pid, 1),
     }
