@@ -68,6 +68,12 @@ class Shard(Model):
         return range(self.first, self.last + 1)
 
     @property
+    def name(self) -> str:
+        """Its rows, counted from 1."""
+        start = self.first * SHEET_ROWS
+        return f"rows {start + 1} to {start + self.rows}"
+
+    @property
     def key(self) -> str:
         """The same for the same part of the same run, so that a run that is resumed finds its child runs."""
         return f"{self.batch_id}-{self.first}-{self.last}-{self.run}"
@@ -76,7 +82,7 @@ class Shard(Model):
 def _run_name() -> str:
     given: Any = flow_run.parameters["shard"]
     shard = given if isinstance(given, Shard) else Shard.model_validate(given)
-    return f"rows {shard.first * SHEET_ROWS + 1} to {(shard.last + 1) * SHEET_ROWS}"
+    return shard.name
 
 
 @flow(name="render-shard", flow_run_name=_run_name, retries=0, persist_result=False)
@@ -90,8 +96,8 @@ async def render_shard(shard: Shard) -> None:
         await carry_out(shard)
 
 
-async def carry_out(shard: Shard) -> None:
-    """Render the rows of a shard in this process."""
+async def carry_out(shard: Shard, *, whole: bool = False) -> None:
+    """Render the rows of a shard, or of a batch that is the `whole` of one, in this process."""
     floor = Floor(
         workspace(),
         batch_id=shard.batch_id,
@@ -100,7 +106,7 @@ async def carry_out(shard: Shard) -> None:
         rows=shard.rows,
         turns=turns(),
     )
-    await render_sheets(floor, shard.sheets)
+    await render_sheets(floor, shard.sheets, part="" if whole else shard.name)
 
 
 def count_parts(checked: Checked, at_once: int, settings: BatchSettings) -> int:
@@ -136,7 +142,7 @@ async def render_shards(batch: Batch, checked: Checked, run: str) -> None:
     children = [(await _start(shard), shard) for shard in others]
     if children:
         get_run_logger().info("%d child runs share this batch with this one.", len(children))
-    await carry_out(first)
+    await carry_out(first, whole=not children)
     await _finish_left_over(await _see_through(children))
 
 

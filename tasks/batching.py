@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -88,11 +88,9 @@ async def _row_by_row(floor: Floor, sheet: int) -> None:
     await run_sheet(floor, sheet, _as_task)
 
 
-async def render_sheets(floor: Floor, sheets: range) -> None:
-    """Carry out sheets, and show how far they are."""
-    async with shown(
-        lambda: str(floor.tally), lambda: floor.tally.done / max(1, floor.tally.rows), floor.batch_id
-    ):
+async def render_sheets(floor: Floor, sheets: range, *, part: str = "") -> None:
+    """Carry out sheets, and show how far they are: `part` of the batch, or all of it."""
+    async with shown(floor, part):
         many = floor.tally.rows > ROW_TASKS_UP_TO
         await run_sheets(floor, sheets, render_sheet if many else _row_by_row)
 
@@ -121,9 +119,9 @@ async def report_batch(checked: Checked, run: str, name: str) -> Summary:
 
 
 @asynccontextmanager
-async def shown(text: Callable[[], str], share: Callable[[], float], batch_id: str) -> AsyncIterator[None]:
+async def shown(floor: Floor, part: str) -> AsyncIterator[None]:
     """A progress artifact and a line in the log, kept up to date while the block runs."""
-    progress = _Progress(text, share, batch_id)
+    progress = _Progress(floor, part)
     keeping = asyncio.create_task(progress.keep())
     try:
         yield
@@ -135,9 +133,10 @@ async def shown(text: Callable[[], str], share: Callable[[], float], batch_id: s
 
 
 class _Progress:
-    def __init__(self, text: Callable[[], str], share: Callable[[], float], batch_id: str) -> None:
-        self._text, self._share = text, share
-        self._key = f"batch-progress-{batch_id[:KEY_DIGITS]}"
+    def __init__(self, floor: Floor, part: str) -> None:
+        self._tally, self._part = floor.tally, part
+        name = f"batch-progress-{floor.batch_id[:KEY_DIGITS]} {part}".strip()
+        self._key = name.replace(" ", "-")
         self._artifact: UUID | None = None
         self._last = ""
 
@@ -149,7 +148,7 @@ class _Progress:
             await asyncio.sleep(UPDATE_SECONDS + time.monotonic() - began)
 
     async def update(self) -> None:
-        text = self._text()
+        text = f"{self._part}: {self._tally}".removeprefix(": ")
         if text == self._last:
             return
         self._last = text
@@ -158,7 +157,10 @@ class _Progress:
         await decorate(self._write(text), get_run_logger())
 
     async def _write(self, text: str) -> None:
-        facts: dict[str, Any] = {"progress": round(100 * self._share(), 1), "description": text}
+        facts: dict[str, Any] = {
+            "progress": round(100 * self._tally.done / max(1, self._tally.rows), 1),
+            "description": text,
+        }
         if self._artifact is None:
             self._artifact = await acreate_progress_artifact(key=self._key, **facts)
         else:

@@ -162,9 +162,17 @@ async def test_shards_that_no_worker_takes_are_done_by_the_batch(
     assert run.outcome.states == {RowState.PUBLISHED: 11}
     assert sandbox.state()["accepts"] == 11
     query = {"flow_runs": {"deployment_id": {"any_": [shard_deployment]}}}
+    parts = {"artifacts": {"flow_run_id": {"any_": [run.flow_run_id]}, "type": {"any_": ["progress"]}}}
     async with httpx.AsyncClient(base_url=run.api_url, timeout=20) as client:
         children = (await client.post("/flow_runs/filter", json=query)).json()
+        progress = (await client.post("/artifacts/filter", json=parts)).json()
     assert [child["state_type"] for child in children] == ["CANCELLED", "CANCELLED"]
     assert len({child["idempotency_key"] for child in children}) == 2
     asked = [child["parameters"]["shard"] for child in children]
     assert sorted((shard["rows"], shard["at_once"]) for shard in asked) == [(3, 2), (4, 2)]
+    told = {each["key"].split("-", 3)[3]: each["description"].split(" rows: ")[0] for each in progress}
+    assert told == {
+        "rows-1-to-4": "rows 1 to 4: 4 of 4",
+        "rows-5-to-8": "rows 5 to 8: 4 of 4",
+        "rows-9-to-11": "rows 9 to 11: 3 of 3",
+    }
