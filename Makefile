@@ -36,7 +36,7 @@ types: .venv/.ready  ## mypy, strict
 audit: .venv/.ready  ## known vulnerabilities in what is pinned, where the database can be reached
 	$(BIN)/python deploy/pins/audit.py
 
-bench: .venv/.ready  ## the numbers of the README, measured
+bench: .venv/.ready  ## time, work and memory, measured beside the fal client
 	$(BIN)/python -m benchmarks
 
 chaos: .venv/.ready  ## kill it at random and count what was paid twice or lost
