@@ -78,7 +78,7 @@ class Webhooks:
             request_id=plain_id(_named(asked.provider, body)),
             received_at=datetime.now(UTC),
         )
-        record = await keep_hint(self.workspace, hint)
+        record = await keep_hint(self.workspace.store, self.workspace.journal, hint)
         if record is not None and record.state in OPEN_ENDED | {RenderState.INTENT}:
             self._settle_soon(hint.render_id)
         return HTTPStatus.NO_CONTENT

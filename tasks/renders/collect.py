@@ -68,7 +68,7 @@ async def _book(workspace: Workspace, record: Record, render: Render) -> None:
         await workspace.budget.settle(record.entry.claimed_on, render.render_id, render.billed)
     await workspace.journal.close(render.render_id)
     if workspace.settings.bridge.public_url is not None:
-        await drop_hints(workspace, render.render_id)
+        await drop_hints(workspace.store, render.render_id)
 
 
 async def _fetch(workspace: Workspace, record: Record, path: Path) -> tuple[Record, VideoFacts]:

@@ -61,7 +61,7 @@ async def reconcile_renders(workspace: Workspace, *, idle_seconds: float | None 
     found = Reconciled()
     idle = default_idle_seconds(workspace) if idle_seconds is None else idle_seconds
     turn = asyncio.Semaphore(ABREAST)
-    hinted = await hinted_renders(workspace)
+    hinted = await hinted_renders(workspace.store)
 
     async def one(render_id: str) -> None:
         async with turn:
@@ -96,7 +96,7 @@ async def _use_hint(workspace: Workspace, render_id: str, found: Reconciled) -> 
     """Have a webhook settle a render. True if one did, just now: nobody follows such a render."""
     before = await workspace.journal.head(render_id)
     if before is None or before.state not in WANTED:
-        await drop_hints(workspace, render_id)
+        await drop_hints(workspace.store, render_id)
         return False
     record = await current(workspace, render_id)
     submitted = record is not None and record.state is RenderState.SUBMITTED

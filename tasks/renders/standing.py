@@ -2,7 +2,8 @@
 
 from tasks.jobs.notices import about_unknown, post
 from tasks.renders import receipts
-from tasks.renders.hints import OPEN_ENDED, settle_by_hint
+from tasks.renders.attach import settle_by_hint
+from tasks.renders.hints import OPEN_ENDED
 from tasks.storage.journal import Failure, Record, RenderState
 from tasks.workspace import Workspace
 

@@ -31,7 +31,7 @@ class TestAnUnknownRender:
         """The next `reconcile` attaches, collects and publishes, whatever its run does; paid once."""
         workspace = make_workspace(provider := Hooked(CUT, video=footage), bridge=PUBLIC)
         await unknown(workspace, plan)
-        await keep_hint(workspace, hint(render_id))
+        await keep_hint(workspace.store, workspace.journal, hint(render_id))
         found = await reconcile_renders(workspace)
         assert (found.attached, found.published, found.unknown) == ([render_id], [plan.job_id], [])
         history = await workspace.journal.history(render_id)
@@ -44,7 +44,7 @@ class TestAnUnknownRender:
         """Run again, the job finds the request instead of an error; nothing is sent."""
         workspace = make_workspace(provider := Hooked(CUT))
         await unknown(workspace, plan)
-        await keep_hint(workspace, hint(render_id))
+        await keep_hint(workspace.store, workspace.journal, hint(render_id))
         record = await submit_render(workspace, plan, plan.segments[0])
         assert record.entry.submission.request_id == "req-1"
         assert len(provider.seen) == 1
@@ -56,7 +56,7 @@ class TestAnUnknownRender:
         intent = await dead.journal.begin(
             None, render_id=render_id, job_id=plan.job_id, provider=plan.provider, quoted=order.quoted
         )
-        assert await keep_hint(dead, hint(render_id)) is not None
+        assert await keep_hint(dead.store, dead.journal, hint(render_id)) is not None
         assert (await standing.current(dead, render_id)).entry == intent.entry
         found = await reconcile_renders(dead)
         assert (found.attached, await states(dead, render_id)) == ([], ["intent"])
@@ -70,7 +70,7 @@ class TestAnUnknownRender:
         workspace = make_workspace(provider := Hooked(CUT))
         provider.known = known
         await unknown(workspace, plan)
-        await keep_hint(workspace, hint(render_id))
+        await keep_hint(workspace.store, workspace.journal, hint(render_id))
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
         assert len(await kept(workspace)) == len(provider.seen) == 1
@@ -83,7 +83,7 @@ class TestAnUnknownRender:
         other = make_plan(plan.portrait.asset, plan.voice.source, take=7)
         await submit_render(workspace, other, other.segments[0])
         await unknown(workspace, plan)
-        await keep_hint(workspace, hint(render_id))
+        await keep_hint(workspace.store, workspace.journal, hint(render_id))
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
         assert await kept(workspace) == []
@@ -96,8 +96,8 @@ class TestAnUnknownRender:
             record, "failed", failure={"kind": "x", "message": "m", "billed": False}
         )
         await unknown(workspace, plan)
-        assert await keep_hint(workspace, hint(render_id, attempt=1)) is None
-        await keep_hint(workspace, hint(render_id, attempt=2))
+        assert await keep_hint(workspace.store, workspace.journal, hint(render_id, attempt=1)) is None
+        await keep_hint(workspace.store, workspace.journal, hint(render_id, attempt=2))
         assert "which the journal does not hold" not in caplog.text
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
@@ -108,7 +108,7 @@ class TestAnUnknownRender:
         provider.known = ("req-1", "req-2")
         await unknown(workspace, plan)
         for request_id in provider.known:
-            await keep_hint(workspace, hint(render_id, request_id))
+            await keep_hint(workspace.store, workspace.journal, hint(render_id, request_id))
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
         assert "req-1" in caplog.text
@@ -121,7 +121,7 @@ class TestAnUnknownRender:
         """Another attempt's, another provider's, or one without an id, changes nothing."""
         workspace = make_workspace(Hooked(CUT))
         await unknown(workspace, plan)
-        await keep_hint(workspace, hint(render_id, **change))
+        await keep_hint(workspace.store, workspace.journal, hint(render_id, **change))
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
 
@@ -139,7 +139,7 @@ class TestAnUnknownRender:
         workspace = make_workspace(provider := Hooked(CUT))
         await unknown(workspace, plan)
         await declare_not_charged(workspace, render_id, by="anna")
-        await keep_hint(workspace, hint(render_id))
+        await keep_hint(workspace.store, workspace.journal, hint(render_id))
         provider.known = ProviderUnavailable("away")
         with pytest.raises(ProviderUnavailable):
             await submit_render(workspace, plan, plan.segments[0])
@@ -155,7 +155,7 @@ class TestAHint:
         workspace = make_workspace(Hooked("req-1"))
         await submit_render(workspace, plan, plan.segments[0])
         for _ in range(3):
-            assert await keep_hint(workspace, hint(render_id)) is not None
+            assert await keep_hint(workspace.store, workspace.journal, hint(render_id)) is not None
         assert len(await kept(workspace)) == 1
 
     async def test_is_not_kept_without_bound(self, make_workspace, plan, render_id):
@@ -163,31 +163,31 @@ class TestAHint:
         workspace = make_workspace(Hooked(CUT))
         await unknown(workspace, plan)
         for number in range(hints.MOST + 3):
-            await keep_hint(workspace, hint(render_id, f"made-up-{number}"))
+            await keep_hint(workspace.store, workspace.journal, hint(render_id, f"made-up-{number}"))
         assert len(await kept(workspace)) == hints.MOST
 
     async def test_is_of_no_use_to_what_nobody_waits_for(self, make_workspace, plan, render_id, footage):
         """A render nobody asked for, and one that is collected: nothing is kept."""
         workspace = make_workspace(Hooked("req-1", video=footage))
-        assert await keep_hint(workspace, hint(render_id)) is None
+        assert await keep_hint(workspace.store, workspace.journal, hint(render_id)) is None
         day = await commit_job(workspace, plan)
         await submit_render(workspace, plan, plan.segments[0], claimed_on=day)
         await reconcile_renders(workspace, idle_seconds=0)
-        assert await keep_hint(workspace, hint(render_id)) is None
+        assert await keep_hint(workspace.store, workspace.journal, hint(render_id)) is None
         assert await kept(workspace) == []
 
     async def test_of_another_request_is_told(self, make_workspace, plan, render_id, caplog):
         """A webhook about a request that the journal does not hold may mean a second payment."""
         workspace = make_workspace(Hooked("req-1"))
         await submit_render(workspace, plan, plan.segments[0])
-        assert await keep_hint(workspace, hint(render_id, "req-9")) is None
+        assert await keep_hint(workspace.store, workspace.journal, hint(render_id, "req-9")) is None
         assert "req-9" in caplog.text
 
     async def test_left_behind_is_swept(self, make_workspace, plan, render_id, footage):
         """One that outlived its render, because the process without webhooks collected it, goes with `reconcile`."""
         workspace = make_workspace(Hooked("req-1", video=footage))
         await submit_render(workspace, plan, plan.segments[0])
-        await keep_hint(workspace, hint(render_id))
+        await keep_hint(workspace.store, workspace.journal, hint(render_id))
         await reconcile_renders(workspace, idle_seconds=0)
         await reconcile_renders(workspace, idle_seconds=0)
         assert await kept(workspace) == []

@@ -42,7 +42,8 @@ class TestWhoWaits:
         async def on_snapshot(snapshot, age):
             seen.append(snapshot.state)
             if len(seen) == 1:
-                await keep_hint(make_workspace(Hooked()), hint(render_id))
+                other = make_workspace(Hooked())
+                await keep_hint(other.store, other.journal, hint(render_id))
 
         assert (await follow_render(workspace, render_id, on_snapshot)).state is RemoteState.DONE
         assert seen == [RemoteState.RUNNING, RemoteState.DONE]
@@ -52,12 +53,12 @@ class TestWhoWaits:
         workspace = make_workspace(provider := Silent("req-1"), bridge=PUBLIC)
         provider.looks = [Snapshot(state=RemoteState.RUNNING)]
         await submit_render(workspace, plan, plan.segments[0])
-        await keep_hint(workspace, hint(render_id))
+        await keep_hint(workspace.store, workspace.journal, hint(render_id))
 
         async def on_snapshot(snapshot, age):
             if provider.polls == len(waking.LOOKS):
                 provider.looks = [Snapshot(state=RemoteState.DONE)]
-                await keep_hint(workspace, hint(render_id, None))
+                await keep_hint(workspace.store, workspace.journal, hint(render_id, None))
 
         await follow_render(workspace, render_id, on_snapshot)
         assert provider.polls == len(waking.LOOKS) + 1
