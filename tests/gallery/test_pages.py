@@ -5,9 +5,10 @@ import re
 import pytest
 
 from flows.gallery import catalogue
+from flows.local.ports import free_port
 from tasks.storage.journal import Journal, RenderState
 from tests.gallery.manifests import FAILED, PASSED, make_video, put_manifest, put_video, render
-from tests.storage.conftest import Relay, free_port
+from tests.storage.conftest import Relay
 
 
 def cards(html):
@@ -118,7 +119,7 @@ async def test_changes_in_the_store_appear(store, gallery, monkeypatch):
 
 async def test_a_store_that_fails_is_no_empty_gallery(open_gallery, store_settings):
     """Without the store every page is a 503 that says so and when to come back."""
-    gone = store_settings.model_copy(update={"endpoint": f"127.0.0.1:{free_port()}"})
+    gone = store_settings.model_copy(update={"endpoint": f"127.0.0.1:{free_port(0)}"})
     gallery = await open_gallery(store=gone)
     for path in ("/", f"/videos/{1:032x}", "/media/assets/a.png"):
         answer = await gallery.get(path)

@@ -16,15 +16,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from flows.local.ports import free_port
 from tasks.settings import StoreSettings
 from tasks.storage import conditional
 from tasks.storage.store import Store
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def program(name):
@@ -72,7 +67,7 @@ def local_settings(port, access_key, secret_key):
 @pytest.fixture(scope="session")
 def ministack(tmp_path_factory):
     """MiniStack: AWS's own key semantics, in pure Python."""
-    server, home, port = program("ministack"), tmp_path_factory.mktemp("ministack"), free_port()
+    server, home, port = program("ministack"), tmp_path_factory.mktemp("ministack"), free_port(0)
     environment = {
         "GATEWAY_PORT": str(port),
         "BIND_HOST": "127.0.0.1",
@@ -87,7 +82,7 @@ def ministack(tmp_path_factory):
 @pytest.fixture(scope="session")
 def juicefs(tmp_path_factory):
     """The JuiceFS gateway: MinIO's own S3 handlers, which overwrite in spite of `If-None-Match`."""
-    server, home, port = program("juicefs"), tmp_path_factory.mktemp("juicefs"), free_port()
+    server, home, port = program("juicefs"), tmp_path_factory.mktemp("juicefs"), free_port(0)
     meta = f"sqlite3://{home}/meta.db"
     disk = ["--storage", "file", "--bucket", f"{home}/blocks/", "--trash-days", "0"]
     subprocess.run([server, "format", *disk, meta, "contract"], check=True, capture_output=True)
@@ -98,7 +93,7 @@ def juicefs(tmp_path_factory):
         "--log",
         f"{home}/gateway.log",
         "--metrics",
-        f"127.0.0.1:{free_port()}",
+        f"127.0.0.1:{free_port(0)}",
     ]
     keys = {"MINIO_ROOT_USER": "juicefs-test", "MINIO_ROOT_PASSWORD": "juicefs-test-secret"}
     command = [server, "gateway", "--no-agent", *flags, *places, meta, f"127.0.0.1:{port}"]
