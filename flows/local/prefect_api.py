@@ -1,6 +1,7 @@
 """The Prefect REST API over httpx: importing Prefect costs more than a second, and this needs none of it."""
 
 import base64
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -68,9 +69,7 @@ def online_workers(api_url: str, pool: str) -> frozenset[str]:
     Raises:
         httpx.HTTPError: the API did not answer, or refused.
     """
-    access = PrefectAccess()
-    with httpx.Client(base_url=api_url, headers=access.headers(), timeout=PATIENCE * 3) as client:
-        answer = client.post(f"/work_pools/{pool}/workers/filter", json={}, headers=_csrf_token(client))
+    answer = _post(api_url, f"/work_pools/{pool}/workers/filter", "{}")
     if answer.status_code == httpx.codes.NOT_FOUND:
         return frozenset()
     workers = answer.raise_for_status().json()
@@ -83,9 +82,7 @@ def emit(api_url: str, events: str) -> None:
     Raises:
         httpx.HTTPError: the API did not answer, or refused, or it is no Prefect API that answers there.
     """
-    headers = PrefectAccess().headers() | {"Content-Type": "application/json"}
-    with httpx.Client(base_url=api_url, headers=headers, timeout=PATIENCE * 3) as client:
-        answer = client.post("/events", content=events, headers=_csrf_token(client))
+    answer = _post(api_url, "/events", events)
     if answer.raise_for_status().status_code != httpx.codes.NO_CONTENT:
         raise httpx.HTTPStatusError(
             f"{api_url}/events answered {answer.status_code}", request=answer.request, response=answer
@@ -98,10 +95,16 @@ def create(api_url: str, path: str, body: Mapping[str, Any]) -> None:
     Raises:
         httpx.HTTPError: the API did not answer, or refused.
     """
-    with httpx.Client(base_url=api_url, headers=PrefectAccess().headers(), timeout=PATIENCE * 3) as client:
-        answer = client.post(path, json=dict(body), headers=_csrf_token(client))
+    answer = _post(api_url, path, json.dumps(dict(body)))
     if answer.status_code != httpx.codes.CONFLICT:
         answer.raise_for_status()
+
+
+def _post(api_url: str, path: str, body: str) -> httpx.Response:
+    """POST JSON, with the user's credentials and whatever else the server wants to see."""
+    headers = PrefectAccess().headers() | {"Content-Type": "application/json"}
+    with httpx.Client(base_url=api_url, headers=headers, timeout=PATIENCE * 3) as client:
+        return client.post(path, content=body, headers=_csrf_token(client))
 
 
 def _csrf_token(client: httpx.Client) -> dict[str, str]:
