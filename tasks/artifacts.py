@@ -39,7 +39,8 @@ KEY_DIGITS = 12
 async def decorate(artifact: Awaitable[Any], logger: "logging.Logger | LoggerAdapter[Any]") -> None:
     """Write an artifact if the Prefect server takes it soon. A server that is away must not fail a paid render."""
     try:
-        await asyncio.wait_for(artifact, ARTIFACT_SECONDS)
+        async with asyncio.timeout(ARTIFACT_SECONDS):
+            await artifact
     except Exception as error:  # noqa: BLE001 - whatever the server's failure, the work is more than its picture
         logger.warning("The Prefect server did not take an artifact (%s).", type(error).__name__)
 

@@ -1,7 +1,6 @@
 """Batches as Prefect sees them: a task to check, a task for each row or each hundred rows, a task to report."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
-from tasks.artifacts import KEY_DIGITS, UPDATE_SECONDS, decorate
+from tasks.artifacts import ARTIFACT_SECONDS, KEY_DIGITS, UPDATE_SECONDS, decorate
 from tasks.batches.checking import check_rows
 from tasks.batches.manifest import open_manifest
 from tasks.batches.models import SERVED, Batch, Checked, Outcome, Row, RowState, Summary
@@ -127,8 +126,7 @@ async def shown(floor: Floor, part: str) -> AsyncIterator[None]:
         yield
     finally:
         keeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeping
+        await asyncio.wait({keeping}, timeout=ARTIFACT_SECONDS)
     await progress.update()
 
 

@@ -132,7 +132,8 @@ class Leases:
         for pause in BUSY_PAUSES:
             try:
                 task = asyncio.create_task(request(), context=self._context)
-                return await asyncio.wait_for(task, PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    return await task
             except httpx.HTTPStatusError as error:
                 if error.response.status_code != httpx.codes.SERVICE_UNAVAILABLE or pause is BUSY_PAUSES[-1]:
                     raise

@@ -165,7 +165,8 @@ async def test_what_still_changes_is_waited_for(make_inbox, user):
     assert (await only(inbox)).age < 2
     upload = (await look_when_settled(inbox, 0)).uploads[0]
     assert upload.age < 2
-    (upload,) = (await asyncio.wait_for(look_when_settled(inbox, 20), 15)).uploads
+    async with asyncio.timeout(15):
+        (upload,) = (await look_when_settled(inbox, 20)).uploads
     assert upload.age >= 2
 
 

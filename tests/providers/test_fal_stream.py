@@ -187,4 +187,5 @@ async def test_watching_can_stop_early():
         looks = open_at(server.url, "fal").watch(make_submission(), 60)
         assert (await anext(looks)).state is RemoteState.RUNNING
         await looks.aclose()
-        await asyncio.wait_for(hung_up.wait(), 10)
+        async with asyncio.timeout(10):
+            await hung_up.wait()

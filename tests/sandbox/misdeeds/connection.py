@@ -1,6 +1,7 @@
 """The connection breaks, stalls or comes late."""
 
 import asyncio
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -56,10 +57,9 @@ async def hang(call: Call) -> web.StreamResponse:
 
 async def pause(call: Call, seconds: float) -> None:
     """Wait, but not beyond a reset of the sandbox."""
-    try:
-        await asyncio.wait_for(call.world.ended.wait(), seconds)
-    except TimeoutError:
-        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await call.world.ended.wait()
 
 
 DEEDS: dict[str, Misdeed] = {
