@@ -1,5 +1,7 @@
 """Start dead flow runs again: crashed ones, and those that still say Running or Pending although nothing runs them.
 
+Those that were cancelled, and whose process was gone before it could say so, are ended.
+
 Prefect's own automation can miss a crash (an event emitted while the server starts is not acted upon), so this asks
 the server, not its events. A run that turns out to be alive does no harm: the journal lets nobody pay twice.
 """
@@ -19,7 +21,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import flow_run
-from prefect.states import AwaitingRetry, Failed
+from prefect.states import AwaitingRetry, Cancelled, Failed
 
 from tasks.errors import AvatarError
 from tasks.settings import RecoverySettings
@@ -32,6 +34,10 @@ FORGOTTEN_AFTER = timedelta(days=2)
 
 #: The state's message by which a start that nobody asked for is known.
 RESUMED = "Started again by itself: its process was gone."
+#: That of a run that was cancelled and could not say so itself.
+CANCELLED = (
+    "Cancelled; its process was gone. What it had sent goes on at the provider, and is collected by itself."
+)
 
 
 async def resume_dead_runs(recovery: RecoverySettings) -> list[str]:
@@ -49,6 +55,21 @@ async def resume_dead_runs(recovery: RecoverySettings) -> list[str]:
                 given_up: State[None] = Failed(message=_give_up(count, recovery))
                 await client.set_flow_run_state(run.id, given_up, force=True)
     return resumed
+
+
+async def end_cancelled_runs(recovery: RecoverySettings) -> list[str]:
+    """Let runs be Cancelled that were told to stop and are gone. Returns their names.
+
+    Otherwise they would say Cancelling for ever, and whoever waits for them, or for the uploads they took, would wait.
+    """
+    ended = []
+    async with get_client() as client:
+        for run in await _runs(client, StateType.CANCELLING):
+            if await is_stale(client, run, recovery):
+                over: State[None] = Cancelled(message=CANCELLED)
+                await client.set_flow_run_state(run.id, over, force=True)
+                ended.append(run.name)
+    return ended
 
 
 def _give_up(count: int, recovery: RecoverySettings) -> str:
@@ -108,7 +129,7 @@ async def _runs(client: PrefectClient, *states: StateType, **more: FlowRunFilter
 
 
 async def is_stale(client: PrefectClient, run: FlowRun, recovery: RecoverySettings) -> bool:
-    """Whether a run that says Running or Pending has given no sign of life for too long."""
+    """Whether a run that says Running, Pending or Cancelling has given no sign of life for too long."""
     since = datetime.now(UTC) - timedelta(seconds=recovery.stale_seconds)
     if run.state is None or run.state.timestamp > since:
         return False

@@ -6,7 +6,7 @@ from prefect import flow, get_run_logger
 from pydantic import Field
 
 from flows.equipment import equipment
-from flows.recovery import resume_dead_runs
+from flows.recovery import end_cancelled_runs, resume_dead_runs
 from tasks.artifacts import show_expired, show_reconciled
 from tasks.forms import Model
 from tasks.renders.reconcile import finish_render, reconcile_renders
@@ -96,11 +96,13 @@ async def reconcile(upkeep: Upkeep = Upkeep()) -> None:  # noqa: B008 - frozen, 
     async with equipment():
         found = await reconcile_renders(workspace(), idle_seconds=upkeep.idle_seconds)
         resumed = await resume_dead_runs(workspace().settings.recovery) if upkeep.resume_runs else []
+        cancelled = await end_cancelled_runs(workspace().settings.recovery)
         get_run_logger().info(
-            "Collected %d, published %d, still rendering %d, unknown %d; %d runs started again.",
+            "Collected %d, published %d, still rendering %d, unknown %d; %d runs started again, %d ended as cancelled.",
             len(found.collected), len(found.published), len(found.running), len(found.unknown), len(resumed),
+            len(cancelled),
         )  # fmt: skip
-        await show_reconciled(found, resumed)
+        await show_reconciled(found, resumed, cancelled)
 
 
 @flow(name="resolve", flow_run_name="settle {settlement.render_id}")

@@ -192,7 +192,7 @@ def _check_table(video: Video) -> list[dict[str, str]]:
     ]
 
 
-async def show_reconciled(found: Reconciled, resumed: list[str]) -> None:
+async def show_reconciled(found: Reconciled, resumed: list[str], cancelled: list[str]) -> None:
     """Leave a table of what was put straight, and what needs a person."""
     rows = [{"what": "needs a person: outcome unknown", "which": render_id} for render_id in found.unknown]
     rows += [
@@ -201,6 +201,7 @@ async def show_reconciled(found: Reconciled, resumed: list[str]) -> None:
     for what in ("published", "collected", "attached", "running", "settled", "released"):
         rows += [{"what": what, "which": which} for which in getattr(found, what)]
     rows += [{"what": "flow run started again", "which": name} for name in resumed]
+    rows += [{"what": "cancelled flow run ended", "which": name} for name in cancelled]
     await acreate_table_artifact(
         key="reconcile", table=rows, description="What was put straight, and what needs a person"
     )

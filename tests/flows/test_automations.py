@@ -215,6 +215,24 @@ async def test_what_never_got_beyond_pending_is_started_again(server: Server) ->
     assert (await server.state(stranger)).name == "Submitting"
 
 
+async def test_what_was_cancelled_and_is_gone_ends(server: Server) -> None:
+    """Its host was lost before it could stop: one of ours, after `stale_seconds` and not sooner; not a stranger's."""
+    from prefect.states import Cancelling, Running
+
+    from flows.recovery import CANCELLED, end_cancelled_runs
+
+    ours, stranger = await server.start("avatar"), await server.start("other")
+    for run_id in (ours, stranger):
+        await server.put(run_id, Running())
+        await server.put(run_id, Cancelling())
+    name = (await server.client.read_flow_run(ours)).name
+    assert name not in await end_cancelled_runs(RecoverySettings())
+    assert name in await end_cancelled_runs(RecoverySettings.model_construct(stale_seconds=0))
+    state = await server.state(ours)
+    assert (state.name, state.message) == ("Cancelled", CANCELLED)
+    assert (await server.state(stranger)).name == "Cancelling"
+
+
 async def test_a_run_that_keeps_crashing_ends_as_failed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
