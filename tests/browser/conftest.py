@@ -1,14 +1,17 @@
 """`avatar up` as a real process, and a person at the Prefect UI: headless Chromium."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as NotThere
 
 from flows.local import find
 from tasks.settings import AvatarSettings
@@ -89,6 +92,18 @@ def page(browser: Browser, up: Up) -> Iterator[Page]:
     opened.goto(up.ui_url)
     yield opened
     opened.close()
+
+
+def send(button: Locator, url: str) -> None:
+    """Press a form's button until the server has taken it: while SQLite is locked Prefect answers 503, and says so."""
+    for _ in range(6):
+        with contextlib.suppress(NotThere):
+            with button.page.expect_response(url, timeout=10_000) as sent:
+                button.click(timeout=10_000)
+            if sent.value.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                assert sent.value.ok, sent.value.text()
+                return
+    raise AssertionError(f"{url} did not take the form")
 
 
 def screenshot(page: Page, name: str) -> None:

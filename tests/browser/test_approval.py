@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from playwright.sync_api import TimeoutError as NotThere
 
-from tests.browser.conftest import Up, screenshot
+from tests.browser.conftest import Up, screenshot, send
 from tests.sandbox.running import Sandbox
 
 expect.set_options(timeout=30_000)
@@ -47,7 +47,7 @@ def start(page: Page, deployment: str, **fields: str) -> None:
     for label, text in fields.items():
         page.get_by_label(label).first.fill(text)
     screenshot(page, f"form-{deployment}")
-    page.get_by_role("button", name="Submit").click()
+    send(page.get_by_role("button", name="Submit"), "**/create_flow_run")
     page.get_by_role("link", name="View run").click()
     page.wait_for_url("**/flow-run/**")
 
@@ -69,7 +69,7 @@ def answer(form: Locator, *, approved: bool) -> None:
         form.get_by_role("switch").click()
     form.get_by_role("textbox").fill("Anna")
     screenshot(form.page, "approval")
-    form.get_by_role("button", name="Resume").click()
+    send(form.get_by_role("button", name="Resume"), "**/resume")
     expect(form).to_be_hidden()
 
 

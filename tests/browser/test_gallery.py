@@ -105,7 +105,8 @@ def shelf(browser: Browser, gallery_url: str) -> Iterator[Page]:
 
 
 def play(video: Locator) -> None:
-    """Click on the picture, as a person does, and wait until it moves."""
+    """Click on the picture once it is there, as a person does, and wait until it moves."""
+    video.page.wait_for_function("() => document.querySelector('video')?.readyState >= 2")  # deaf before
     video.click()
     video.page.wait_for_function("() => document.querySelector('video').currentTime > 0.5")
     assert video.evaluate("video => [video.videoWidth, video.videoHeight, video.error]") == [720, 720, None]
