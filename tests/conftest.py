@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tasks.settings import AvatarSettings, StoreSettings
@@ -28,6 +29,9 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 # A shell starts its background jobs deaf to Ctrl-C, and whatever they start; some tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# A property does not fail because the machine has much else to do.
+hypothesis.settings.register_profile("suite", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ BATCH = Batch(manifest="jobs.csv")
 HEAD = b"portrait,voice,prompt\n"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.sampled_from(["csv", "jsonl"]), st.booleans())
 def test_any_bytes_are_rows_or_an_error(tmp_path_factory, content, ending, headed):
     """Jobs, reasons, or one typed error; never anything else."""
@@ -39,7 +39,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(COLUMNS) | st.text(max_size=3), JSON, max_size=6))
 def test_any_object_is_a_job_or_a_reason(tmp_path_factory, values):
     """Whatever types stand in the columns."""
@@ -70,7 +70,7 @@ def test_the_copy_that_is_kept_has_no_queries(tmp_path, line, kept):
     assert (tmp_path / "copy").read_bytes() == kept
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="=+-@\t\r\n;, 'ax\uff1d", max_size=12))
 def test_no_cell_begins_a_formula(text):
     """Opened with a comma, a semicolon or a tab between the columns."""

@@ -26,7 +26,7 @@ HEADS = (
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK")
 FORMATS = {"CMYK": ("JPEG", "TIFF"), "I;16": ("PNG", "TIFF")}
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 @quick

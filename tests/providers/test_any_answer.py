@@ -44,7 +44,7 @@ def answered(data: object, status: int = 200, **headers: str) -> Exchange:
     return exchange
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ANSWERS, st.sampled_from([200, 202, 400, 401, 404, 405, 422, 429, 500, 503, 302, 99]))
 def test_fal_may_answer_anything(data, status):
     """A status is a snapshot or nothing, a result one of seven kinds, and whatever is read can be stored."""
@@ -62,7 +62,7 @@ def test_fal_may_answer_anything(data, status):
         assert RemoteVideo.model_validate_json(video.model_dump_json()) == video
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ANSWERS)
 def test_pixazo_may_answer_anything(data):
     """A status is a snapshot or nothing, a video a video or nothing, and whatever is read can be stored."""
@@ -73,7 +73,7 @@ def test_pixazo_may_answer_anything(data):
     assert video is None or RemoteVideo.model_validate_json(video.model_dump_json()) == video
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANSWERS, st.sampled_from(["fal", "pixazo"]))
 def test_any_receipt_can_be_kept(data, name):
     """Whatever stands beside a request id, the receipt is written down and read again as it was."""
@@ -82,7 +82,7 @@ def test_any_receipt_can_be_kept(data, name):
     assert Submission.model_validate_json(receipt.model_dump_json()) == receipt
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.binary(max_size=200)
     | st.text(max_size=100).map(str.encode)
