@@ -138,7 +138,7 @@ def test_approved_and_killed_it_goes_on_and_pays_once(
     machine.sweep()
     assert sandbox.state()["posts"] == 0
     machine.api.answer(run_id, approved=True)
-    sandbox.wait_for("accepts", seconds=120)
+    sandbox.wait_for("stream", seconds=120)  # followed, so written down
     for run in children(machine.state.read().worker.process):
         os.kill(run.pid, signal.SIGKILL)
     until(lambda: machine.api.run(run_id)["state_type"] == "CRASHED", 60)

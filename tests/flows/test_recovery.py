@@ -114,7 +114,7 @@ def test_a_killed_run_is_started_again_and_paid_once(
     examples = ROOT / "examples"
     job = {"portrait": str(examples / "portrait.png"), "voice": str(short_voice(tmp_path))}
     run_id = api.start("generate-avatar", {"job": job})
-    sandbox.wait_for("accepts", seconds=120)
+    sandbox.wait_for("stream", seconds=120)  # followed, so written down
     kill_runs(up)
     until(lambda: api.run(run_id)["run_count"] == 2, 90)
     api.switch_off("avatar-resume-crashed")
