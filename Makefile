@@ -44,7 +44,7 @@ chaos: .venv/.ready  ## kill it at random and count what was paid twice or lost
 
 clean:  ## remove what was built, keep .venv and everything rendered
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find flows tasks tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find avatar flows tasks tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: requirements.txt pyproject.toml
 	@for python in $(CANDIDATES); do \

@@ -35,10 +35,10 @@ def run(manifest: str, at_once: int, environment: Mapping[str, str]) -> Needed:
 
 
 async def measured(order: Mapping[str, object]) -> Needed:
+    from avatar.batch.models import Batch, RowState
+    from avatar.media import confined
+    from avatar.workspace import close_workspace
     from flows.batch import generate_batch
-    from tasks.batches.models import Batch, RowState
-    from tasks.media import confined
-    from tasks.workspace import close_workspace
 
     try:
         before, began = cpu_seconds(), time.monotonic()

@@ -8,12 +8,12 @@ from functools import partial
 
 import httpx
 
+from avatar.web import catalogue
+from avatar.web.gallery import build_app
+from avatar.workspace import Workspace
 from benchmarks.rows import Row, median, quantile
 from benchmarks.stage import Stage
-from flows.gallery import catalogue
-from flows.gallery.app import build_app
-from tasks.workspace import Workspace
-from tests.gallery.manifests import make_video, put_manifest
+from tests.web.gallery.manifests import make_video, put_manifest
 
 BENCH = "gallery"
 VIDEOS, PAGES, LOOKS, WRITERS = 2000, 40, 5, 16

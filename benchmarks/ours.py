@@ -5,11 +5,10 @@ import time
 import uuid
 from dataclasses import replace
 
+from avatar.models import AvatarJob, RemoteState
+from avatar.workspace import Step, close_workspace, listening
 from benchmarks.driven import Job, Order, Report, cpu_seconds, order_given
 from flows.generate import generate_avatar
-from tasks.models import AvatarJob, RemoteState
-from tasks.progress import Step, listening
-from tasks.workspace import close_workspace
 
 
 async def run(order: Order) -> Report:

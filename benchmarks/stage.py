@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from avatar.local import Services, environment, services
+from avatar.local.processes import Process, children
+from avatar.local.record import StateDirectory
+from avatar.settings import AvatarSettings
+from avatar.store.store import Store
 from benchmarks.driven import ROOT, Order
-from flows.local import Services, environment, services
-from flows.local.processes import Process, children
-from flows.local.record import StateDirectory
-from tasks.settings import AvatarSettings
-from tasks.storage.store import Store
 from tests.sandbox.running import Sandbox
 
 PORTRAIT, VOICE = ROOT / "examples" / "portrait.png", ROOT / "examples" / "speech.mp3"

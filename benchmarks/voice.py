@@ -6,14 +6,13 @@ from pathlib import Path
 
 import av
 
+from avatar.media.cuts import plan_cuts
+from avatar.media.probe import probe_voice
+from avatar.media.stitch import Part, stitch
+from avatar.media.voice import check_voice, cut_voice, prepare_voice
+from avatar.models import Limits
 from benchmarks.rows import Row, median
 from benchmarks.stage import LONG_VOICE, PORTRAIT, Stage
-from tasks.media.cuts import plan_cuts
-from tasks.media.probe import probe_voice
-from tasks.media.segments import cut_voice
-from tasks.media.stitch import Part, stitch
-from tasks.media.voice import check_voice, prepare_voice
-from tasks.providers.base import Limits
 from tests.sandbox.renderer import Look, render
 
 BENCH = "voice"

@@ -12,10 +12,10 @@ from prefect.input import RunInput
 from prefect.runtime import deployment
 from pydantic import Field
 
-from tasks.errors import ApprovalDenied, AvatarError
-from tasks.jobs.links import player_url
-from tasks.models import AvatarJob, Plan, Video
-from tasks.settings import AvatarSettings, BudgetSettings
+from avatar.errors import ApprovalDenied, AvatarError
+from avatar.events import player_url
+from avatar.models import AvatarJob, Plan, Video
+from avatar.settings import AvatarSettings, BudgetSettings
 
 #: Segments listed in the question; a voice of hours has hundreds.
 SHOWN = 20

@@ -16,10 +16,10 @@ from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from flows.recovery import RESUMED, TAG
-from tasks.jobs.notices import BudgetRefusal, SubmissionUnknown, VideoFailed, VideoRejected
-from tasks.limits import ensure_limits
-from tasks.settings import AvatarSettings, NotifySettings, RecoverySettings
+from avatar.events import BudgetRefusal, SubmissionUnknown, VideoFailed, VideoRejected
+from avatar.settings import AvatarSettings, NotifySettings, RecoverySettings
+from tasks.runs import RESUMED, TAG
+from tasks.turns import ensure_limits
 
 BLOCK = "avatar-notify"
 #: A worker reports a process that was killed twice, some seconds apart (seen with Prefect 3.9.1): what is scheduled
@@ -67,7 +67,7 @@ def crash_zombies(recovery: RecoverySettings) -> AutomationCore:
 def resume_crashed(after: timedelta = RESUME_AFTER) -> AutomationCore:
     """A crashed run of a deployment is started again, and continues by the journal.
 
-    How often, the run itself counts (`flows.recovery.check_resumes`), since an automation cannot; and `reconcile`
+    How often, the run itself counts (`tasks.runs.check_resumes`), since an automation cannot; and `reconcile`
     gives up one that does not get so far.
     """
     return AutomationCore(

@@ -1,24 +1,39 @@
-"""Many jobs: every row of a manifest is checked and priced, then all of them are rendered, and each is accounted for."""
+"""A large batch spread over the work pool: child runs take shards of it, and this run takes what nobody has begun."""
 
+import asyncio
+import itertools
+import math
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.deployments.flow_runs import arun_deployment
+from prefect.exceptions import ObjectNotFound as NoSuchDeployment
 from prefect.runtime import flow_run
+from prefect.states import Cancelled
+from pydantic import Field
 
+from avatar.batch.check import check_budget
+from avatar.batch.models import Batch, Checked, OnBadRows, Summary
+from avatar.batch.report import refuse_bad_rows, require_videos
+from avatar.batch.run import Floor
+from avatar.batch.sheets import SHEET_ROWS, read_outcomes
+from avatar.models import Model, shown
+from avatar.settings import BatchSettings, BudgetSettings
+from avatar.workspace import workspace
 from flows.approval import ask, needs_approval
-from flows.equipment import equipment
-from flows.shards import render_shards
-from tasks.announcing import announcing
-from tasks.batches.models import Batch, Checked, OnBadRows, Summary
-from tasks.batches.money import check_budget
-from tasks.batches.verdict import refuse_bad_rows, require_videos
-from tasks.batching import check_batch, report_batch
-from tasks.jobs.fetching import shown
-from tasks.settings import BudgetSettings
-from tasks.workspace import workspace
+from tasks.batch import check_batch, render_sheets, report_batch
+from tasks.context import equipment
+from tasks.events import announcing
+from tasks.turns import turns
 
 
-def _run_name() -> str:
+# Many jobs: every row of a manifest is checked and priced, then all of them are rendered, and each is accounted for.
+def _batch_run_name() -> str:
     """What people call the batch, else its manifest."""
     given: Any = flow_run.parameters.get("batch")
     batch = given if isinstance(given, Batch) else Batch.model_validate(given)
@@ -26,7 +41,7 @@ def _run_name() -> str:
     return f"batch {batch.name or shown(source).rsplit('/', 1)[-1]}"
 
 
-@flow(name="generate-batch", flow_run_name=_run_name, retries=0, persist_result=False)
+@flow(name="generate-batch", flow_run_name=_batch_run_name, retries=0, persist_result=False)
 async def generate_batch(batch: Batch) -> Summary:
     """Render every row of a manifest that has no video yet. One bad row or failed job never stops the others.
 
@@ -59,3 +74,187 @@ async def approve_batch(checked: Checked, budget: BudgetSettings) -> None:
             f"The quote of every row is in `batches/{checked.batch_id}/report.csv`. Nothing has been sent yet."
         )
         await ask(checked.batch_id, "batch", checked.owed, question, budget)
+
+
+DEPLOYMENT = "render-shard/render-shard"
+#: More than the largest manifest has.
+MOST_SHEETS = 20_000
+#: Seconds between looks at the child runs.
+LOOK_SECONDS = 5.0
+
+
+class Shard(Model):
+    """Some sheets of a batch that was checked."""
+
+    batch_id: str = Field(
+        title="Batch", pattern=r"^[0-9a-f]{32}$", description="The batch's id.", examples=["0" * 32]
+    )
+    run: str = Field(
+        title="Run",
+        max_length=100,
+        description="The flow run that checked the batch and waits for this shard.",
+        examples=["8c0bd5a2-3c0f-4c3a-9d7f-0a6f3a3f5f0e"],
+    )
+    first: int = Field(
+        title="First sheet", ge=0, le=MOST_SHEETS, description="A sheet is a hundred rows.", examples=[0]
+    )
+    last: int = Field(
+        title="Last sheet", ge=0, le=MOST_SHEETS, description="This one included.", examples=[9]
+    )
+    rows: int = Field(
+        title="Rows",
+        ge=1,
+        le=MOST_SHEETS * SHEET_ROWS,
+        description="How many rows those sheets have.",
+        examples=[1000],
+    )
+    at_once: int = Field(
+        title="At once", ge=1, le=1000, description="This shard's part of the batch's turns.", examples=[10]
+    )
+
+    @property
+    def sheets(self) -> range:
+        return range(self.first, self.last + 1)
+
+    @property
+    def name(self) -> str:
+        """Its rows, counted from 1."""
+        start = self.first * SHEET_ROWS
+        return f"rows {start + 1} to {start + self.rows}"
+
+    @property
+    def key(self) -> str:
+        """The same for the same part of the same run, so that a run that is resumed finds its child runs."""
+        return f"{self.batch_id}-{self.first}-{self.last}-{self.run}"
+
+
+def _run_name() -> str:
+    given: Any = flow_run.parameters["shard"]
+    shard = given if isinstance(given, Shard) else Shard.model_validate(given)
+    return shard.name
+
+
+@flow(name="render-shard", flow_run_name=_run_name, retries=0, persist_result=False)
+async def render_shard(shard: Shard) -> None:
+    """Render a part of a batch. Started by generate-batch.
+
+    Args:
+        shard: which part.
+    """
+    async with equipment():
+        await carry_out(shard)
+
+
+async def carry_out(shard: Shard, *, whole: bool = False) -> None:
+    """Render the rows of a shard, or of a batch that is the `whole` of one, in this process."""
+    floor = Floor(
+        workspace(),
+        batch_id=shard.batch_id,
+        run=shard.run,
+        at_once=shard.at_once,
+        rows=shard.rows,
+        turns=turns(),
+    )
+    await render_sheets(floor, shard.sheets, part="" if whole else shard.name)
+
+
+def count_parts(checked: Checked, at_once: int, settings: BatchSettings) -> int:
+    """How many flow runs a batch is spread over: each has a turn and a sheet at least."""
+    wanted = math.ceil(checked.rows / settings.shard_rows)
+    return min(wanted, settings.shards, at_once, checked.sheets)
+
+
+def share_out(checked: Checked, run: str, at_once: int, *, parts: int) -> list[Shard]:
+    """Equal parts of the rows; together they have `at_once` turns."""
+    edges = [checked.sheets * part // parts for part in range(parts + 1)]
+    return [
+        Shard(
+            batch_id=checked.batch_id,
+            run=run,
+            first=start,
+            last=end - 1,
+            rows=min(end * SHEET_ROWS, checked.rows) - start * SHEET_ROWS,
+            at_once=at_once // parts,
+        )
+        for start, end in itertools.pairwise(edges)
+    ]
+
+
+async def render_shards(batch: Batch, checked: Checked, run: str) -> None:
+    """Render every row that waits, in this process, or in child runs too if the batch is large."""
+    settings = workspace().settings.batch
+    at_once = batch.at_once or settings.at_once
+    parts = count_parts(checked, at_once, settings)
+    if parts > 1 and not await _is_deployed():
+        parts = 1
+    first, *others = share_out(checked, run, at_once, parts=parts)
+    children = [(await _start(shard), shard) for shard in others]
+    if children:
+        get_run_logger().info("%d child runs share this batch with this one.", len(children))
+    await carry_out(first, whole=not children)
+    await _finish_left_over(await _see_through(children))
+
+
+async def _is_deployed() -> bool:
+    async with get_client() as client:
+        try:
+            await client.read_deployment_by_name(DEPLOYMENT)
+        except NoSuchDeployment:
+            return False
+    return True
+
+
+async def _start(shard: Shard) -> UUID:
+    run = await arun_deployment(
+        DEPLOYMENT,
+        parameters={"shard": shard.model_dump(mode="json")},
+        timeout=0,
+        idempotency_key=shard.key,
+    )
+    return run.id
+
+
+async def _see_through(children: Sequence[tuple[UUID, Shard]]) -> list[Shard]:
+    """Wait for the child runs, and carry out here what no worker has begun: there may be none, or only ours.
+
+    Returns:
+        The shards whose run ended, but not those of runs that a person cancelled.
+    """
+    ended: list[Shard] = []
+    open_runs = dict(children)
+    if not open_runs:
+        return ended
+    async with get_client() as client:
+        while open_runs:
+            states = {run_id: await _state(client, run_id) for run_id in open_runs}
+            for run_id in [each for each, state in states.items() if state in _ENDED]:
+                shard = open_runs.pop(run_id)
+                ended += [shard] if states[run_id] is not StateType.CANCELLED else []
+            waiting = [run_id for run_id in open_runs if states[run_id] is StateType.SCHEDULED]
+            if waiting:
+                await client.set_flow_run_state(
+                    waiting[-1], Cancelled(message="The batch's own run does it.")
+                )
+                await carry_out(open_runs.pop(waiting[-1]))
+            elif open_runs:
+                await asyncio.sleep(LOOK_SECONDS)
+    return ended
+
+
+#: A crashed one may be started again by `reconcile`; what it leaves meanwhile is done here, and paid once.
+_ENDED = {None, StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED}
+
+
+async def _state(client: PrefectClient, run_id: UUID) -> StateType | None:
+    with suppress(NoSuchDeployment):  # raised for whatever the server does not have
+        return (await client.read_flow_run(run_id)).state_type
+    return None
+
+
+async def _finish_left_over(shards: Sequence[Shard]) -> None:
+    """Carry out the sheets that a child run left when it died."""
+    for shard in shards:
+        for sheet in shard.sheets:
+            if await read_outcomes(workspace(), shard.batch_id, sheet, shard.run) is None:
+                rows = min(SHEET_ROWS, shard.rows - (sheet - shard.first) * SHEET_ROWS)
+                await carry_out(shard.model_copy(update={"first": sheet, "last": sheet, "rows": rows}))

@@ -7,24 +7,25 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
+from avatar.job.plan import identify
+from avatar.job.produce import made_already, render_all
+from avatar.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment, Video, shown
+from avatar.money.quote import check_price, describe_plan
+from avatar.money.submit import its_turn
+from avatar.workspace import workspace
 from flows.approval import approve
-from flows.equipment import equipment
-from tasks.announcing import announcing, unannounced
-from tasks.assets import upload_assets
-from tasks.collection import collect_render
-from tasks.jobs.fetching import shown
-from tasks.jobs.plan import identify
-from tasks.jobs.produce import made_already, render_all
-from tasks.jobs.quote import check_price, describe_plan
-from tasks.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment, Video
-from tasks.polling import poll_render
-from tasks.publishing import publish_video
-from tasks.renders.turns import its_turn
+from tasks.context import equipment
+from tasks.events import announcing, unannounced
+from tasks.job import (
+    collect_render,
+    poll_render,
+    publish_video,
+    submit_render,
+    upload_assets,
+    validate_inputs,
+)
 from tasks.results import cached
-from tasks.slots import turns
-from tasks.submission import submit_render
-from tasks.voice import validate_inputs
-from tasks.workspace import workspace
+from tasks.turns import turns
 
 
 def _run_name() -> str:

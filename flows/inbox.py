@@ -6,19 +6,25 @@ from prefect import flow
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
-from flows.batch import approve_batch
-from flows.equipment import equipment
-from flows.owners import is_under_way
-from flows.shards import render_shards
-from tasks.batching import check_batch, report_batch
-from tasks.errors import ApprovalDenied, AvatarError
-from tasks.forms import Model
-from tasks.inbox.models import Filed, Inbox, Taken
-from tasks.inbox.rows import Outcomes, discard_manifest, keep_to_limit, read_outcomes, refused, write_manifest
-from tasks.inbox.sweep import Sweep
-from tasks.inbox.verdicts import require_done
-from tasks.inboxing import file_uploads, show_uploads
-from tasks.workspace import workspace
+from avatar.errors import ApprovalDenied, AvatarError
+from avatar.inbox.jobs import (
+    Outcomes,
+    discard_manifest,
+    keep_to_limit,
+    read_outcomes,
+    refused,
+    require_done,
+    write_manifest,
+)
+from avatar.inbox.sweep import Sweep
+from avatar.inbox.uploads import Filed, Inbox, Taken
+from avatar.models import Model
+from avatar.workspace import workspace
+from flows.batch import approve_batch, render_shards
+from tasks.batch import check_batch, report_batch
+from tasks.context import equipment
+from tasks.inbox import file_uploads, show_uploads
+from tasks.runs import is_under_way
 
 
 class Look(Model):

@@ -1,20 +1,25 @@
-"""Flows that look after the others: what was left behind is finished, the unknown settled, the old deleted."""
+"""The gallery as a folder of the worker's machine, brought up to date: on demand, or on a schedule."""
 
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.artifacts import acreate_markdown_artifact
 from pydantic import Field
 
-from flows.equipment import equipment
-from flows.recovery import end_cancelled_runs, resume_dead_runs
-from tasks.artifacts import show_expired, show_reconciled
-from tasks.forms import Model
-from tasks.renders.reconcile import finish_render, reconcile_renders
-from tasks.renders.resolve import attach_request, declare_not_charged, signed_by
-from tasks.retention.expire import expire as apply_rules
-from tasks.workspace import workspace
+from avatar.job.expire import expire as apply_rules
+from avatar.job.reconcile import finish_render, reconcile_renders
+from avatar.models import Model
+from avatar.money.settle import attach_request, declare_not_charged, signed_by
+from avatar.web.export import Exported, export_gallery
+from avatar.workspace import workspace
+from tasks.artifacts import decorate, show_expired, show_reconciled
+from tasks.context import equipment
+from tasks.runs import end_cancelled_runs, resume_dead_runs
 
 
+# Flows that look after the others: what was left behind is finished, the unknown settled, the old deleted.
 class Upkeep(Model):
     """How far `reconcile` may go."""
 
@@ -141,3 +146,42 @@ async def expire(expiry: Expiry = Expiry()) -> None:  # noqa: B008 - frozen, and
             "%s %d things; %d are old enough and kept.", verb, len(found.deleted), len(found.kept)
         )
         await show_expired(found, dry_run=expiry.dry_run)
+
+
+class Export(Model):
+    """Where the gallery is written."""
+
+    folder: str = Field(
+        "",
+        title="Folder",
+        max_length=1024,
+        description="A new folder, or one that was exported to before, on the worker's machine. Empty: `gallery` in "
+        "AVATAR_STATE_DIR.",
+        examples=["/srv/www/videos"],
+    )
+
+
+@flow(name="gallery", flow_run_name="export the gallery")
+async def gallery(export: Export = Export()) -> None:  # noqa: B008 - frozen, and the form needs the default
+    """Write every video and its page into a folder that opens from disk, as `avatar export` does. Only what is new.
+
+    Args:
+        export: where to.
+    """
+    async with equipment():
+        default = workspace().settings.state_dir / "gallery"
+        folder = Path(export.folder).expanduser() if export.folder else default
+        done = await export_gallery(workspace(), folder)
+        get_run_logger().info("%d videos in %s; %d files copied.", done.videos, folder, done.copied)
+        page: Any = acreate_markdown_artifact(
+            key="gallery", markdown=_page(folder, done), description="The gallery as a folder"
+        )
+        await decorate(page, get_run_logger())
+
+
+def _page(folder: Path, done: Exported) -> str:
+    missing = "".join(f"\n- `{key}` is missing in the store" for key in done.missing)
+    return (
+        f"{done.videos} videos in `{folder / 'index.html'}`: {done.copied} files copied, {done.unchanged} were there "
+        f"already.\n{missing}"
+    )

@@ -18,13 +18,13 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 
-from tasks.jobs.links import player_url
-from tasks.media.poster import thumbnail
-from tasks.models import RemoteState, Snapshot, Video, VideoState
-from tasks.renders.describe import describe_snapshot
-from tasks.renders.reconcile import Reconciled
-from tasks.retention.expire import Expired
-from tasks.workspace import Workspace
+from avatar.events import player_url
+from avatar.job.expire import Expired
+from avatar.job.reconcile import Reconciled
+from avatar.media.stills import thumbnail
+from avatar.models import RemoteState, Snapshot, Video, VideoState
+from avatar.money.follow import describe_snapshot
+from avatar.workspace import Workspace
 
 #: Shortest time between two updates of a progress artifact, in seconds: each is a request to the Prefect server.
 UPDATE_SECONDS = 3.0

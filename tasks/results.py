@@ -16,10 +16,10 @@ from prefect.filesystems import WritableFileSystem
 from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
 
-from tasks.errors import Transient
-from tasks.settings import AvatarSettings
-from tasks.storage.store import Store
-from tasks.workspace import workspace
+from avatar.errors import Transient
+from avatar.settings import AvatarSettings
+from avatar.store.store import Store
+from avatar.workspace import workspace
 
 P = ParamSpec("P")
 R = TypeVar("R")

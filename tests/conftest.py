@@ -12,10 +12,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tasks.settings import AvatarSettings, StoreSettings
-from tasks.storage import embedded
-from tasks.storage.embedded import EmbeddedStore
-from tasks.storage.store import Store
+from avatar.local import embedded
+from avatar.local.embedded import EmbeddedStore
+from avatar.settings import AvatarSettings, StoreSettings
+from avatar.store.store import Store
 
 pytest_plugins = ["tests.sandbox.fixtures"]
 
@@ -98,10 +98,10 @@ def make_settings(store_settings: StoreSettings, tmp_path: Path) -> Callable[...
 PARTS = {"seaweed", "sandbox_process", "local", "program", "relay"}
 #: Test files that start processes by themselves, ask for such fixtures by name, or encode many videos.
 PLACES = (
-    "storage/test_contract", "storage/test_embedded", "storage/test_conditional", "storage/test_failures",
+    "store/test_contract", "store/test_embedded", "store/test_conditional", "store/test_failures",
     "media/test_stitch", "media/test_inspect", "media/test_segments", "media/test_cuts", "media/test_fuzz",
     "media/test_bad_input", "media/test_confined",
-    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "gallery/", "bridge/test_store_events", "security/test_tls", "security/test_settings_errors",
+    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "web/gallery/", "web/bridge/test_store_events", "security/test_tls", "security/test_settings_errors",
 )  # fmt: skip
 
 

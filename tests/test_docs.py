@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from tasks.settings import AvatarSettings, default_state_dir
+from avatar.settings import AvatarSettings, default_state_dir
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """# Settings

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.__main__ import build_parser
-from flows.local import find
-from flows.local.record import StateDirectory
-from tasks.media.probe import probe_video
-from tasks.settings import AvatarSettings
+from avatar.commands.main import build_parser
+from avatar.local import find
+from avatar.local.record import StateDirectory
+from avatar.media.probe import probe_video
+from avatar.settings import AvatarSettings
 from tests.sandbox.fixtures import sandbox, sandbox_process  # noqa: F401 - fixtures
 from tests.sandbox.running import Sandbox
 from tests.up import until_ready
@@ -53,7 +53,7 @@ class Machine:
         program, *arguments = shlex.split(command)
         assert program == "avatar"
         return subprocess.Popen(
-            [sys.executable, "-m", "flows", *arguments], cwd=self.folder, env=self.environment(), **options
+            [sys.executable, "-m", "avatar", *arguments], cwd=self.folder, env=self.environment(), **options
         )
 
     def environment(self) -> dict[str, str]:
@@ -64,7 +64,7 @@ class Machine:
         program, *arguments = shlex.split(command)
         assert program == "avatar"
         ended = subprocess.run(
-            [sys.executable, "-m", "flows", *arguments],
+            [sys.executable, "-m", "avatar", *arguments],
             cwd=self.folder, env=self.environment() | variables, capture_output=True, text=True, check=False, timeout=180,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
@@ -154,7 +154,7 @@ def test_every_verb_and_option_exists() -> None:
     help_texts = [build_parser().format_help()]
     for verb in sorted(set(re.findall(r"`avatar ([a-z]+)", TEXT))):
         asked = subprocess.run(
-            [sys.executable, "-m", "flows", verb, "--help"],
+            [sys.executable, "-m", "avatar", verb, "--help"],
             cwd=ROOT,
             capture_output=True,
             text=True,

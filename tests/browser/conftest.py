@@ -13,8 +13,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from playwright.sync_api import TimeoutError as NotThere
 
-from flows.local import find
-from tasks.settings import AvatarSettings
+from avatar.local import find
+from avatar.settings import AvatarSettings
 from tests.up import until_ready
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ class Up:
         self.state_dir = state_dir
         # $PWD is where the deployment's runs start; a shell sets it, Popen does not.
         environment = os.environ | settings | {"AVATAR_STATE_DIR": str(state_dir), "PWD": str(ROOT)}
-        command = [sys.executable, "-m", "flows", "up"]
+        command = [sys.executable, "-m", "avatar", "up"]
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipe)
         self.said = until_ready(self.process)

@@ -15,10 +15,10 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Response, expect
 
-from flows.local import find
-from tasks.models import Check, Video, VideoState
-from tasks.settings import AvatarSettings
-from tasks.storage.store import Store
+from avatar.local import find
+from avatar.models import Check, Video, VideoState
+from avatar.settings import AvatarSettings
+from avatar.store.store import Store
 from tests.browser.conftest import ROOT, SCREENSHOTS, Up, screenshot
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -32,7 +32,7 @@ NARROW = {"width": 360, "height": 740}
 
 def avatar(up: Up, *arguments: str) -> str:
     environment = os.environ | {"AVATAR_STATE_DIR": str(up.state_dir)}
-    command = [sys.executable, "-m", "flows", *arguments]
+    command = [sys.executable, "-m", "avatar", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,7 +6,7 @@ import signal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tasks.models import AvatarJob
+from avatar.models import AvatarJob
 from tests.browser.conftest import Up, screenshot, send
 
 #: Milliseconds the page may take to show what it should, on a busy machine.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tasks.storage.store import Store
+from avatar.store.store import Store
 
 
 def skew_clock(seconds: float) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 import httpx
 from minio import Minio
 
-from flows.local import Services, environment, services
-from flows.local.processes import kill
-from flows.local.record import StateDirectory
-from flows.local.server import start_server
-from tasks.settings import AvatarSettings, StoreSettings
-from tasks.storage import embedded
+from avatar.local import Services, embedded, environment, services
+from avatar.local.processes import kill
+from avatar.local.record import StateDirectory
+from avatar.local.server import start_server
+from avatar.settings import AvatarSettings, StoreSettings
 from tests.chaos.gate import Gatehouse
 from tests.chaos.victims import Zygote
 from tests.sandbox.running import Sandbox

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from flows.local.processes import stop
-from flows.local.record import StateDirectory
+from avatar.local.processes import stop
+from avatar.local.record import StateDirectory
 from tests.chaos.case import Case
 from tests.chaos.gate import Rule
 from tests.chaos.person import recover

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from tasks.storage import embedded
+from avatar.local import embedded
 from tests.chaos.case import Case
 from tests.chaos.gate import Rule
 from tests.chaos.kills import WRITES

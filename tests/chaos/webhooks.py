@@ -8,9 +8,9 @@ from functools import partial
 
 import httpx
 
-from tasks.renders.reconcile import reconcile_renders
-from tasks.settings import AvatarSettings
-from tasks.workspace import Workspace
+from avatar.job.reconcile import reconcile_renders
+from avatar.settings import AvatarSettings
+from avatar.workspace import Workspace
 from tests.chaos.case import Case
 from tests.chaos.gate import Rule
 from tests.chaos.kills import die_before_the_answer

@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 
 #: What a run imports late, where it is used; imported here once for all.
 LATE = (
-    "av", "flows.__main__", "flows.commands.generate", "flows.commands.settle", "flows.commands.status",
-    "flows.generate", "flows.local", "flows.upkeep", "minio", "numpy", "PIL.Image", "PIL.PngImagePlugin",
-    "PIL.JpegImagePlugin", "prefect.main", "prefect.server.schemas", "tasks.artifacts", "tasks.media.inspect",
-    "tasks.providers.fal", "tasks.providers.pixazo", "tasks.workspace",
+    "av", "avatar.commands.main", "avatar.commands.generate", "avatar.commands.settle", "avatar.commands.status",
+    "flows.generate", "avatar.local", "flows.upkeep", "minio", "numpy", "PIL.Image", "PIL.PngImagePlugin",
+    "PIL.JpegImagePlugin", "prefect.main", "prefect.server.schemas", "tasks.artifacts", "avatar.media.inspect",
+    "avatar.providers.fal", "avatar.providers.pixazo", "avatar.workspace",
 )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def disguise(order: dict[str, Any]) -> None:
 
 
 def run(argv: list[str]) -> int:
-    from flows.__main__ import main as avatar
+    from avatar.commands.main import main as avatar
 
     try:
         return avatar(argv)

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from flows.local import Services, environment, services
-from tasks.models import AvatarJob, Video
-from tasks.settings import AvatarSettings
+from avatar.local import Services, environment, services
+from avatar.models import AvatarJob, Video
+from avatar.settings import AvatarSettings
 from tests.sandbox.fixtures import sandbox, sandbox_process  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ class Local:
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """The embedded store and a Prefect server, started once."""
-    from flows.commands.generate import _hand_over
+    from avatar.commands.generate import _hand_over
 
     state_dir = tmp_path_factory.mktemp("local")
     with services(AvatarSettings(_env_file=None, state_dir=state_dir)) as running:
@@ -96,8 +96,8 @@ async def produce(
     """Runs `generate_avatar` on this test's bucket; keywords are environment variables."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
+    from avatar.workspace import close_workspace
     from flows.generate import generate_avatar
-    from tasks.workspace import close_workspace
 
     monkeypatch.chdir(tmp_path)  # away from a developer's .env
     without_store = replace(local.running, store=None)  # the test has a bucket of its own

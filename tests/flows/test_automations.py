@@ -15,10 +15,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from tasks.errors import AvatarError, RenderFailed
-from tasks.models import AvatarJob, Video
-from tasks.settings import AvatarSettings, NotifySettings, RecoverySettings
-from tests.batches.conftest import media  # noqa: F401 - fixture
+from avatar.errors import AvatarError, RenderFailed
+from avatar.models import AvatarJob, Video
+from avatar.settings import AvatarSettings, NotifySettings, RecoverySettings
+from tests.batch.conftest import media  # noqa: F401 - fixture
 from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce
 from tests.sandbox.running import Sandbox
 
@@ -187,7 +187,7 @@ async def test_reconcile_gives_up_what_crashes_before_it_can_say_so(server: Serv
     """Started again as often as allowed, it ends as Failed with the reason, and is left alone."""
     from prefect.states import Crashed
 
-    from flows.recovery import RESUMED, resume_dead_runs
+    from tasks.runs import RESUMED, resume_dead_runs
 
     run_id = await server.start("avatar")
     await server.put(run_id, Crashed())
@@ -203,7 +203,7 @@ async def test_what_never_got_beyond_pending_is_started_again(server: Server) ->
     """Its worker was gone before it began: one of ours, after `stale_seconds` and not sooner; not a stranger's."""
     from prefect.states import Pending
 
-    from flows.recovery import RESUMED, resume_dead_runs
+    from tasks.runs import RESUMED, resume_dead_runs
 
     ours, stranger = await server.start("avatar"), await server.start("other")
     for run_id in (ours, stranger):
@@ -219,7 +219,7 @@ async def test_what_was_cancelled_and_is_gone_ends(server: Server) -> None:
     """Its host was lost before it could stop: one of ours, after `stale_seconds` and not sooner; not a stranger's."""
     from prefect.states import Cancelling, Running
 
-    from flows.recovery import CANCELLED, end_cancelled_runs
+    from tasks.runs import CANCELLED, end_cancelled_runs
 
     ours, stranger = await server.start("avatar"), await server.start("other")
     for run_id in (ours, stranger):
@@ -239,7 +239,7 @@ async def test_a_run_that_keeps_crashing_ends_as_failed(
     """Resumed after approvals it goes on; started again by itself once too often it says so; a person may retry."""
     from prefect.states import AwaitingRetry, Crashed, Running, Suspended
 
-    from flows.recovery import RESUMED, check_resumes, count_resumes
+    from tasks.runs import RESUMED, check_resumes, count_resumes
 
     run_id = await server.start("avatar")
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(run_id))

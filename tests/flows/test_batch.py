@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.batches.models import RowState, Summary
-from tasks.errors import ApprovalDenied, BatchIncomplete
-from tests.batches.conftest import manifest, media, rows  # noqa: F401 - fixtures
+from avatar.batch.models import RowState, Summary
+from avatar.errors import ApprovalDenied, BatchIncomplete
+from tests.batch.conftest import manifest, media, rows  # noqa: F401 - fixtures
 from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce
 from tests.sandbox.running import Sandbox
 
@@ -54,7 +54,7 @@ async def test_a_small_batch_is_a_task_run_for_each_row(batched, manifest, rows,
 
 async def test_a_large_batch_is_a_task_run_for_each_sheet(batched, manifest, rows, sandbox, monkeypatch):  # noqa: F811
     """Beyond a few hundred rows a hundred share a task run; run again, nothing is rendered."""
-    from tasks import batching
+    from tasks import batch as batching
 
     monkeypatch.setattr(batching, "ROW_TASKS_UP_TO", 4)
     batch = manifest(rows(6))
@@ -94,7 +94,7 @@ def avatar(local: Local, tmp_path: Path, sandbox: Sandbox) -> Callable[..., "sub
 
     def start(*arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "flows", *arguments],
+            [sys.executable, "-m", "avatar", *arguments],
             cwd=tmp_path, env=os.environ | sandbox.fal_env() | own, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -141,8 +141,8 @@ async def shard_deployment(local: Local, monkeypatch: pytest.MonkeyPatch) -> Asy
     """`render-shard` deployed without a worker, for sheets of four rows; its id."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows import shards
-    from tasks.batches import checking
+    from avatar.batch import check as checking
+    from flows import batch as shards
 
     for module in (checking, shards):
         monkeypatch.setattr(module, "SHEET_ROWS", 4)

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from minio import Minio
 
-from flows.local.environment import environment
-from tasks.settings import AvatarSettings
+from avatar.local.environment import environment
+from avatar.settings import AvatarSettings
 from tests.flows.conftest import Local
 
 TOKEN = "as-configured-in-minio"
@@ -47,7 +47,7 @@ def bridge(local: Local, api_url: str, **more: str) -> Iterator[str]:
     """`avatar bridge` beside the running services, as `avatar up` starts it; killed at the end, not asked."""
     settings = AvatarSettings(_env_file=None, state_dir=local.state_dir, inbox={"settle_seconds": 1})
     variables = os.environ | environment(settings, local.running) | {"PREFECT_API_URL": api_url} | more
-    command = [sys.executable, "-m", "flows", "bridge", "--port", "0"]
+    command = [sys.executable, "-m", "avatar", "bridge", "--port", "0"]
     process = subprocess.Popen(command, env=variables, text=True, stdout=subprocess.PIPE)
     try:
         assert process.stdout

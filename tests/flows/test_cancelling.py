@@ -8,13 +8,11 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks import batching
-from tasks.batches.running import Floor
-from tasks.leases import Lease, Leases
-from tasks.limits import Limit
-from tasks.models import ProviderName
-from tasks.slots import Slots
-from tasks.workspace import Workspace
+from avatar.batch.run import Floor
+from avatar.models import ProviderName
+from avatar.workspace import Workspace
+from tasks import batch as batching
+from tasks.turns import Lease, Leases, Limit, Slots
 
 LIMIT = Limit("avatar-fal", 2)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.media.probe import probe_video
+from avatar.media.probe import probe_video
 from tests.flows.conftest import PORTRAIT, VOICE, Local
 from tests.sandbox.running import Sandbox
 
@@ -30,7 +30,7 @@ def avatar(local: Local, tmp_path: Path) -> Avatar:
 
     def run(*arguments: str, **variables: str) -> Ended:
         own = {"AVATAR_STATE_DIR": str(local.state_dir), "AVATAR_STORE__BUCKET": bucket}
-        command = [sys.executable, "-m", "flows", *arguments]
+        command = [sys.executable, "-m", "avatar", *arguments]
         environment = os.environ | own | variables
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120

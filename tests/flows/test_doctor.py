@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from flows import doctor
-from tasks.models import ProviderName
-from tasks.settings import AvatarSettings, StoreSettings
+from avatar.commands import doctor
+from avatar.models import ProviderName
+from avatar.settings import AvatarSettings, StoreSettings
 
 
 def settings(state_dir: Path, **more: Any) -> AvatarSettings:

@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.batches.models import Batch
-from tasks.errors import BatchIncomplete, BudgetRefused, OutcomeUnknown, RenderFailed, VideoRejected
-from tasks.jobs.notices import NOTICES, Notice, delivered_by
-from tasks.models import AvatarJob, ProviderName, Video
-from tasks.renders.reconcile import reconcile_renders
-from tasks.settings import AvatarSettings
-from tasks.workspace import Workspace
-from tests.batches.conftest import Works, make_works, manifest, media, rows  # noqa: F401 - fixtures
+from avatar.batch.models import Batch
+from avatar.errors import BatchIncomplete, BudgetRefused, OutcomeUnknown, RenderFailed, VideoRejected
+from avatar.events import NOTICES, Notice, delivered_by
+from avatar.job.reconcile import reconcile_renders
+from avatar.models import AvatarJob, ProviderName, Video
+from avatar.settings import AvatarSettings
+from avatar.workspace import Workspace
+from tests.batch.conftest import Works, make_works, manifest, media, rows  # noqa: F401 - fixtures
 from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce
 from tests.sandbox.running import Sandbox
 
@@ -190,7 +190,7 @@ async def test_an_event_that_cannot_be_sent_fails_no_job(
     produce: Produce, jobs: Callable[..., AvatarJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The video is published all the same."""
-    from tasks import announcing
+    from tasks import events as announcing
 
     def broken(**_: Any) -> None:
         raise ConnectionError("the server is away")

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.models import AvatarJob
-from tests.batches.conftest import media  # noqa: F401 - fixture
+from avatar.models import AvatarJob
+from tests.batch.conftest import media  # noqa: F401 - fixture
 from tests.flows.conftest import PREFECTS_SOCKETS, Produce, Run
 
 pytestmark = [pytest.mark.server, PREFECTS_SOCKETS]
@@ -23,8 +23,8 @@ async def test_expire_does_nothing_until_a_rule_is_set(
     produce: Produce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a rule it says so; with one, a table tells what it deleted."""
+    from avatar.workspace import close_workspace, workspace
     from flows.upkeep import Expiry, expire
-    from tasks.workspace import close_workspace, workspace
 
     idle = await produce(Expiry(), flow=expire)
     assert artifacts(idle) == []
@@ -43,7 +43,7 @@ async def test_the_gallery_is_written_into_a_folder(
     tmp_path: Path,
 ) -> None:
     """Every video and its page, in the folder that was asked for; its artifact says where."""
-    from flows.exporting import Export, gallery
+    from flows.upkeep import Export, gallery
 
     video = (
         await produce(AvatarJob(portrait=str(media / "portrait.png"), voice=str(media / "voice.wav")))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import BudgetRefused, RenderFailed
-from tasks.media.probe import probe_video, probe_voice
-from tasks.models import AvatarJob, Video
-from tasks.storage.store import Store
+from avatar.errors import BudgetRefused, RenderFailed
+from avatar.media.probe import probe_video, probe_voice
+from avatar.models import AvatarJob, Video
+from avatar.store.store import Store
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, VOICE, Produce
 from tests.sandbox.running import Sandbox
 

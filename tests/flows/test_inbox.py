@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.errors import BatchIncomplete
-from tasks.inbox import taking
-from tasks.settings import StoreSettings
-from tests.batches.conftest import media  # noqa: F401 - a fixture
+from avatar.errors import BatchIncomplete
+from avatar.inbox import take as taking
+from avatar.settings import StoreSettings
+from tests.batch.conftest import media  # noqa: F401 - a fixture
 from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce
 from tests.flows.test_batch import artifacts
 from tests.inbox.conftest import Client
@@ -104,8 +104,8 @@ async def test_overlapping_sweeps_pay_once(sweep, user, drop, sandbox):
 
 async def test_a_lost_answer_leaves_the_upload_where_it_is(sweep, user, drop, sandbox):
     """Its outcome unknown it is not sent again, stays, and is published by a later sweep once it is settled."""
-    from tasks.renders.resolve import declare_not_charged
-    from tasks.workspace import workspace
+    from avatar.money.settle import declare_not_charged
+    from avatar.workspace import workspace
 
     sandbox.behave("submit", "drop")
     drop("anna")
@@ -122,7 +122,7 @@ async def test_a_lost_answer_leaves_the_upload_where_it_is(sweep, user, drop, sa
 
 async def test_the_budget_of_the_day_is_shared_upload_by_upload(sweep, user, drop, sandbox):
     """What fits is rendered, the rest stays until there is money again."""
-    from tasks.workspace import close_workspace
+    from avatar.workspace import close_workspace
 
     for name in ("anna", "bob"):
         drop(name)
@@ -175,7 +175,7 @@ async def api(local: Local, produce: Produce) -> AsyncIterator[httpx.AsyncClient
 )
 async def test_a_run_is_over_when_it_will_not_go_on(api, states, deployed, alive):
     """Crashed is not over where reconcile starts it again; suspended is not over; ended is."""
-    from flows.owners import is_under_way
+    from tasks.runs import is_under_way
 
     run_id = await _create(api, deployed=deployed)
     for state in states:
@@ -186,7 +186,7 @@ async def test_a_run_is_over_when_it_will_not_go_on(api, states, deployed, alive
 
 async def test_a_run_that_nobody_knows_is_over(api):
     """Its owner was another Prefect server, or somebody wrote the note by hand."""
-    from flows.owners import is_under_way
+    from tasks.runs import is_under_way
 
     for name in ("00000000-0000-0000-0000-000000000000", "not a run"):
         assert not await is_under_way(name)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from flows.local import find
-from flows.local.processes import children
-from flows.local.record import StateDirectory
-from tasks.settings import AvatarSettings
+from avatar.local import find
+from avatar.local.processes import children
+from avatar.local.record import StateDirectory
+from avatar.settings import AvatarSettings
 from tests.flows.test_recovery import Api, short_voice, until
 from tests.inbox.conftest import Client
 from tests.sandbox.running import Sandbox

@@ -14,19 +14,19 @@ from typing import Any
 import httpx
 import pytest
 
-from flows.local import environment, locks, services
-from flows.local.processes import Process, kill
-from flows.local.record import ApiEntry, StateDirectory
-from flows.local.server import ensure_server
-from tasks.batches.models import Batch, Checked
-from tasks.batches.running import Floor, run_sheets
-from tasks.leases import Lease, Leases
-from tasks.limits import Limit
-from tasks.models import AvatarJob, ProviderName
-from tasks.settings import AvatarSettings, FalSettings
-from tasks.storage.ports import choose_ports, is_free
-from tasks.workspace import close_workspace
-from tests.batches.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
+from avatar.batch.models import Batch, Checked
+from avatar.batch.run import Floor, run_sheets
+from avatar.local import environment, services
+from avatar.local import record as locks
+from avatar.local.embedded import choose_ports
+from avatar.local.processes import Process, is_free, kill
+from avatar.local.record import ApiEntry, StateDirectory
+from avatar.local.server import ensure_server
+from avatar.models import AvatarJob, ProviderName
+from avatar.settings import AvatarSettings, FalSettings
+from avatar.workspace import close_workspace
+from tasks.turns import Lease, Leases, Limit
+from tests.batch.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Local, Produce
 from tests.sandbox.running import Sandbox
 
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.server, PREFECTS_SOCKETS]
 ONE_JOB = """
 import asyncio, sys
 from flows.generate import generate_avatar
-from tasks.models import AvatarJob
+from avatar.models import AvatarJob
 job = AvatarJob(portrait=sys.argv[1], voice=sys.argv[2], prompt=sys.argv[3])
 print(asyncio.run(generate_avatar(job)).state)
 """
@@ -218,7 +218,7 @@ async def test_money_that_waited_long_for_its_turn_is_set_aside_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was set aside hours ago may have been given back, or be of yesterday: each render counts once."""
-    from tasks.renders import turns
+    from avatar.money import submit as turns
 
     monkeypatch.setattr(turns, "CLAIM_ANEW_AFTER", 0.0)
     checked = await works.check(given.batch)

@@ -19,21 +19,21 @@ from typing import Any
 import httpx
 import pytest
 
-from flows import doctor
-from flows.local import Services, environment, find, locks, prefect_api, web
-from flows.local.environment import flatten
-from flows.local.ports import free_port
-from flows.local.processes import Process, alive, children, identify, python, spawn, stop
-from flows.local.record import ApiEntry, StateDirectory, WorkerEntry
-from flows.local.worker import POOL, fingerprint, known_workers, stop_workers
-from tasks.settings import AvatarSettings, FalSettings
+from avatar.commands import doctor
+from avatar.local import Services, environment, find, prefect_api, web
+from avatar.local import record as locks
+from avatar.local.environment import flatten
+from avatar.local.processes import Process, alive, children, free_port, identify, python, spawn, stop
+from avatar.local.record import ApiEntry, StateDirectory, WorkerEntry
+from avatar.local.worker import POOL, fingerprint, known_workers, stop_workers
+from avatar.settings import AvatarSettings, FalSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 USER = """
 import json, sys
 from pathlib import Path
-from flows.local import services
-from tasks.settings import AvatarSettings
+from avatar.local import services
+from avatar.settings import AvatarSettings
 with services(AvatarSettings(state_dir=Path(sys.argv[1]))) as running:
     print(json.dumps({"api": running.api_url, "store": running.store.endpoint}), flush=True)
     sys.stdin.read()
@@ -41,8 +41,8 @@ with services(AvatarSettings(state_dir=Path(sys.argv[1]))) as running:
 UP = """
 import sys
 from pathlib import Path
-from flows.local import run_up
-from tasks.settings import AvatarSettings
+from avatar.local import run_up
+from avatar.settings import AvatarSettings
 sys.exit(run_up(AvatarSettings(state_dir=Path(sys.argv[1]))))
 """
 #: As a worker does: its run has a session of its own, and SIGTERM makes it wait for that run.
@@ -308,7 +308,7 @@ def test_upkeep_has_a_worker_of_its_own(state: StateDirectory, program: Program)
 
 def test_stopping_a_worker_stops_its_runs(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that would wait for its run, and the run in a session of its own, are both gone."""
-    monkeypatch.setattr("flows.local.worker.STOP_SECONDS", 10)
+    monkeypatch.setattr("avatar.local.worker.STOP_SECONDS", 10)
     log = state.log("worker")
     worker = spawn(python("-c", DRAINING), dict(os.environ), log)
     wait_for(lambda: "ready" in log.read_text())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.models import AvatarJob, Continuity
+from avatar.models import AvatarJob, Continuity
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Produce
 from tests.sandbox.running import Sandbox
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.local import find
-from flows.local.processes import children
-from flows.local.record import StateDirectory
-from tasks.settings import AvatarSettings
+from avatar.local import find
+from avatar.local.processes import children
+from avatar.local.record import StateDirectory
+from avatar.settings import AvatarSettings
 from tests.sandbox import samples
 from tests.sandbox.running import Sandbox
 

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from minio import Minio
 
-from tasks.inbox.models import Inbox, Taken
-from tasks.inbox.sweep import Haul, Sweep
-from tasks.settings import StoreSettings
-from tasks.workspace import Workspace
+from avatar.inbox.sweep import Haul, Sweep
+from avatar.inbox.uploads import Inbox, Taken
+from avatar.settings import StoreSettings
+from avatar.workspace import Workspace
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 WAV = b"RIFF\0\0\0\0WAVE" + bytes(8)

@@ -5,11 +5,11 @@ from decimal import Decimal
 
 import pytest
 
-from tasks.batches.models import Outcome, RowState
-from tasks.errors import BatchIncomplete, StoreUnavailable
-from tasks.inbox.filing import decide, file_away
-from tasks.inbox.models import Ending, Filed
-from tasks.inbox.verdicts import judge, require_done
+from avatar.batch.models import Outcome, RowState
+from avatar.errors import BatchIncomplete, StoreUnavailable
+from avatar.inbox.file import decide, file_away
+from avatar.inbox.jobs import judge, require_done
+from avatar.inbox.uploads import Ending, Filed
 from tests.inbox.conftest import PNG, WAV
 from tests.inbox.test_looking import ODD
 

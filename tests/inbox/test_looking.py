@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tasks.errors import StoreUnavailable
-from tasks.inbox.contents import read_contents
-from tasks.inbox.looking import look, look_when_settled
-from tasks.inbox.models import File, Upload
-from tasks.inbox.sweep import Sweep
+from avatar.errors import StoreUnavailable
+from avatar.inbox.look import look, look_when_settled
+from avatar.inbox.sweep import Sweep
+from avatar.inbox.uploads import File, Upload, read_contents
 from tests.inbox.conftest import PNG, WAV
 
 ODD = ["Zoë & co (1)", "v1.2 final", "日本語", "100% sure?", "a+b#c", "it's 'quoted'"]
@@ -55,7 +54,7 @@ async def test_folders_are_named_as_users_write_them(inbox, user, name):
     upload = await only(inbox)
     assert upload.name == name
     (row,) = (await read_contents(inbox, upload)).rows
-    from tasks.jobs.ingest import ingest
+    from avatar.job.inputs import ingest
 
     assert (await ingest(inbox.workspace, row["portrait"], what="portrait")).size == len(PNG)
 

@@ -2,14 +2,14 @@
 
 import asyncio
 
-from tasks.batches.models import Outcome, RowState
-from tasks.errors import StoreUnavailable
-from tasks.inbox import taking
-from tasks.inbox.filing import decide, file_away
-from tasks.inbox.models import Ending
-from tasks.inbox.sweep import describe
-from tasks.inbox.taking import note
-from tasks.inbox.verdicts import judge
+from avatar.batch.models import Outcome, RowState
+from avatar.errors import StoreUnavailable
+from avatar.inbox import take as taking
+from avatar.inbox.file import decide, file_away
+from avatar.inbox.jobs import judge
+from avatar.inbox.sweep import describe
+from avatar.inbox.take import note
+from avatar.inbox.uploads import Ending
 from tests.inbox.conftest import PNG, WAV
 
 LATER = Outcome(line=1, state=RowState.FAILED, job_id="j", reason="The provider was away.", passes=True)
@@ -125,8 +125,8 @@ async def test_a_run_taken_for_dead_files_nothing(inbox, user, runs):
 async def test_what_was_filed_while_we_looked_is_not_taken(inbox, user, runs):
     """A sweep that read the inbox a moment too early finds the folder gone, and leaves no note."""
     user.pair("anna")
-    from tasks.inbox.contents import read_contents
-    from tasks.inbox.looking import look
+    from avatar.inbox.look import look
+    from avatar.inbox.uploads import read_contents
 
     (upload,) = (await look(inbox)).uploads
     contents = await read_contents(inbox, upload)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from tasks import errors
-from tasks.batches.models import Outcome, Row, RowState
-from tasks.batches.running import Halted, run_row
-from tasks.inbox.models import Ending, File, Inbox, Taken
-from tasks.inbox.verdicts import judge
-from tasks.models import Asset, AvatarJob
-from tasks.workspace import Workspace
-from tests.renders.scripted import make_plan
+from avatar import errors
+from avatar.batch.models import Outcome, Row, RowState
+from avatar.batch.run import Halted, run_row
+from avatar.inbox.jobs import judge
+from avatar.inbox.uploads import Ending, File, Inbox, Taken
+from avatar.models import Asset, AvatarJob
+from avatar.workspace import Workspace
+from tests.money.scripted import make_plan
 
 TAKEN = Taken(
     name="anna",

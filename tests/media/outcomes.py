@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.errors import AvatarError
-from tasks.media.cuts import plan_cuts
-from tasks.media.portrait import prepare_portrait
-from tasks.media.probe import probe_video, probe_voice
-from tasks.media.segments import cut_voice
-from tasks.media.voice import check_voice, prepare_voice
-from tasks.providers.base import Limits
+from avatar.errors import AvatarError
+from avatar.media.cuts import plan_cuts
+from avatar.media.portrait import prepare_portrait
+from avatar.media.probe import probe_video, probe_voice
+from avatar.media.voice import check_voice, cut_voice, prepare_voice
+from avatar.models import Limits
 from tests.cases import accepted
 
 LIMITS = Limits()
@@ -23,7 +22,7 @@ def portrait(path: Path, folder: Path) -> str:
 
 
 def voice(path: Path, folder: Path) -> str:
-    """As `tasks.jobs.plan` does: within the limit it goes as one, longer it is cut."""
+    """As `avatar.job.plan` does: within the limit it goes as one, longer it is cut."""
     try:
         facts = probe_voice(path)
         if facts.seconds > LIMITS.max_seconds:

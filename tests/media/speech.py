@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.media.sound import read_mono
+from avatar.media.sound import read_mono
 from tests.media.recordings import EXAMPLES
 
 RATE = 22050

@@ -2,19 +2,19 @@
 
 import pytest
 
-from tasks.errors import InvalidInput, VideoRejected
-from tasks.jobs.ingest import ingest
-from tasks.jobs.plan import plan_job
-from tasks.jobs.publish import publish_video
-from tasks.models import AvatarJob
-from tasks.renders.collect import collect_render
-from tasks.renders.submit import submit_render
+from avatar.errors import InvalidInput, VideoRejected
+from avatar.job.inputs import ingest
+from avatar.job.plan import plan_job
+from avatar.job.publish import publish_video
+from avatar.models import AvatarJob
+from avatar.money.collect import collect_render
+from avatar.money.submit import submit_render
 from tests.cases import FileCase, portraits, videos, voices
 from tests.media import wrecks
 from tests.media.outcomes import OUTCOMES
 from tests.media.recordings import EXAMPLES
-from tests.renders.conftest import footage, inputs, make_workspace, plan  # noqa: F401 - fixtures
-from tests.renders.scripted import Scripted
+from tests.money.conftest import footage, inputs, make_workspace, plan  # noqa: F401 - fixtures
+from tests.money.scripted import Scripted
 
 TABLES = {"portraits": portraits.CASES, "voices": voices.CASES, "videos": videos.CASES}
 REFUSED = [case for case in (*portraits.CASES, *voices.CASES) if case.is_refused and "empty" not in case.seen]
@@ -67,7 +67,7 @@ async def test_a_broken_video_is_kept(make_workspace, plan, tmp_path):  # noqa: 
 async def test_a_video_that_crashes_its_decoder_is_kept(make_workspace, plan, footage, monkeypatch):  # noqa: F811
     """When it is collected: we go on, and so does what was paid for."""
     workspace = make_workspace(Scripted("req-1", video=footage))
-    monkeypatch.setattr("tasks.renders.collect.probe_video", wrecks.crash_on_video)
+    monkeypatch.setattr("avatar.money.collect.probe_video", wrecks.crash_on_video)
     with pytest.raises(VideoRejected, match=r"decoder crashed \(SIGSEGV\).*The file is kept as renders/"):
         await collected(workspace, plan)
     assert len(await workspace.store.list("renders/")) == 1
@@ -78,9 +78,7 @@ async def test_renders_that_crash_the_decoder_later_are_kept(make_workspace, pla
     workspace = make_workspace(provider := Scripted("req-1", video=footage))
     render = await collected(workspace, plan)
     with monkeypatch.context() as broken:
-        broken.setattr(
-            "tasks.jobs.assemble.inspect_video", lambda path, *_, **__: wrecks.crash_on_video(path)
-        )
+        broken.setattr("avatar.job.publish.inspect_video", lambda path, *_, **__: wrecks.crash_on_video(path))
         with pytest.raises(VideoRejected, match=r"decoder crashed.*is kept as renders/") as caught:
             await publish_video(workspace, plan, [render])
     assert (caught.value.request_id, caught.value.cost_at_risk) == ("req-1", render.billed)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tasks.errors import InvalidInput
-from tasks.media.cuts import choose_cuts, frame_sample, plan_cuts
-from tasks.media.probe import probe_voice
-from tasks.providers.base import Limits
+from avatar.errors import InvalidInput
+from avatar.media.cuts import choose_cuts, frame_sample, plan_cuts
+from avatar.media.probe import probe_voice
+from avatar.models import Limits
 from tests.media.recordings import EXAMPLES, encode, tone, write_wav
 from tests.media.speech import RATE, sentences, shuffled, speech
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tasks.errors import InvalidInput, VideoRejected
-from tasks.media import confined
-from tasks.media.inspect import inspect_video
-from tasks.media.portrait import prepare_portrait
-from tasks.media.poster import Stills, last_frame
-from tasks.media.probe import probe_video, probe_voice
-from tasks.media.voice import check_voice, prepare_voice
-from tasks.providers.base import Limits
+from avatar.errors import InvalidInput, VideoRejected
+from avatar.media import confined
+from avatar.media.inspect import inspect_video
+from avatar.media.portrait import prepare_portrait
+from avatar.media.probe import probe_video, probe_voice
+from avatar.media.stills import Stills, last_frame
+from avatar.media.voice import check_voice, prepare_voice
+from avatar.models import Limits
 from tests.media import seeds
 
 LIMITS = Limits(min_seconds=0.1, max_seconds=3600, min_image_side=8, max_aspect=10)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks.errors import VideoRejected
-from tasks.media.inspect import inspect_video
+from avatar.errors import VideoRejected
+from avatar.media.inspect import inspect_video
 from tests.media.clips import BAD, GOOD, Clip, write_clip
 from tests.media.clips import late as moved
 from tests.media.recordings import EXAMPLES, write_video

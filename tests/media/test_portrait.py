@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tasks.errors import InvalidInput
-from tasks.media.portrait import prepare_portrait
-from tasks.providers.base import Limits
+from avatar.errors import InvalidInput
+from avatar.media.portrait import prepare_portrait
+from avatar.models import Limits
 from tests.media.recordings import EXAMPLES
 
 LIMITS = Limits()

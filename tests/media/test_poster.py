@@ -7,9 +7,9 @@ import pytest
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from tasks.errors import VideoRejected
-from tasks.media.inspect import inspect_video
-from tasks.media.poster import Stills, StillsWatch, last_frame, thumbnail
+from avatar.errors import VideoRejected
+from avatar.media.inspect import inspect_video
+from avatar.media.stills import Stills, StillsWatch, last_frame, thumbnail
 from tests.media.recordings import EXAMPLES, gradient, write_video
 
 

@@ -5,8 +5,8 @@ import wave
 import numpy as np
 import pytest
 
-from tasks.errors import InvalidInput, VideoRejected
-from tasks.media.probe import probe_video, probe_voice, watch_video
+from avatar.errors import InvalidInput, VideoRejected
+from avatar.media.probe import probe_video, probe_voice, watch_video
 from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wav
 
 

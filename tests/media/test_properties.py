@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.errors import InvalidInput, VideoRejected
-from tasks.media.portrait import prepare_portrait
-from tasks.media.probe import probe_video, probe_voice
-from tasks.media.voice import check_voice, prepare_voice
-from tasks.providers.base import Limits
+from avatar.errors import InvalidInput, VideoRejected
+from avatar.media.portrait import prepare_portrait
+from avatar.media.probe import probe_video, probe_voice
+from avatar.media.voice import check_voice, prepare_voice
+from avatar.models import Limits
 from tests.media.recordings import write_wav
 
 LIMITS = Limits(min_seconds=0.02, min_image_side=20)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from tasks.errors import InvalidInput
-from tasks.media.cuts import plan_cuts
-from tasks.media.likeness import RATE as COMPARED_RATE
-from tasks.media.likeness import REACH, find
-from tasks.media.probe import probe_voice
-from tasks.media.segments import cut_voice
-from tasks.media.sound import read_mono
-from tasks.providers.base import Limits
+from avatar.errors import InvalidInput
+from avatar.media.cuts import plan_cuts
+from avatar.media.probe import probe_voice
+from avatar.media.sound import read_mono
+from avatar.media.sound_match import RATE as COMPARED_RATE
+from avatar.media.sound_match import REACH, find
+from avatar.media.voice import cut_voice
+from avatar.models import Limits
 from tests.media.recordings import encode, tone, write_wav
 from tests.media.speech import RATE, shuffled, speech
 

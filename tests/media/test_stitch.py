@@ -7,14 +7,13 @@ import av
 import numpy as np
 import pytest
 
-from tasks.errors import InvalidInput, VideoRejected
-from tasks.media.claims import has_faststart
-from tasks.media.cuts import plan_cuts
-from tasks.media.inspect import inspect_video
-from tasks.media.probe import probe_video, probe_voice
-from tasks.media.segments import cut_voice
-from tasks.media.stitch import Part, stitch
-from tasks.providers.base import Limits
+from avatar.errors import InvalidInput, VideoRejected
+from avatar.media.cuts import plan_cuts
+from avatar.media.inspect import inspect_video
+from avatar.media.probe import has_faststart, probe_video, probe_voice
+from avatar.media.stitch import Part, stitch
+from avatar.media.voice import cut_voice
+from avatar.models import Limits
 from tests.media.recordings import EXAMPLES, tone, write_video, write_wav
 from tests.media.speech import RATE, shuffled, speech
 from tests.sandbox.renderer import Look, render

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.errors import InvalidInput
-from tasks.media.probe import VoiceFacts, probe_voice
-from tasks.media.sound import read_mono
-from tasks.media.voice import check_voice, fit_bitrate, prepare_voice
-from tasks.providers.base import Limits
+from avatar.errors import InvalidInput
+from avatar.media.probe import VoiceFacts, probe_voice
+from avatar.media.sound import read_mono
+from avatar.media.voice import check_voice, fit_bitrate, prepare_voice
+from avatar.models import Limits
 from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wav
 
 LIMITS = Limits()

@@ -10,9 +10,9 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
-from tasks.errors import InvalidInput, VideoRejected
-from tasks.media import confined as module
-from tasks.media.confined import confined
+from avatar.errors import InvalidInput, VideoRejected
+from avatar.media import confined as module
+from avatar.media.confined import confined
 
 
 @confined(InvalidInput)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.models import Asset, Portrait, ProviderName, Segment, Submission
-from tasks.providers import open_provider
-from tasks.providers.base import Provider, RenderInputs
-from tasks.settings import AvatarSettings
+from avatar.models import Asset, Portrait, ProviderName, Segment, Submission
+from avatar.providers import open_provider
+from avatar.providers.base import Provider, RenderInputs
+from avatar.settings import AvatarSettings
 from tests.sandbox.fixtures import sandbox, sandbox_inputs, sandbox_process  # noqa: F401 - fixtures
 
 KEY = "sandbox-key"

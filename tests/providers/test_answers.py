@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.models import RemoteState
-from tasks.providers.answers import (
+from avatar.models import RemoteState
+from avatar.providers.answers import (
     Vocabulary,
     clean,
     error_kind,

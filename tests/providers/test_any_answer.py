@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.models import RemoteVideo, Snapshot, Submission
-from tasks.providers import fal_answers, pixazo_answers
-from tasks.providers.answers import MAX_DEPTH, parse_object
-from tasks.providers.fal_answers import ResultKind, judge_result
-from tasks.providers.wire import Exchange
+from avatar.models import RemoteVideo, Snapshot, Submission
+from avatar.providers import fal as fal_answers
+from avatar.providers import pixazo as pixazo_answers
+from avatar.providers.answers import MAX_DEPTH, parse_object
+from avatar.providers.fal import ResultKind, judge_result
+from avatar.providers.wire import Exchange
 from tests.providers.conftest import open_at
 
 NAMES = st.sampled_from(

@@ -9,11 +9,11 @@ from decimal import Decimal
 import av
 import pytest
 
-from tasks.errors import ProviderUnavailable, RenderFailed, RenderLost
-from tasks.jobs.ingest import hash_file
-from tasks.models import Asset, CancelOutcome, ProviderName, RemoteState, Submission
-from tasks.providers import open_provider
-from tasks.providers.base import Provider, RenderInputs
+from avatar.errors import ProviderUnavailable, RenderFailed, RenderLost
+from avatar.models import Asset, CancelOutcome, ProviderName, RemoteState, Submission
+from avatar.providers import open_provider
+from avatar.providers.base import Provider, RenderInputs
+from avatar.store.objects import hash_file
 from tests.providers.conftest import RENDER_ID, make_inputs, make_submission
 from tests.providers.conftest import make_settings as paid_settings
 from tests.sandbox.samples import make_inputs as make_files

@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from tasks.errors import DownloadFailed, ProviderUnavailable
-from tasks.providers import download
-from tasks.providers.download import fetch_video
-from tasks.settings import DownloadSettings
+from avatar.errors import DownloadFailed, ProviderUnavailable
+from avatar.providers import download
+from avatar.providers.download import fetch_video
+from avatar.settings import DownloadSettings
 from tests.providers.sockets import Visit, closed_port, serving, silence
 
 CONTENT = b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 400

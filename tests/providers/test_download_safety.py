@@ -4,12 +4,12 @@ import socket
 
 import pytest
 
-from tasks.errors import DownloadFailed, ProviderUnavailable
-from tasks.models import RemoteVideo
-from tasks.providers import strangers
-from tasks.providers.addresses import PrivateAddress, is_public, resolve
-from tasks.providers.download import fetch_video
-from tasks.settings import DownloadSettings
+from avatar.errors import DownloadFailed, ProviderUnavailable
+from avatar.models import RemoteVideo
+from avatar.providers import public_hosts as strangers
+from avatar.providers.download import fetch_video
+from avatar.providers.public_hosts import PrivateAddress, is_public, resolve
+from avatar.settings import DownloadSettings
 from tests.providers.certificates import Certificate
 from tests.providers.conftest import KEY, open_at
 from tests.providers.sockets import Visit, serving

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from tasks.errors import ProviderFailure, ProviderUnavailable
-from tasks.models import CancelOutcome, RemoteState
+from avatar.errors import ProviderFailure, ProviderUnavailable
+from avatar.models import CancelOutcome, RemoteState
 from tests.providers.conftest import KEY, RENDER_ID, make_inputs, make_submission, open_at
 from tests.providers.sockets import by_path, serving
 

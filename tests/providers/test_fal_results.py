@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from tasks.errors import ProviderUnavailable, RenderFailed, RenderLost
+from avatar.errors import ProviderUnavailable, RenderFailed, RenderLost
 from tests.providers.conftest import make_submission, open_at
 from tests.providers.sockets import by_path, serving
 

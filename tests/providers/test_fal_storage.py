@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.errors import ProviderUnavailable, SubmitRefused
+from avatar.errors import ProviderUnavailable, SubmitRefused
 from tests.providers.conftest import KEY, make_inputs, open_at
 
 STATUS = "/fal-ai/kling-video/requests/r-1/status"

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from tasks.errors import ProviderFailure
-from tasks.models import RemoteState
+from avatar.errors import ProviderFailure
+from avatar.models import RemoteState
 from tests.providers.conftest import KEY, make_submission, open_at
 from tests.providers.sockets import Visit, serving
 

@@ -3,8 +3,8 @@
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tasks.errors import ProviderUnavailable
-from tasks.providers.fal_webhooks import FETCH_PAUSE, KEEP_KEYS, FalSignatures, delivered_id, read_keys
+from avatar.errors import ProviderUnavailable
+from avatar.providers.fal_webhooks import FETCH_PAUSE, KEEP_KEYS, FalSignatures, delivered_id, read_keys
 from tests.providers.signing import BODY, NAMES, SigningFal, publishing
 
 NOW = 1_795_000_000

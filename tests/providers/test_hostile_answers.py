@@ -6,10 +6,11 @@ import tracemalloc
 
 import pytest
 
-from tasks.errors import AvatarError, OutcomeUnknown, ProviderUnavailable
-from tasks.models import RemoteState
-from tasks.providers import fal_answers, wire
-from tasks.providers.answers import path_segment
+from avatar.errors import AvatarError, OutcomeUnknown, ProviderUnavailable
+from avatar.models import RemoteState
+from avatar.providers import fal as fal_answers
+from avatar.providers import wire
+from avatar.providers.answers import path_segment
 from tests.cases.answers import CASES
 from tests.providers.conftest import make_inputs, make_submission, open_at
 from tests.providers.sockets import Act, Visit, serving
@@ -175,7 +176,7 @@ FLOODS = {
 @pytest.mark.parametrize("what", FLOODS)
 async def test_a_stream_without_end_is_left(what, monkeypatch):
     """What grows without bound is closed, and the end is found by asking."""
-    from tasks.providers import events
+    from avatar.providers import wire as events
 
     monkeypatch.setattr(events, "MAX_STREAM", 4 * MIB)
     piece, head = FLOODS[what]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.providers.outcome import REFUSALS, Verdict, classify_submit, submit_seconds
+from avatar.providers.outcome import REFUSALS, Verdict, classify_submit, submit_seconds
 
 ACCEPTED = {"request_id": "r-1", "status": "IN_QUEUE"}
 

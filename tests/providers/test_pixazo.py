@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tasks.errors import ProviderFailure, ProviderUnavailable, RenderFailed, RenderLost
-from tasks.models import CancelOutcome, RemoteState
+from avatar.errors import ProviderFailure, ProviderUnavailable, RenderFailed, RenderLost
+from avatar.models import CancelOutcome, RemoteState
 from tests.providers.conftest import KEY, make_inputs, make_submission, open_at
 from tests.providers.sockets import Visit, serving
 

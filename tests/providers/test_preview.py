@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from tasks.errors import (
+from avatar.errors import (
     DownloadFailed,
     NotSent,
     ProviderUnavailable,
@@ -21,14 +21,13 @@ from tasks.errors import (
     RenderLost,
     SubmitRefused,
 )
-from tasks.media.preview_folder import MAX_STARTS, try_lock
-from tasks.media.probe import probe_video, probe_voice
-from tasks.media.scene import BAR_COLOUR, canvas_size
-from tasks.models import Asset, CancelOutcome, Portrait, ProviderName, RemoteState, Segment, Submission
-from tasks.providers import open_provider
-from tasks.providers.base import RenderInputs
-from tasks.settings import StoreSettings
-from tasks.storage.store import Store
+from avatar.media.preview import BAR_COLOUR, MAX_STARTS, canvas_size, try_lock
+from avatar.media.probe import probe_video, probe_voice
+from avatar.models import Asset, CancelOutcome, Portrait, ProviderName, RemoteState, Segment, Submission
+from avatar.providers import open_provider
+from avatar.providers.base import RenderInputs
+from avatar.settings import StoreSettings
+from avatar.store.store import Store
 from tests.media.recordings import EXAMPLES, tone, write_wav
 
 PORTRAIT = EXAMPLES / "portrait.png"

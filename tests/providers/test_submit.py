@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tasks.errors import NotConfigured, NotSent, OutcomeUnknown, SubmitRefused, Throttled
+from avatar.errors import NotConfigured, NotSent, OutcomeUnknown, SubmitRefused, Throttled
 from tests.providers.conftest import KEY, RENDER_ID, make_inputs, open_at
 from tests.providers.sockets import Visit, closed_port, serving, silence
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tasks.models import RemoteState, Snapshot
-from tasks.providers.watching import Pace
-from tasks.settings import PollingSettings
+from avatar.models import RemoteState, Snapshot
+from avatar.providers.watching import Pace
+from avatar.settings import PollingSettings
 from tests.providers.conftest import make_submission
 
 RUNNING = Snapshot(state=RemoteState.RUNNING)

@@ -17,10 +17,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from flows.local.ports import free_port
-from flows.local.record import Record, StateDirectory
-from flows.local.server import server_environment
-from tasks.settings import StoreSettings
+from avatar.local.processes import free_port
+from avatar.local.record import Record, StateDirectory
+from avatar.local.server import server_environment
+from avatar.settings import StoreSettings
 from tests.providers.conftest import inputs, open_sandboxed  # noqa: F401 - fixtures
 from tests.sandbox import samples
 from tests.sandbox.running import Sandbox
@@ -68,7 +68,7 @@ class House:
     def avatar(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """The command, as a person on this machine gives it."""
         ended = subprocess.run(
-            [sys.executable, "-m", "flows", *arguments], cwd=self.folder, env=self.environment,
+            [sys.executable, "-m", "avatar", *arguments], cwd=self.folder, env=self.environment,
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         self.said.append(ended.stdout + ended.stderr)
@@ -216,7 +216,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         api_url, server = stack.enter_context(guarded_server(folder, chosen["Prefect's auth string"]))
         variables = variables_for(chosen, sandbox, folder / "state", api_url)
         made = House(folder, api_url, server, chosen, variables, sandbox)
-        command = [sys.executable, "-m", "flows", "up"]
+        command = [sys.executable, "-m", "avatar", "up"]
         up = stack.enter_context(
             running(
                 command, cwd=folder, env=made.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from flows import exposure
-from flows.local.prefect_api import PrefectAccess
-from tasks.settings import AvatarSettings
+from avatar.commands import doctor as exposure
+from avatar.local.prefect_api import PrefectAccess
+from avatar.settings import AvatarSettings
 from tests.providers.sockets import Visit, closed_port, serving
 
 Ask = Callable[..., Awaitable[list[exposure.Finding]]]
@@ -85,7 +85,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Ask:
 
         access = PrefectAccess(_env_file=None, **given)
         async with serving(act) as server:
-            found = await asyncio.to_thread(lambda: [*exposure.prefect_api(f"{server.url}/api", access)])
+            found = await asyncio.to_thread(lambda: [*exposure.prefect_access(f"{server.url}/api", access)])
         assert all("authorization" not in visit.headers for visit in server.visits)
         return found
 
@@ -112,7 +112,7 @@ async def test_a_prefect_api_with_a_password_is_well(elsewhere: Ask) -> None:
 def test_this_machines_own_api_is_well() -> None:
     """On loopback nobody else reaches it; one that does not answer says nothing."""
     access = PrefectAccess(_env_file=None)
-    assert [*exposure.prefect_api(f"http://127.0.0.1:{closed_port()}/api", access)] == []
+    assert [*exposure.prefect_access(f"http://127.0.0.1:{closed_port()}/api", access)] == []
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.settings import AvatarSettings
-from tasks.workspace import Workspace
+from avatar.settings import AvatarSettings
+from avatar.workspace import Workspace
 from tests.security.conftest import House
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +56,8 @@ def test_a_worker_makes_its_folders_as_private(no_umask: None, tmp_path: Path) -
 def test_replacing_a_file_does_not_open_it(no_umask: None, tmp_path: Path) -> None:
     """A holder that somebody made readable is private again when it is next written."""
     code = (
-        "from pathlib import Path; from flows.local.record import StateDirectory\n"
-        "from flows.local.processes import Process\n"
+        "from pathlib import Path; from avatar.local.record import StateDirectory\n"
+        "from avatar.local.processes import Process\n"
         "state = StateDirectory(Path('.')); state.services.touch(mode=0o666)\n"
         "state.change(up=Process(pid=1, born='1'))"
     )

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.batches.manifest import open_manifest
-from tasks.batches.models import Batch
-from tasks.batches.rows import RawRow, as_job
-from tasks.errors import InvalidInput
-from tasks.jobs.ingest import bring
-from tasks.settings import AvatarSettings
-from tasks.workspace import Workspace
+from avatar.batch.manifest import open_manifest
+from avatar.batch.models import Batch
+from avatar.batch.rows import RawRow, as_job
+from avatar.errors import InvalidInput
+from avatar.job.inputs import bring
+from avatar.settings import AvatarSettings
+from avatar.workspace import Workspace
 
 Open = Callable[..., Workspace]
 

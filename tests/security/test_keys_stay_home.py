@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tasks.errors import AvatarError, OutcomeUnknown, RenderFailed
-from tasks.models import RemoteState, Submission
-from tasks.providers.base import Provider, RenderInputs
-from tasks.providers.fal import Fal
-from tasks.providers.fal_webhooks import FalSignatures
+from avatar.errors import AvatarError, OutcomeUnknown, RenderFailed
+from avatar.models import RemoteState, Submission
+from avatar.providers.base import Provider, RenderInputs
+from avatar.providers.fal import Fal
+from avatar.providers.fal_webhooks import FalSignatures
 from tests.providers.conftest import KEY, make_inputs
 from tests.providers.test_fal_storage import uploading
 from tests.sandbox.running import Sandbox

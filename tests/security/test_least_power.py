@@ -18,14 +18,14 @@ from minio import Minio
 from minio.error import S3Error
 from pydantic import SecretStr
 
-from flows import exposure
-from tasks.errors import StoreUnavailable
-from tasks.jobs.ingest import hash_file
-from tasks.retention.expire import expire
-from tasks.settings import AvatarSettings, StoreSettings
-from tasks.storage import embedded
-from tasks.storage.store import Store
-from tasks.workspace import Workspace
+from avatar.commands import doctor as exposure
+from avatar.errors import StoreUnavailable
+from avatar.job.expire import expire
+from avatar.local import embedded
+from avatar.settings import AvatarSettings, StoreSettings
+from avatar.store.objects import hash_file
+from avatar.store.store import Store
+from avatar.workspace import Workspace
 from tests.security.conftest import PORTRAIT, ROOT, House
 from tests.security.searching import open_client
 
@@ -252,7 +252,7 @@ async def test_old_things_go_with_the_statement_for_them(
     async def in_two_days(_: Store) -> datetime:
         return later
 
-    monkeypatch.setattr("tasks.retention.expire.store_clock", in_two_days)
+    monkeypatch.setattr("avatar.job.expire.store_clock", in_two_days)
     for name, kept in (("worker", 1), ("tidy", 0)):
         async with opened(guarded(name)) as store:
             await store.put("results/old", b"{}", content_type="application/json")

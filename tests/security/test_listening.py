@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.local.processes import children, identify
+from avatar.local.processes import children, identify
 from tests.security.conftest import House
 
 pytestmark = [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.local.processes import children
+from avatar.local.processes import children
 from tests.security import searching
 from tests.security.conftest import PORTRAIT, House, encodings, until
 from tests.security.searching import Places, traces

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.local.prefect_api import PrefectAccess
-from tasks.settings import AvatarSettings
+from avatar.local.prefect_api import PrefectAccess
+from avatar.settings import AvatarSettings
 
 ROOT = Path(__file__).parents[2]
 MARK = "M4RKED-s3cret"
@@ -71,7 +71,7 @@ def test_settings_that_are_shown_hide_their_secrets() -> None:
 def test_a_command_with_a_broken_secret_names_the_setting(verb: list[str], tmp_path: Path) -> None:
     """One paragraph with the name of the setting, on every stream without its value; also with --debug."""
     own = {"AVATAR_STATE_DIR": str(tmp_path), "AVATAR_BRIDGE__TOKEN": MARK, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "flows", *verb]
+    command = [sys.executable, "-m", "avatar", *verb]
     ended = subprocess.run(
         command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=False, timeout=60
     )

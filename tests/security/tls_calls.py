@@ -8,15 +8,15 @@ from collections.abc import Awaitable
 from datetime import timedelta
 from pathlib import Path
 
-from flows.local.prefect_api import healthy
-from tasks.errors import AvatarError
-from tasks.jobs.fetching import fetch_input
-from tasks.models import Asset
-from tasks.providers.download import fetch_video
-from tasks.providers.fal_storage import upload
-from tasks.providers.fal_webhooks import FalSignatures
-from tasks.settings import DownloadSettings, StoreSettings
-from tasks.storage.store import Store
+from avatar.errors import AvatarError
+from avatar.job.inputs import fetch_input
+from avatar.local.prefect_api import healthy
+from avatar.models import Asset
+from avatar.providers.download import fetch_video
+from avatar.providers.fal_storage import upload
+from avatar.providers.fal_webhooks import FalSignatures
+from avatar.settings import DownloadSettings, StoreSettings
+from avatar.store.store import Store
 from tests.providers.conftest import make_inputs, make_settings, make_submission, open_at
 
 ASSET = Asset(key="assets/x.png", sha256="0" * 64, size=1, content_type="image/png")

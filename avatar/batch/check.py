@@ -1,0 +1,313 @@
+"""Every row looked at before anything is spent: read, stored, decoded, planned, priced, and summed against every limit."""
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Generic, TypeVar
+
+from avatar.batch.manifest import Manifest
+from avatar.batch.models import Batch, Checked, Outcome, Row, RowState
+from avatar.batch.rows import RawRow, as_job, read_rows
+from avatar.batch.sheets import SHEET_ROWS, earlier_rows, write_rows
+from avatar.batch.sheets import read_rows as read_sheet
+from avatar.errors import BudgetRefused, InvalidInput, SourceUnavailable, StoreUnfit, VideoRejected
+from avatar.job.inputs import ingest
+from avatar.job.plan import identify, plan_cache_key, plan_ready, ready_portrait, ready_voice
+from avatar.job.publish import find_video, require_published
+from avatar.models import (
+    Asset,
+    AvatarJob,
+    Plan,
+    Portrait,
+    ProviderName,
+    Segment,
+    Video,
+    VideoState,
+    Voice,
+    shown,
+)
+from avatar.money.budget import total
+from avatar.money.commit import still_to_buy
+from avatar.money.quote import check_price
+from avatar.workspace import Workspace
+
+
+# The price of a whole batch against every limit, before anything is sent.
+async def check_budget(workspace: Workspace, batch: Batch, checked: Checked) -> None:
+    """Raise `BudgetRefused` if what is still to be bought is above what one batch, or the day, may cost.
+
+    The day's money is claimed job by job as they are sent, so another batch may take it in between; then the jobs
+    that no longer fit are refused one by one, and reported.
+    """
+    budget = workspace.settings.budget
+    limits = {"max_cost (--max-cost)": batch.max_cost, "AVATAR_BUDGET__PER_BATCH": budget.per_batch}
+    for name, limit in limits.items():
+        if limit is not None and checked.owed > limit:
+            raise BudgetRefused(
+                f"This batch is quoted at ${checked.owed:.2f} for what is still to be bought of its {checked.rows} rows, "
+                f"above the limit of ${limit:.2f} set by {name}. Nothing was sent or spent.",
+                hint=f"Raise {name}, take rows out, or use the free preview provider.",
+            )
+    if budget.per_day is not None and checked.owed:
+        await _check_day(workspace, checked, budget.per_day)
+
+
+async def _check_day(workspace: Workspace, checked: Checked, limit: Decimal) -> None:
+    day = f"{datetime.now(UTC).date():%Y-%m-%d}"
+    claims = await workspace.budget.claims(day)
+    taken, counted = total(claims), {claim.render_id for claim in claims}
+    asked = Decimal(0)
+    for sheet in range(checked.sheets):
+        for row in await read_sheet(workspace, checked.batch_id, sheet):
+            # A run that was killed may have left claims for these very renders.
+            asked += sum((sum_ for name, sum_ in row.owed.items() if name not in counted), Decimal(0))
+    if taken + asked > limit:
+        raise BudgetRefused(
+            f"This batch asks for ${asked:.2f}; ${taken:.2f} of the ${limit:.2f} for {day} (UTC) set by "
+            "AVATAR_BUDGET__PER_DAY are spent or set aside. Nothing was sent or spent.",
+            hint="Raise AVATAR_BUDGET__PER_DAY, split the manifest, or run it again tomorrow.",
+        )
+
+
+# Every row looked at before anything is spent: read, stored, decoded, planned and priced.
+T = TypeVar("T")
+
+#: Rows looked at at a time: each holds a decoder and its files.
+AT_A_TIME = 8
+#: Inputs remembered, for rows that share them.
+REMEMBERED = 512
+
+OnProgress = Callable[[int], None]
+
+
+class Once(Generic[T]):
+    """Work done once for all who ask for it under the same key; the newest `REMEMBERED` results are kept."""
+
+    def __init__(self) -> None:
+        self._tasks: OrderedDict[Hashable, asyncio.Future[T]] = OrderedDict()
+
+    async def get(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.ensure_future(work())
+            if len(self._tasks) > REMEMBERED:
+                self._tasks.popitem(last=False)
+        try:
+            # Shielded: one row that is cancelled must not take it from the others.
+            return await asyncio.shield(task)
+        except BaseException:
+            self._tasks.pop(key, None)
+            raise
+
+
+class Checker:
+    """Looks at the rows of one batch, sheet by sheet."""
+
+    def __init__(self, workspace: Workspace, batch: Batch, manifest: Manifest) -> None:
+        self.workspace, self.batch, self.manifest = workspace, batch, manifest
+        self._turn = asyncio.Semaphore(AT_A_TIME)
+        self._lines: dict[str, int] = {}
+        self._assets: Once[Asset] = Once()
+        self._portraits: Once[Portrait] = Once()
+        self._voices: Once[tuple[Voice, tuple[Segment, ...]]] = Once()
+        self._fit: set[str] = set()
+
+    async def check_sheet(self, raws: Sequence[RawRow], earlier: Mapping[int, Row]) -> list[Row]:
+        """Rows with their plans and prices; bad ones with their reasons.
+
+        Raises:
+            NotConfigured, StoreUnfit: a provider that is asked for cannot be used at all.
+            StoreUnavailable: the store failed.
+        """
+        jobs = [as_job(raw, self.batch, self.manifest.base) for raw in raws]
+        for job in jobs:
+            if isinstance(job, AvatarJob):
+                await self._check_provider(job)
+        inputs = await asyncio.gather(
+            *(self._in_turn(self._take_in(raw, job)) for raw, job in zip(raws, jobs, strict=True))
+        )
+        unique = [self._told_apart(each) for each in inputs]
+        return await asyncio.gather(*(self._in_turn(self._finish(each, earlier)) for each in unique))
+
+    async def _in_turn(self, work: Awaitable[T]) -> T:
+        async with self._turn:
+            return await work
+
+    async def _take_in(self, raw: RawRow, job: AvatarJob | str) -> "Row | _Taken":
+        if isinstance(job, str):
+            return _bad(raw, job)
+        try:
+            portrait = await self._asset(job.portrait, "portrait")
+            voice = await self._asset(job.voice, "voice")
+        except (InvalidInput, SourceUnavailable, OSError, ValueError) as error:  # a file not ours to read
+            passes = isinstance(error, SourceUnavailable)
+            return _bad(raw, str(error), getattr(error, "hint", None), passes=passes)
+        name = identify(job, portrait, voice, self.workspace.provider(job.provider))
+        return _Taken(raw.line, job, portrait, voice, name)
+
+    async def _asset(self, source: str, what: str) -> Asset:
+        return await self._assets.get((what, source), lambda: ingest(self.workspace, source, what=what))
+
+    async def _check_provider(self, job: AvatarJob) -> None:
+        provider = self.workspace.provider(job.provider)
+        if provider.name not in self._fit:
+            await require_fit(self.workspace, job.provider)
+            self._fit.add(provider.name)
+
+    def _told_apart(self, taken: "Row | _Taken") -> "Row | _Taken":
+        """The first row of a job stays; the others refer to it."""
+        if isinstance(taken, Row):
+            return taken
+        first = self._lines.setdefault(taken.job_id, taken.line)
+        if first == taken.line:
+            return taken
+        return taken.row(RowState.DUPLICATE, reason=f"the same job as line {first}")
+
+    async def _finish(self, taken: "Row | _Taken", earlier: Mapping[int, Row]) -> Row:
+        if isinstance(taken, Row):
+            return taken
+        video = await find_video(self.workspace, taken.job_id)
+        try:
+            if video is not None and not (video.state is VideoState.REJECTED and taken.job.accept):
+                return taken.made(require_published(video))
+            plan, key = await self._plan(taken, earlier.get(taken.line))
+            check_price(plan.quote, taken.job, self.workspace.settings.budget)
+        except VideoRejected as error:
+            return taken.row(RowState.REJECTED, reason=str(error), hint=error.hint or "")
+        except (InvalidInput, BudgetRefused) as error:
+            return taken.row(RowState.BAD, reason=taken.in_its_words(str(error)), hint=error.hint or "")
+        return taken.planned(plan, key, await still_to_buy(self.workspace, plan))
+
+    async def _plan(self, taken: "_Taken", earlier: Row | None) -> tuple[Plan, str]:
+        """As an earlier run planned it, if nothing that it depends on has changed."""
+        key = plan_cache_key(self.workspace, taken.job, taken.portrait, taken.voice)
+        if earlier is not None and earlier.plan is not None and earlier.plan_key == key:
+            return earlier.plan, key
+        provider = self.workspace.provider(taken.job.provider)
+        portrait = await self._portraits.get(
+            (taken.portrait.sha256, provider.limits),
+            lambda: ready_portrait(self.workspace, taken.portrait, provider.limits),
+        )
+        voice, segments = await self._voices.get(
+            (taken.voice.sha256, provider.limits),
+            lambda: ready_voice(self.workspace, taken.voice, provider.limits),
+        )
+        return plan_ready(provider, taken.job, portrait, voice, segments), key
+
+
+async def require_fit(workspace: Workspace, name: ProviderName | None) -> None:
+    """Raise `NotConfigured` or `StoreUnfit` if a provider cannot be used at all. None: that of the settings."""
+    provider = workspace.provider(name)
+    provider.check_configured()
+    if provider.capabilities.paid and not await workspace.store.proves_conditional_create():
+        raise StoreUnfit(
+            "This store cannot keep two workers from paying for the same render: it ignores If-None-Match. Nothing "
+            "was sent or spent.",
+            hint="`avatar doctor` tells which stores are fit.",
+        )
+
+
+class _Taken:
+    """A row whose inputs are stored, so that its job has a name, and its links, which may be secrets, can go."""
+
+    def __init__(self, line: int, job: AvatarJob, portrait: Asset, voice: Asset, job_id: str) -> None:
+        self.line, self.portrait, self.voice, self.job_id = line, portrait, voice, job_id
+        self.job = job.model_copy(update={"portrait": shown(job.portrait), "voice": shown(job.voice)})
+
+    def row(self, state: RowState, **facts: object) -> Row:
+        known = {
+            "line": self.line,
+            "state": state,
+            "portrait": self.job.portrait,
+            "voice": self.job.voice,
+            "provider": self.job.provider or "",
+            "job_id": self.job_id,
+        }
+        return Row(line=self.line, job=self.job, outcome=Outcome.model_validate(known | facts))
+
+    def in_its_words(self, reason: str) -> str:
+        """A reason that names a file by its content, by the name it has in the manifest."""
+        for asset, source in ((self.portrait, self.job.portrait), (self.voice, self.job.voice)):
+            reason = reason.replace(asset.key.rsplit("/", 1)[-1], source)
+        return reason
+
+    def made(self, video: Video) -> Row:
+        return self.row(RowState.ALREADY, **told(video))
+
+    def planned(self, plan: Plan, key: str, owed: Mapping[str, Decimal]) -> Row:
+        facts = {"provider": plan.provider, "seconds": plan.voice.seconds, "quoted": plan.quote.amount}
+        row = self.row(RowState.WAITING, **facts)
+        return row.model_copy(update={"plan": plan, "plan_key": key, "owed": dict(owed)})
+
+
+def told(video: Video) -> dict[str, object]:
+    """What the report says of a published video."""
+    return {
+        "provider": video.provider,
+        "seconds": video.seconds,
+        "quoted": video.cost.quoted,
+        "billed": video.cost.billed,
+        "video": video.uri,
+        "renders": tuple(render.render_id for render in video.renders),
+        "requests": tuple(render.request_id for render in video.renders),
+    }
+
+
+def _bad(raw: RawRow, reason: str, hint: str | None = None, *, passes: bool = False) -> Row:
+    outcome = Outcome(
+        line=raw.line,
+        state=RowState.BAD,
+        portrait=raw.text("portrait"),
+        voice=raw.text("voice"),
+        reason=reason,
+        hint=hint or "",
+        passes=passes,
+    )
+    return Row(line=raw.line, outcome=outcome)
+
+
+async def check_rows(
+    workspace: Workspace, batch: Batch, manifest: Manifest, on_progress: OnProgress = lambda _: None
+) -> Checked:
+    """Look at every row, and keep the rows with their plans and prices in the store, sheet by sheet.
+
+    Raises:
+        InvalidInput: the manifest as a whole cannot be read, or has no rows.
+        NotConfigured, StoreUnfit: a provider that is asked for cannot be used at all.
+        StoreUnavailable: the store failed. Nothing was spent.
+    """
+    checker = Checker(workspace, batch, manifest)
+    found = Checked(batch_id=manifest.batch_id, rows=0, sheets=0, ready=0)
+    for number, raws in enumerate(_in_sheets(read_rows(manifest.path))):
+        rows = await checker.check_sheet(raws, await earlier_rows(workspace, manifest.batch_id, number))
+        await write_rows(workspace, manifest.batch_id, number, rows)
+        found = _counted(workspace, found, rows)
+        on_progress(found.rows)
+    if not found.rows:
+        raise InvalidInput("The manifest has no rows. Nothing was sent or spent.")
+    return found
+
+
+def _in_sheets(rows: Iterable[RawRow]) -> Iterable[list[RawRow]]:
+    left = iter(rows)
+    while sheet := list(itertools.islice(left, SHEET_ROWS)):
+        yield sheet
+
+
+def _counted(workspace: Workspace, found: Checked, rows: Sequence[Row]) -> Checked:
+    ready = [row for row in rows if row.plan is not None]
+    paid = any(workspace.provider(row.plan.provider).capabilities.paid for row in ready if row.plan)
+    zero = Decimal(0)
+    return Checked(
+        batch_id=found.batch_id,
+        rows=found.rows + len(rows),
+        sheets=found.sheets + 1,
+        ready=found.ready + len(ready),
+        bad=found.bad + sum(row.outcome.state is RowState.BAD for row in rows),
+        quoted=found.quoted + sum((row.plan.quote.amount for row in ready if row.plan), zero),
+        owed=found.owed + sum((sum(row.owed.values(), zero) for row in ready), zero),
+        paid=found.paid or paid,
+    )

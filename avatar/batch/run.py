@@ -1,0 +1,302 @@
+"""The jobs of a batch, a bounded number at a time. Whatever happens to one is told in its outcome, not raised."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from decimal import Decimal
+
+from avatar.batch.check import told
+from avatar.batch.models import SERVED, Outcome, Row, RowState
+from avatar.batch.sheets import SHEET_ROWS, read_rows, write_outcomes
+from avatar.errors import (
+    AvatarError,
+    BudgetRefused,
+    DownloadFailed,
+    InvalidInput,
+    OutcomeUnknown,
+    ProviderFailure,
+    Refused,
+    RenderFailed,
+    StoreUnavailable,
+    SubmitRefused,
+    Transient,
+    VideoRejected,
+)
+from avatar.events import about_error, post
+from avatar.job.produce import LONG, SHORT, made_already, patiently, render_all, wait_until_done
+from avatar.job.publish import publish_video, require_published
+from avatar.models import Plan, Render, Segment, Video
+from avatar.money.collect import collect_render
+from avatar.money.commit import Claim, release_unspent
+from avatar.money.submit import NoTurns, Turns, its_turn, submit_render
+from avatar.workspace import Workspace
+
+# The day's money for the rows of a sheet, set aside a group at a time.
+#
+# Counting a day lists every claim of it. Done for each row of a large batch that would grow with the square of its rows.
+#: Rows claimed for together.
+GROUP = 50
+
+
+class Purse:
+    """Claims for a row and for those that come next. Where a group does not fit, each row claims for itself."""
+
+    def __init__(self, workspace: Workspace, rows: Sequence[Row]) -> None:
+        self._workspace = workspace
+        self._ahead = deque(row for row in rows if row.plan is not None and row.owed)
+        self._claimed: dict[str, str] = {}  # the day, by render
+        self._unused: dict[str, Plan] = {}  # by the first render they are claimed under
+        self._lock = asyncio.Lock()
+
+    async def claim(self, amounts: Mapping[str, Decimal]) -> str:
+        """As `Budget.claim`: the day the claims stand on."""
+        async with self._lock:
+            if not all(name in self._claimed for name in amounts):
+                await self._claim_group(amounts)
+            for name in amounts:
+                self._unused.pop(name, None)
+            return self._claimed[next(iter(amounts))]
+
+    async def _claim_group(self, amounts: Mapping[str, Decimal]) -> None:
+        budget = self._workspace.budget
+        group = self._next_rows() if budget.per_day is not None else []
+        together = {name: sum_ for row in group for name, sum_ in row.owed.items()} | dict(amounts)
+        try:
+            day = await budget.claim(together)
+            self._unused |= {next(iter(row.owed)): row.plan for row in group if row.plan}
+        except BudgetRefused:
+            if not group:
+                raise
+            together = dict(amounts)
+            day = await budget.claim(together)
+        self._claimed |= dict.fromkeys(together, day)
+
+    def _next_rows(self) -> list[Row]:
+        return [self._ahead.popleft() for _ in range(min(GROUP, len(self._ahead)))]
+
+    async def give_back(self) -> None:
+        """Release what was set aside for rows that did not get so far as to need it."""
+        for name, plan in self._unused.items():
+            with contextlib.suppress(StoreUnavailable):  # `reconcile` gives it back then
+                await release_unspent(self._workspace, plan, self._claimed[name])
+        self._unused.clear()
+
+
+log = logging.getLogger("avatar.batch")
+
+#: How a row is carried out: as it is, or as a Prefect task around it.
+Carry = Callable[["Floor", Row, Claim], Awaitable[Outcome]]
+#: Videos fetched and inspected at a time, for each processor: decoding is work, fetching is waiting.
+HANDS = 2
+
+
+class Halted(Refused):
+    """No more is sent in this run, because of what happened to the jobs before."""
+
+
+class Tally:
+    """How far a batch is, for whoever shows it."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.states: Counter[RowState] = Counter()
+        self.rendering = 0
+        self.billed = Decimal(0)
+
+    def add(self, outcome: Outcome) -> None:
+        self.states[outcome.state] += 1
+        if outcome.state is RowState.PUBLISHED:
+            self.billed += outcome.billed or Decimal(0)
+
+    @property
+    def done(self) -> int:
+        return self.states.total()
+
+    def __str__(self) -> str:
+        served = sum(self.states[state] for state in SERVED)
+        parts = [f"{served} published"]
+        parts += [
+            f"{self.states[state]} {state}"
+            for state in RowState
+            if state not in SERVED and self.states[state]
+        ]
+        return f"{self.done} of {self.rows} rows: {', '.join(parts)}; {self.rendering} rendering, ${self.billed:.2f}"
+
+
+class Floor:
+    """Where the jobs of one batch run in this process.
+
+    A render holds a turn only while the provider has it, so that the next one is sent the moment it ends. A job holds
+    a place from its first step to its last, which bounds what is in memory and on disk.
+
+    Args:
+        workspace: settings, store and journal.
+        batch_id: the batch.
+        run: the flow run that checked it.
+        at_once: turns of this process.
+        rows: how many rows it is given.
+        turns: counts the renders of all batches and jobs at the provider's account.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        batch_id: str,
+        run: str,
+        at_once: int,
+        rows: int,
+        turns: Turns | None = None,
+    ) -> None:
+        self.workspace, self.batch_id, self.run, self.at_once = workspace, batch_id, run, at_once
+        self._account = turns or NoTurns()
+        self.tally = Tally(rows)
+        self.places = asyncio.Semaphore(2 * at_once)
+        self._turns = asyncio.Semaphore(at_once)
+        self._desk = asyncio.Semaphore(HANDS * (os.cpu_count() or 1))
+        self._unknown = 0
+
+    async def produce(self, row: Row, plan: Plan, claim: Claim) -> tuple[Video, bool]:
+        """The row's published video, and whether it was there before. Raises what stands against it."""
+        job, workspace = row.job, self.workspace
+        if job is None:
+            raise InvalidInput(f"Line {row.line} has no job.")
+        video = await patiently(lambda: made_already(workspace, job, plan.job_id), SHORT)
+        if video is not None:
+            return video, True
+        renders = await render_all(workspace, job, plan, self._render, claim=claim)
+        return await patiently(lambda: self._publish(plan, renders, accept=job.accept), LONG), False
+
+    async def _render(self, plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
+        account = its_turn(self.workspace, plan, segment, claimed_on, self._account)
+        async with self._turns, account as day:
+            self.tally.rendering += 1
+            try:
+                render_id = await self._submit(plan, segment, day)
+                await wait_until_done(self.workspace, render_id)
+            finally:
+                self.tally.rendering -= 1
+        return await patiently(lambda: self._collect(render_id), LONG)
+
+    async def _submit(self, plan: Plan, segment: Segment, claimed_on: str | None) -> str:
+        """Sent once at most. A provider whose answers keep getting lost is not sent the rest of the batch."""
+        most = self.workspace.settings.batch.stop_after_unknown
+        if self._unknown >= most:
+            raise Halted(
+                f"The outcome of {self._unknown} requests in a row is unknown, so no more were sent. Nothing was spent "
+                "for this row.",
+                hint="Settle those (`avatar resolve`), then run the batch again.",
+            )
+        try:
+            record = await submit_render(self.workspace, plan, segment, claimed_on=claimed_on)
+        except OutcomeUnknown:
+            self._unknown += 1
+            raise
+        except (SubmitRefused, RenderFailed):
+            self._unknown = 0
+            raise
+        self._unknown = 0
+        return record.entry.render_id
+
+    async def _collect(self, render_id: str) -> Render:
+        async with self._desk:
+            return await collect_render(self.workspace, render_id)
+
+    async def _publish(self, plan: Plan, renders: Sequence[Render], *, accept: bool) -> Video:
+        async with self._desk:
+            return require_published(await publish_video(self.workspace, plan, renders, accept=accept))
+
+
+async def run_row(floor: Floor, row: Row, claim: Claim) -> Outcome:
+    """Carry one row as far as it goes; whatever stops it is its outcome."""
+    if row.plan is None:
+        return row.outcome
+    try:
+        video, before = await floor.produce(row, row.plan, claim)
+    except AvatarError as error:
+        _tell(floor, row, error)
+        return _stopped(row, error)
+    except Exception as error:  # a defect, or a disk that is full: the other rows go on
+        log.exception("Line %d stopped unexpectedly.", row.line)
+        _tell(floor, row, error)
+        reason = f"{type(error).__name__}: {error}. What was paid for is in the journal; the next run goes on from there."
+        return row.outcome.model_copy(update={"state": RowState.FAILED, "reason": reason, "passes": True})
+    state = RowState.ALREADY if before else RowState.PUBLISHED
+    return row.outcome.model_copy(update={"state": state, **told(video)})
+
+
+def _tell(floor: Floor, row: Row, error: Exception) -> None:
+    facts = row.outcome
+    notice = about_error(
+        error,
+        run=floor.run,
+        job_id=facts.job_id or None,
+        batch_id=floor.batch_id,
+        portrait=facts.portrait,
+        voice=facts.voice,
+    )
+    if notice is not None and not isinstance(error, Halted):
+        post(notice)
+
+
+#: The first that fits names the state.
+_STATES: tuple[tuple[type[AvatarError], RowState], ...] = (
+    (Halted, RowState.WAITING),
+    (Refused, RowState.REFUSED),
+    (OutcomeUnknown, RowState.UNKNOWN),
+    (VideoRejected, RowState.REJECTED),
+    (AvatarError, RowState.FAILED),
+)
+
+
+#: What another run may find gone. A bare `ProviderFailure` is a render that takes too long; it is waited for again.
+PASSING = (Transient, Refused, DownloadFailed)
+
+
+def _stopped(row: Row, error: AvatarError) -> Outcome:
+    state = next(state for kind, state in _STATES if isinstance(error, kind))
+    facts = {
+        "state": state,
+        "reason": str(error),
+        "hint": error.hint or "",
+        "renders": (error.render_id,) if error.render_id else (),
+        "requests": (error.request_id,) if error.request_id else (),
+        "at_risk": error.cost_at_risk,
+        "passes": isinstance(error, PASSING) or type(error) is ProviderFailure,
+    }
+    return row.outcome.model_copy(update=facts)
+
+
+async def run_sheet(floor: Floor, sheet: int, carry: Carry = run_row) -> None:
+    """Carry out the rows of one sheet, and keep how they ended."""
+    rows = await patiently(lambda: read_rows(floor.workspace, floor.batch_id, sheet), SHORT)
+    purse = Purse(floor.workspace, rows)
+    outcomes = await asyncio.gather(*(_admit(floor, row, purse, carry) for row in rows))
+    await purse.give_back()
+    await patiently(lambda: write_outcomes(floor.workspace, floor.batch_id, sheet, floor.run, outcomes), LONG)
+
+
+async def _admit(floor: Floor, row: Row, purse: Purse, carry: Carry) -> Outcome:
+    if row.plan is None:
+        outcome = row.outcome
+    else:
+        async with floor.places:
+            outcome = await carry(floor, row, purse.claim)
+    floor.tally.add(outcome)
+    return outcome
+
+
+async def run_sheets(
+    floor: Floor, sheets: Sequence[int], run_one: Callable[[Floor, int], Awaitable[None]] = run_sheet
+) -> None:
+    """Carry out sheets in their order, so many at a time that there is always a job ready when a turn is free."""
+    gate = asyncio.Semaphore(2 * floor.at_once // SHEET_ROWS + 2)
+
+    async def one(sheet: int) -> None:
+        async with gate:
+            await run_one(floor, sheet)
+
+    await asyncio.gather(*(one(sheet) for sheet in sheets))

@@ -1,0 +1,327 @@
+"""`avatar doctor`: whether a job started now would go through."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from avatar.errors import AvatarError
+from avatar.local import Services, find, prefect_api
+from avatar.local.prefect_api import PATIENCE, PrefectAccess
+from avatar.local.worker import POOL
+from avatar.models import ProviderName
+from avatar.providers import open_provider
+from avatar.settings import AvatarSettings, StoreSettings
+from avatar.store.connection import parse_endpoint
+from avatar.store.store import Store
+from avatar.web import serving
+
+# What `avatar doctor` says of one thing it looked at.
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `hint` is what to do; empty when all is well."""
+
+    name: str
+    status: Status
+    detail: str
+    hint: str = ""
+
+
+# What stands open to others: for `avatar doctor`. Looks and asks; changes nothing but objects of its own.
+#: Whatever others may do with a file: read, write, run.
+OTHERS = 0o077
+#: An object that is not there, which strangers are made to try to write.
+STRANGER = "probe/stranger"
+BODY = b"doctor"
+
+_warning = partial(Finding, status="warn")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `address`, a URL or a host with or without its port, is this machine's own."""
+    if serving.is_address(address):  # an IPv6 address alone is no URL's host
+        return serving.is_loopback(address)
+    host = httpx.URL(address if "://" in address else f"//{address}").host
+    return serving.is_loopback(host) or host.endswith(".localhost")
+
+
+def left_open(settings: AvatarSettings, env_file: Path = Path(".env")) -> Iterator[Finding]:
+    """What the settings and the files beside them leave open. Everything here is allowed, and should be meant."""
+    yield from _listeners(settings)
+    yield from _public_addresses(settings)
+    if settings.download.allow_private_hosts:
+        yield _warning(
+            "downloads",
+            detail="links may lead to this network's own addresses, and over plain http: whoever names a link can use it to look around here",
+            hint="unset AVATAR_DOWNLOAD__ALLOW_PRIVATE_HOSTS, which is for test stand-ins",
+        )
+    paid = {settings.provider, settings.failover} - {None, ProviderName.PREVIEW}
+    if paid and settings.budget.per_day is None:
+        yield _warning(
+            "budget",
+            detail=f"{' and '.join(sorted(str(name) for name in paid if name))} may be paid without a daily limit",
+            hint="set AVATAR_BUDGET__PER_DAY, and AVATAR_BUDGET__PER_JOB or AVATAR_BUDGET__APPROVE_ABOVE",
+        )
+    yield from _files(settings, env_file)
+
+
+def _listeners(settings: AvatarSettings) -> Iterator[Finding]:
+    gallery, bridge = settings.gallery, settings.bridge
+    if gallery.password is None and not is_loopback(gallery.host):
+        yield _warning(
+            "gallery",
+            detail=f"it listens on {gallery.host} without a password: every video, portrait and voice can be seen",
+            hint="set AVATAR_GALLERY__PASSWORD, or AVATAR_GALLERY__HOST=127.0.0.1",
+        )
+    if bridge.token is None and not is_loopback(bridge.host):
+        yield _warning(
+            "bridge",
+            detail=f"it is to listen on {bridge.host} without a token, and will not start",
+            hint="set AVATAR_BRIDGE__TOKEN to what the store sends, or AVATAR_BRIDGE__HOST=127.0.0.1",
+        )
+
+
+def _public_addresses(settings: AvatarSettings) -> Iterator[Finding]:
+    for name, section in (("gallery", settings.gallery), ("bridge", settings.bridge)):
+        url = section.public_url
+        if url is not None and url.scheme == "http" and not is_loopback(str(url)):
+            what = "its password and videos" if name == "gallery" else "the addresses of webhooks"
+            yield _warning(
+                name,
+                detail=f"its public address is plain http: {what} can be read on the way",
+                hint=f"put a proxy with TLS before it, and set AVATAR_{name.upper()}__PUBLIC_URL=https://…",
+            )
+
+
+def _files(settings: AvatarSettings, env_file: Path) -> Iterator[Finding]:
+    for path, name in ((env_file, ".env"), (settings.state_dir.expanduser(), "state directory")):
+        with suppress(OSError):
+            mode = path.stat().st_mode & 0o777
+            if mode & OTHERS:
+                detail = f"{path.absolute()} is open to other users of this machine (mode {mode:o}); it may hold keys"
+                yield _warning(name, detail=detail, hint=f"chmod go= {path.absolute()}")
+
+
+def prefect_access(api_url: str, access: PrefectAccess) -> Iterator[Finding]:
+    """Who else can start runs on a Prefect API that is not only this machine's: it runs what it is told to."""
+    if is_loopback(api_url):
+        return
+    if api_url.startswith("http://"):
+        yield _warning(
+            "Prefect access",
+            detail=f"{api_url} is reached over plain http: credentials and inputs can be read on the way",
+            hint="put a proxy with TLS before it, and set PREFECT_API_URL=https://…",
+        )
+    if _answers_strangers(api_url):
+        given = " (PREFECT_API_AUTH_STRING is set here, and not asked for there)" if access.headers() else ""
+        yield _warning(
+            "Prefect access",
+            detail=f"{api_url} answers without credentials{given}: whoever reaches it can start runs, and code, on the workers",
+            hint="set PREFECT_SERVER_API_AUTH_STRING on the server and PREFECT_API_AUTH_STRING here",
+        )
+
+
+def _answers_strangers(api_url: str) -> bool:
+    try:
+        return httpx.get(f"{api_url}/admin/version", timeout=PATIENCE).is_success
+    except httpx.HTTPError:
+        return False
+
+
+async def bucket(store: Store, settings: StoreSettings, known: str) -> AsyncIterator[Finding]:
+    """What the store lets those do who have no keys: read the object `known`, list, write."""
+    host, secure = parse_endpoint(settings.endpoint, settings.secure, "AVATAR_STORE__ENDPOINT")
+    base = f"{'https' if secure else 'http'}://{host}/{store.bucket}"
+    async with httpx.AsyncClient(timeout=PATIENCE * 3) as stranger:
+        try:
+            reads = (await stranger.get(f"{base}/{known}")).is_success
+            lists = (await stranger.get(base, params={"list-type": "2", "max-keys": "1"})).is_success
+            writes = (await stranger.put(f"{base}/{STRANGER}", content=BODY)).is_success
+        except httpx.HTTPError as error:
+            yield _warning(
+                "bucket access", detail=f"what strangers may do was not found out: {type(error).__name__}"
+            )
+            return
+    if writes:
+        await store.remove(STRANGER)
+    allowed = [name for name, may in {"read": reads, "list": lists, "write": writes}.items() if may]
+    if not allowed:
+        yield Finding("bucket access", "ok", "without keys nothing can be read, listed or written")
+        return
+    detail = f"anybody can {', '.join(allowed)} in {store.bucket} without keys"
+    # Who writes the journal decides what is paid.
+    yield Finding("bucket access", "fail" if writes else "warn", detail, "see docs/least-power.md")
+
+
+# `avatar doctor`: whether a job started now would go through, and if not, what to do about it.
+START = "run `avatar up`"
+PROBE = "probe/doctor"
+
+
+def run_doctor(settings: AvatarSettings, *, as_json: bool) -> int:
+    """Look, tell, and return the exit code: 0 only if nothing failed."""
+    findings = asyncio.run(examine(settings))
+    usable = all(finding.status != "fail" for finding in findings)
+    report = {"usable": usable, "findings": [asdict(finding) for finding in findings]}
+    sys.stdout.write((json.dumps(report) if as_json else render(findings)) + "\n")
+    return 0 if usable else 1
+
+
+async def examine(settings: AvatarSettings) -> tuple[Finding, ...]:
+    """Try the store, the Prefect API, the worker and the provider's settings. Starts and spends nothing."""
+    running = await asyncio.to_thread(find, settings)
+    settings = running.applied_to(settings)
+    found = [finding async for finding in _store(settings)]
+    found += await asyncio.to_thread(lambda: list(_prefect(running)))
+    found.append(bridge(running.bridge_url))
+    found += await _provider(settings)
+    found += await asyncio.to_thread(lambda: list(left_open(settings)))
+    return tuple(found)
+
+
+def render(findings: tuple[Finding, ...]) -> str:
+    """The findings for a person: a line each, and under it what to do."""
+    lines: list[str] = []
+    for finding in findings:
+        lines.append(f"{finding.status:4}  {finding.name:20}  {finding.detail}")
+        if finding.hint:
+            lines.append(f"      {'':20}  → {finding.hint}")
+    return "\n".join(lines)
+
+
+async def _store(settings: AvatarSettings) -> AsyncIterator[Finding]:
+    if settings.store.endpoint is None:
+        yield Finding(
+            "store", "fail", "the embedded store is not running", f"{START}, or set AVATAR_STORE__ENDPOINT"
+        )
+        return
+    store: Store | None = None
+    try:
+        store = Store(settings.store)
+        for finding in await _round_trip(store, settings.store):
+            yield finding
+        where = f"{settings.store.endpoint}, bucket {store.bucket}: an object was written and read"
+        yield Finding("store", "ok", where)
+        yield conditional(honoured=await store.proves_conditional_create(), provider=settings.provider)
+    except AvatarError as error:
+        hint = error.hint or "check AVATAR_STORE__ENDPOINT, its keys and AVATAR_STORE__SECURE"
+        yield Finding("store", "fail", str(error), hint)
+    finally:
+        if store:
+            await store.aclose()
+    for finding in addresses(settings):
+        yield finding
+
+
+async def _round_trip(store: Store, settings: StoreSettings) -> list[Finding]:
+    """Write, read and remove an object, and see what strangers can do with it meanwhile."""
+    await store.ensure_bucket()
+    await store.put(PROBE, b"doctor", content_type="text/plain")
+    if (await store.get(PROBE)).data != b"doctor":
+        raise AvatarError("The store gave back other bytes than it was given. Do not use it.")
+    found = [finding async for finding in bucket(store, settings, PROBE)]
+    await store.remove(PROBE)
+    return found
+
+
+def conditional(*, honoured: bool, provider: ProviderName) -> Finding:
+    """What it means whether the store honours `If-None-Match: *`."""
+    name = "conditional create"
+    if honoured:
+        return Finding(name, "ok", "the store refuses to create over an object (If-None-Match)")
+    detail = "the store overwrites what it was told only to create, so paying twice could not be ruled out"
+    status: Status = "warn" if provider is ProviderName.PREVIEW else "fail"
+    return Finding(
+        name, status, detail, "use a store that honours If-None-Match; paid providers are refused on this one"
+    )
+
+
+def addresses(settings: AvatarSettings) -> Iterator[Finding]:
+    """What the store's addresses mean for those who have to reach it."""
+    store = settings.store
+    if _is_plain(store):
+        detail = (
+            f"{store.endpoint} is reached over plain http: keys' signatures and videos can be read on the way"
+        )
+        yield Finding("store address", "warn", detail, "set AVATAR_STORE__SECURE=true and serve https")
+    by_link = settings.provider is ProviderName.PIXAZO or (
+        settings.provider is ProviderName.FAL and settings.fal.delivery == "presign"
+    )
+    public = store.public_endpoint or store.endpoint or ""
+    if by_link and is_loopback(public):
+        detail = f"{settings.provider} fetches portrait and voice from the store, and cannot reach {public}"
+        upload = ", or AVATAR_FAL__DELIVERY=upload" if settings.provider is ProviderName.FAL else ""
+        yield Finding("store address", "fail", detail, f"set AVATAR_STORE__PUBLIC_ENDPOINT{upload}")
+
+
+def _is_plain(store: StoreSettings) -> bool:
+    endpoint = store.endpoint or ""
+    plain = endpoint.startswith("http://") if "://" in endpoint else not store.secure
+    return plain and not is_loopback(endpoint)
+
+
+def _prefect(running: Services) -> Iterator[Finding]:
+    if not running.api_url:
+        yield Finding("Prefect API", "fail", "no Prefect API answers", f"{START}, or set PREFECT_API_URL")
+        yield Finding("worker", "fail", "no worker can run without an API", START)
+        return
+    try:
+        workers = prefect_api.online_workers(running.api_url, POOL)
+    except httpx.HTTPError as error:
+        hint = "check PREFECT_API_URL and PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+        yield Finding("Prefect API", "fail", f"{running.api_url}: {error}", hint)
+        return
+    yield Finding("Prefect API", "ok", running.api_url)
+    yield from prefect_access(running.api_url, prefect_api.PrefectAccess())
+    if workers:
+        yield Finding("worker", "ok", f"{len(workers)} online in pool {POOL}: {', '.join(sorted(workers))}")
+    else:
+        yield Finding(
+            "worker", "fail", f"none is online in pool {POOL}", f"{START}, or start one for this pool"
+        )
+
+
+def bridge(url: str) -> Finding:
+    """What it means whether a bridge runs on this machine; there may be one on another."""
+    if url:
+        return Finding("bridge", "ok", f"{url} tells Prefect of uploads")
+    return Finding(
+        "bridge",
+        "warn",
+        "avatar up runs none here; without one elsewhere, uploads wait for the next sweep",
+        START,
+    )
+
+
+async def _provider(settings: AvatarSettings) -> list[Finding]:
+    name = f"provider {settings.provider}"
+    # A provider is only asked about its own settings here, which reads nothing from a store.
+    store = Store(StoreSettings.model_validate(_NOWHERE))
+    try:
+        provider = open_provider(settings.provider, settings, store)
+        provider.check_configured()
+    except AvatarError as error:
+        return [Finding(name, "fail", str(error), error.hint or "")]
+    finally:
+        await store.aclose()
+    price = f"${provider.price_per_second}/s" if provider.capabilities.paid else "free"
+    return [Finding(name, "ok", f"{provider.model}, {price}; its settings are complete")]
+
+
+_NOWHERE = {"endpoint": "127.0.0.1:9", "access_key": "none", "secret_key": "none"}
+
+
+def run(arguments: argparse.Namespace) -> int:
+
+    return run_doctor(AvatarSettings(), as_json=arguments.json)

@@ -1,0 +1,241 @@
+"""The `avatar` command."""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+EXIT_CODES = """exit codes:
+  0 published   2 bad input or usage   3 refused before paying   4 provider failed
+  5 outcome unknown, needs a person    1 anything else
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line. Imports nothing heavy, so that --help is instant."""
+    parser = argparse.ArgumentParser(
+        prog="avatar",
+        description="Turn a portrait and a voice track into a checked, published talking video.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and Prefect's own log")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_batch(commands)
+    _add_quote(commands)
+    _add_status(commands)
+    _add_resolve(commands)
+    _add_cancel(commands)
+    commands.add_parser(
+        "up",
+        help="run store, Prefect server, deployments, worker, gallery and bridge on this machine; Ctrl-C stops all",
+    )
+    deploy = commands.add_parser(
+        "deploy", help="create deployments, limits and automations on the server of PREFECT_API_URL"
+    )
+    _add_json(deploy)
+    doctor = commands.add_parser(
+        "doctor", help="check that store, Prefect, worker and provider settings are usable"
+    )
+    _add_json(doctor)
+    _add_gallery(commands)
+    _add_bridge(commands)
+    _add_export(commands)
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _add_provider(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--provider",
+        choices=["preview", "fal", "pixazo"],
+        help="who renders (default: AVATAR_PROVIDER, else preview)",
+    )
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("generate", help="render one job and publish it")
+    parser.add_argument("portrait", metavar="PORTRAIT", help="image file, or s3://bucket/key")
+    parser.add_argument("voice", metavar="VOICE", help="audio file, or s3://bucket/key")
+    parser.add_argument("--prompt", default=".", help="guides expression and motion")
+    _add_provider(parser)
+    parser.add_argument("--out", metavar="FILE", help="also write the video to this file")
+    parser.add_argument("--max-cost", metavar="USD", help="refuse before paying if the quote is above this")
+    parser.add_argument(
+        "--cancel-on-stop",
+        action="store_true",
+        help="on Ctrl-C, also ask the provider to stop (default: it goes on, and the next run fetches the video)",
+    )
+    parser.add_argument(
+        "--continuity",
+        choices=["cut", "chain"],
+        default="cut",
+        help="how long voices are joined: every segment from the portrait, or each from the last frame before it",
+    )
+    parser.add_argument("--accept", action="store_true", help="publish a video that did not pass its checks")
+    parser.add_argument(
+        "--force", action="store_true", help="buy a new take of a job that is already published"
+    )
+    _add_json(parser)
+
+
+def _add_batch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "batch", help="render every row of a manifest, or one portrait with many voices"
+    )
+    parser.add_argument(
+        "manifest", metavar="MANIFEST", nargs="?", help=".jsonl or .csv file, or s3://bucket/key"
+    )
+    parser.add_argument("--portrait", metavar="PORTRAIT", help="instead of a manifest: one portrait")
+    parser.add_argument(
+        "--voices", metavar="VOICE", nargs="+", default=[], help="its voices: files, or folders ending in /"
+    )
+    parser.add_argument("--prompt", default=".", help="for rows that have none of their own")
+    _add_provider(parser)
+    parser.add_argument(
+        "--on-bad-rows",
+        choices=["stop", "skip"],
+        default="stop",
+        help="render nothing while one row is bad (default), or render the others",
+    )
+    parser.add_argument("--at-once", type=int, metavar="N", help="renders at the provider at a time")
+    parser.add_argument(
+        "--max-cost", metavar="USD", help="refuse before paying if what is still to be bought costs more"
+    )
+    parser.add_argument("--name", default="", help="what to call it in lists and in the report")
+    _add_json(parser)
+
+
+def _add_quote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("quote", help="tell length and price of a voice; spends nothing")
+    parser.add_argument("voice", metavar="VOICE", help="audio file")
+    _add_provider(parser)
+    _add_json(parser)
+
+
+def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("status", help="list videos and open renders, or show one in full")
+    parser.add_argument("id", metavar="ID", nargs="?", help="a job id or a render id")
+    parser.add_argument(
+        "--spend", action="store_true", help="money quoted, billed, set aside and at risk, by day"
+    )
+    _add_json(parser)
+
+
+def _add_resolve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("resolve", help="settle a render whose outcome is unknown")
+    parser.add_argument("render", metavar="RENDER", help="the render id that the error named")
+    settle = parser.add_mutually_exclusive_group(required=True)
+    settle.add_argument(
+        "--request-id", metavar="ID", help="attach the request found on the provider's dashboard"
+    )
+    settle.add_argument(
+        "--not-charged", action="store_true", help="the provider has no such request: may be sent again"
+    )
+    _add_json(parser)
+
+
+def _add_cancel(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "cancel", help="ask the provider to stop a render; says whether that saves money"
+    )
+    parser.add_argument("render", metavar="RENDER", help="a render id, see `avatar status`")
+    _add_json(parser)
+
+
+def _add_gallery(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("gallery", help="look at the videos in a browser; Ctrl-C stops it")
+    parser.add_argument("--host", help="address to listen on (default: AVATAR_GALLERY__HOST, else 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, help="port to listen on, 0 for any (default: AVATAR_GALLERY__PORT, else 4299)"
+    )
+
+
+def _add_bridge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("bridge", help="tell Prefect of uploads to the bucket; Ctrl-C stops it")
+    parser.add_argument("--host", help="address to listen on (default: AVATAR_BRIDGE__HOST, else 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, help="port to listen on, 0 for any (default: AVATAR_BRIDGE__PORT, else 4298)"
+    )
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "export", help="copy the videos and their pages into a folder that opens from disk"
+    )
+    parser.add_argument("folder", metavar="DIR", help="a new folder, or one that was exported to before")
+    _add_json(parser)
+
+
+#: Verb to the function that carries it out; its module is imported only when the verb is used.
+_VERBS = {
+    "generate": "generate:run",
+    "batch": "batch:run",
+    "quote": "quote:run",
+    "status": "status:run",
+    "resolve": "settle:run",
+    "cancel": "settle:run",
+    "up": "serve:run_up",
+    "deploy": "serve:run_deploy",
+    "doctor": "doctor:run",
+    "gallery": "serve:run_gallery",
+    "bridge": "serve:run_bridge",
+    "export": "serve:run_export",
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run one verb; turn its errors into one paragraph and an exit code."""
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from avatar.errors import AvatarError, InvalidInput
+
+    module, function = _VERBS[arguments.command].split(":")
+    verb = getattr(importlib.import_module(f"avatar.commands.{module}"), function)
+    try:
+        return int(verb(arguments))
+    except AvatarError as error:
+        failure = error
+    except (ValidationError, SettingsError) as error:
+        failure = InvalidInput(_first_fault(error), hint="Check the arguments and the AVATAR_ settings.")
+    except KeyboardInterrupt:
+        print(
+            "Stopped. Nothing that was paid for is lost: run the same command again.",
+            file=sys.stderr,
+        )
+        return 130
+    if arguments.debug:
+        raise failure
+    report(failure, as_json=getattr(arguments, "json", False))
+    return failure.exit_code
+
+
+def report(error: Any, *, as_json: bool) -> None:
+    """Tell a person what happened; with --json, a machine too."""
+    print(f"avatar: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"Next: {error.hint}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": error.describe()}))
+
+
+def _first_fault(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return f"A setting cannot be read: {error}"
+    fault = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']} ({error.title}). Nothing was sent or spent."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `avatar`. Returns the exit code."""
+    return run(build_parser().parse_args(argv))

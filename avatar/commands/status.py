@@ -1,0 +1,130 @@
+"""`avatar status`: what was published, what is open, and the whole story of one job or render."""
+
+import argparse
+import asyncio
+import json
+from decimal import Decimal
+from typing import Any
+
+from avatar.commands.serve import with_store
+from avatar.errors import InvalidInput
+from avatar.job.publish import find_video
+from avatar.models import Video
+from avatar.money.budget import total
+from avatar.money.journal import Record, RenderState
+from avatar.workspace import Workspace
+
+#: Manifests read for the list: the newest ones.
+NEWEST = 50
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.spend:
+        found = with_store(spend)
+        print(json.dumps(found) if arguments.json else _spend_as_text(found))
+        return 0
+    wanted = arguments.id
+    found = with_store(lambda workspace: _one(workspace, wanted) if wanted else _all(workspace))
+    print(json.dumps(found) if arguments.json else _as_text(found))
+    return 0
+
+
+async def _all(workspace: Workspace) -> dict[str, Any]:
+    manifests = [
+        stat for stat in await workspace.store.list("videos/") if stat.key.endswith("/manifest.json")
+    ]
+    newest = sorted(manifests, key=lambda stat: stat.modified, reverse=True)[:NEWEST]
+    videos = await asyncio.gather(*(find_video(workspace, stat.key.split("/")[1]) for stat in newest))
+    heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
+    return {
+        "published": len(manifests),
+        "videos": [_video(video) for video in videos if video],
+        "open": [_record(head) for head in heads if head],
+    }
+
+
+async def spend(workspace: Workspace) -> dict[str, Any]:
+    """Money by UTC day: billed and set aside; and what is at risk in unknown renders. US dollars as text."""
+    days = []
+    for day in await workspace.budget.days():
+        claims = await workspace.budget.claims(day)
+        billed = total([claim for claim in claims if claim.state == "settled"])
+        set_aside = total([claim for claim in claims if claim.state == "open"])
+        days.append({"day": day, "renders": len(claims), "billed": str(billed), "open": str(set_aside)})
+    heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
+    unknown = [head for head in heads if head is not None and head.state is RenderState.UNKNOWN]
+    return {
+        "per_day": str(workspace.budget.per_day) if workspace.budget.per_day is not None else None,
+        "days": days,
+        "at_risk": str(sum((head.entry.quoted for head in unknown), Decimal(0))),
+        "unknown": [_record(head) for head in unknown],
+    }
+
+
+def _spend_as_text(found: dict[str, Any]) -> str:
+    limit = (
+        f"limit ${found['per_day']} a day" if found["per_day"] else "no limit a day (AVATAR_BUDGET__PER_DAY)"
+    )
+    lines = [
+        f"{row['day']}  {row['renders']} renders  billed ${row['billed']}  set aside ${row['open']}"
+        for row in found["days"]
+    ]
+    lines.append(f"at risk in unknown renders: ${found['at_risk']}; {limit}")
+    return "\n".join(lines + [_step(row) for row in found["unknown"]])
+
+
+async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
+    if video := await find_video(workspace, wanted):
+        renders = [await workspace.journal.history(render.render_id) for render in video.renders]
+        return {
+            "video": _video(video),
+            "journal": [_record(record) for history in renders for record in history],
+        }
+    if history := await workspace.journal.history(wanted):
+        return {"journal": [_record(record) for record in history]}
+    raise InvalidInput(f"There is no job and no render {wanted!r} in {workspace.store.bucket!r}.")
+
+
+def _video(video: Video) -> dict[str, Any]:
+    return {
+        "job_id": video.job_id,
+        "state": video.state,
+        "uri": video.uri,
+        "seconds": round(video.seconds, 3),
+        "provider": video.provider,
+        "billed": str(video.cost.billed),
+        "published_at": f"{video.published_at:%Y-%m-%d %H:%M:%S}",
+    }
+
+
+def _record(record: Record) -> dict[str, Any]:
+    entry = record.entry
+    facts = {
+        "render_id": entry.render_id,
+        "seq": entry.seq,
+        "state": entry.state,
+        "at": f"{entry.at:%Y-%m-%d %H:%M:%S}",
+        "provider": entry.provider,
+        "quoted": str(entry.quoted),
+        "request_id": entry.submission.request_id if entry.submission else None,
+        "why": entry.failure.message if entry.failure else None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    if "published" in found:
+        lines = [f"{found['published']} published, {len(found['open'])} open"]
+        lines += [_line(row, "published_at", "job_id", "seconds", "billed", "uri") for row in found["videos"]]
+        return "\n".join(lines + ["open:"] * bool(found["open"]) + [_step(row) for row in found["open"]])
+    lines = [_line(found["video"], *found["video"])] if "video" in found else []
+    return "\n".join(lines + [_step(row) for row in found["journal"]])
+
+
+def _line(row: dict[str, Any], *names: str) -> str:
+    units = {"seconds": "{} s", "billed": "${}"}
+    return "  ".join(units.get(name, "{}").format(row[name]) for name in names)
+
+
+def _step(row: dict[str, Any]) -> str:
+    return f"  {_line(row, 'at', 'render_id', 'seq', 'state', 'provider')}  {row.get('request_id', '')} {row.get('why', '')}".rstrip()

@@ -1,0 +1,255 @@
+"""What is worth telling the outside: each kind of notice with its payload. How it is delivered is left to the caller.
+
+A notice never fails the job it tells of, and never holds a key, a presigned link or a path of the store's machine.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from decimal import Decimal
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from avatar import errors
+from avatar.models import Model, ProviderName, Video, VideoState, shown
+from avatar.settings import AvatarSettings
+
+if TYPE_CHECKING:
+    from avatar.money.journal import Record
+
+
+# Links to videos that stay valid: those of the gallery, unlike presigned ones.
+def player_url(settings: AvatarSettings, job_id: str) -> str | None:
+    """The page on which a job's video plays; None unless AVATAR_GALLERY__PUBLIC_URL says where the gallery is."""
+    base = settings.gallery.public_url
+    return f"{str(base).rstrip('/')}/videos/{job_id}" if base else None
+
+
+log = logging.getLogger("avatar.notices")
+
+#: Event ids are derived in it, so that the same thing told twice has the same id.
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://avatar-flows/notices")
+
+
+class Notice(Model):
+    """Something happened. Amounts are US dollars, and strings in JSON."""
+
+    EVENT: ClassVar[str]
+
+    key: str = Field(exclude=True, description="tells this happening from others of the same kind")
+
+    @property
+    def id(self) -> uuid.UUID:
+        return uuid.uuid5(_NAMESPACE, f"{self.EVENT}:{self.key}")
+
+    @property
+    def resource(self) -> str:
+        """What it is about, as Prefect names resources."""
+        raise NotImplementedError
+
+
+class _OfVideo(Notice):
+    job_id: str = Field(description="the job; the same inputs have the same one")
+    provider: ProviderName = Field(description="who rendered; `preview` is free")
+    model: str = Field(description="the model that rendered")
+    uri: str = Field(description="where the video is kept, `s3://bucket/key`")
+    link: str | None = Field(description="the page it plays on, if AVATAR_GALLERY__PUBLIC_URL is set")
+    seconds: float = Field(description="length of the video")
+    width: int = Field(description="pixels")
+    height: int = Field(description="pixels")
+    quoted: Decimal = Field(description="price before it ran")
+    billed: Decimal = Field(description="what was charged")
+    renders: tuple[str, ...] = Field(description="ids of its renders")
+
+    @property
+    def resource(self) -> str:
+        return f"avatar.video.{self.job_id}"
+
+
+class VideoPublished(_OfVideo):
+    """A video passed its checks, or was accepted by a person, and is in place."""
+
+    EVENT: ClassVar[str] = "avatar.video.published"
+
+
+class VideoRejected(_OfVideo):
+    """A video arrived, did not pass its checks, and is kept unpublished."""
+
+    EVENT: ClassVar[str] = "avatar.video.rejected"
+
+    reason: str = Field(description="the checks that failed")
+    hint: str = Field(description="the next step")
+
+
+class VideoFailed(Notice):
+    """A job ended without a video, for certain."""
+
+    EVENT: ClassVar[str] = "avatar.video.failed"
+
+    job_id: str | None = Field(description="the job; none if its inputs could not be read")
+    portrait: str = Field("", description="the image, as it was asked for")
+    voice: str = Field("", description="the speech, as it was asked for")
+    provider: str | None = Field(None, description="who was asked")
+    error: str = Field(description="the kind of failure, as `--json` names it")
+    reason: str = Field(description="what happened, what it cost, what was kept")
+    hint: str | None = Field(None, description="the next step")
+    render_id: str | None = Field(None, description="the render that failed")
+    request_id: str | None = Field(None, description="the provider's name for it")
+    at_risk: Decimal | None = Field(None, description="what may have been charged without a video")
+
+    @property
+    def resource(self) -> str:
+        return f"avatar.video.{self.job_id or 'unidentified'}"
+
+
+class SubmissionUnknown(Notice):
+    """The answer to a paid request was lost. A person must settle it; it is never sent again by itself."""
+
+    EVENT: ClassVar[str] = "avatar.submission.unknown"
+
+    render_id: str = Field(description="the render, to be given to `avatar resolve`")
+    job_id: str = Field(description="the job it was for")
+    provider: ProviderName = Field(description="who may have accepted it")
+    request_id: str | None = Field(description="seen in an answer that could not be trusted")
+    at_risk: Decimal = Field(description="what may have been charged")
+    reason: str = Field(description="how the answer was lost")
+    hint: str = Field(description="the command that settles it")
+
+    @property
+    def resource(self) -> str:
+        return f"avatar.submission.{self.render_id}"
+
+
+class BudgetRefusal(Notice):
+    """A limit that the user set stood against a job or a batch. Nothing was spent. Told once for a run of a batch."""
+
+    EVENT: ClassVar[str] = "avatar.budget.refused"
+
+    job_id: str | None = Field(None, description="the job, if it is one by itself")
+    batch_id: str | None = Field(None, description="the batch, if it is one, or a row of one")
+    reason: str = Field(description="the sum, the limit and its setting")
+    hint: str | None = Field(None, description="the next step")
+
+    @property
+    def resource(self) -> str:
+        return f"avatar.budget.{self.batch_id or self.job_id or 'unidentified'}"
+
+
+#: Every kind, for the documentation.
+NOTICES: tuple[type[Notice], ...] = (
+    VideoPublished,
+    VideoRejected,
+    VideoFailed,
+    SubmissionUnknown,
+    BudgetRefusal,
+)
+
+#: Ends of a job that are no news: a person's word, or told when the journal was written.
+_TOLD = (errors.ApprovalDenied, errors.Cancelled, errors.OutcomeUnknown)
+
+Deliver = Callable[[Notice], None]
+_deliver: ContextVar[Deliver | None] = ContextVar("deliver", default=None)
+
+
+@contextmanager
+def delivered_by(deliver: Deliver) -> Iterator[None]:
+    """Give every notice of the block to `deliver`."""
+    token = _deliver.set(deliver)
+    try:
+        yield
+    finally:
+        _deliver.reset(token)
+
+
+def post(notice: Notice) -> None:
+    """Tell of it, if anybody listens. Whatever goes wrong with that is a line in the log."""
+    deliver = _deliver.get()
+    if deliver is None:
+        return
+    try:
+        deliver(notice)
+    except Exception:  # the job is more than its notice
+        log.exception("The notice %s was not delivered.", notice.EVENT)
+
+
+def about_video(settings: AvatarSettings, video: Video) -> Notice:
+    """What is told of a video that was put in place."""
+    facts = {
+        "key": f"{video.job_id}:{video.published_at.isoformat()}",
+        "job_id": video.job_id,
+        "provider": video.provider,
+        "model": video.model,
+        "uri": video.uri,
+        "link": player_url(settings, video.job_id),
+        "seconds": video.seconds,
+        "width": video.width,
+        "height": video.height,
+        "quoted": video.cost.quoted,
+        "billed": video.cost.billed,
+        "renders": tuple(render.render_id for render in video.renders),
+    }
+    if video.state is VideoState.PUBLISHED:
+        return VideoPublished.model_validate(facts)
+    failed = [check for check in video.checks if not check.passed]
+    reason = "; ".join(f"{check.name} is {check.value}, should be {check.bound}" for check in failed)
+    hint = "Look at it; the job's `accept` publishes it anyway, another take buys it anew."
+    return VideoRejected.model_validate(facts | {"reason": reason, "hint": hint})
+
+
+def about_unknown(record: "Record") -> SubmissionUnknown:
+    """What is told of a render whose journal was just found to end in `unknown`."""
+    entry, failure = record.entry, record.entry.failure
+    seen = failure.request_id if failure else None
+    return SubmissionUnknown(
+        key=f"{entry.render_id}:{entry.attempt}",
+        render_id=entry.render_id,
+        job_id=entry.job_id,
+        provider=entry.provider,
+        request_id=seen,
+        at_risk=entry.quoted,
+        reason=failure.message if failure else "The answer was lost.",
+        hint=f"avatar resolve {entry.render_id} --request-id {seen or 'ID'}, or --not-charged if it is not there.",
+    )
+
+
+def about_error(
+    error: Exception,
+    *,
+    run: str,
+    job_id: str | None = None,
+    batch_id: str | None = None,
+    portrait: str = "",
+    voice: str = "",
+) -> Notice | None:
+    """What is told of the error that ended a job.
+
+    Args:
+        error: what stood against the job.
+        run: tells this end of it from others, which are told by themselves.
+        job_id: the job, if it is known.
+        batch_id: the batch that it is a row of.
+        portrait: the image, as it was asked for.
+        voice: the speech, as it was asked for.
+
+    Returns:
+        None where there is nothing to tell: a person stopped it, or it was told when it was written down.
+    """
+    if isinstance(error, errors.BudgetRefused):
+        of = {"batch_id": batch_id} if batch_id else {"job_id": job_id}
+        return BudgetRefusal(key=f"{batch_id or job_id}:{run}", reason=str(error), hint=error.hint, **of)
+    if isinstance(error, _TOLD) or (isinstance(error, errors.VideoRejected) and error.in_place):
+        return None
+    described = error.describe() if isinstance(error, errors.AvatarError) else {}
+    return VideoFailed(
+        key=f"{job_id or f'{portrait} {voice}'}:{run}",
+        job_id=job_id,
+        portrait=shown(portrait),
+        voice=shown(voice),
+        error=type(error).__name__,
+        reason=described.get("message") or f"{type(error).__name__}: {error}",
+        at_risk=getattr(error, "cost_at_risk", None),
+        **{name: described.get(name) for name in ("hint", "provider", "render_id", "request_id")},
+    )

@@ -1,0 +1,135 @@
+"""One flow run for each upload: the notes by which runs tell each other what they have taken."""
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from avatar.errors import ObjectNotFound
+from avatar.inbox.look import TAKEN, in_turns, look_again
+from avatar.inbox.uploads import Contents, Ending, Inbox, Taken, Upload
+
+log = logging.getLogger("avatar.inbox")
+
+#: Tells whether a flow run, by its id, still works on what it took, or will go on with it. Raises if nobody knows.
+IsAlive = Callable[[str], Awaitable[bool]]
+
+#: Runs that may end without a verdict on an upload, or with a failure that may pass.
+MOST_FAILURES = 3
+#: Seconds before an upload is tried again after its first, second, … failure.
+RETRY_SECONDS = (60.0, 600.0)
+#: Seconds before it is tried again when it has to wait for a person or for tomorrow's budget.
+DELAY_SECONDS = 900.0
+#: Such waits, three days of them.
+MOST_DELAYS = 288
+#: Largest note that is read, in bytes: thousands of rows.
+LARGEST = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The newest note on an upload, with its age by the store's clock in seconds (None: the store gave no clock)."""
+
+    taken: Taken
+    age: float | None
+
+    @property
+    def rested(self) -> bool:
+        """Whether it was left alone long enough to be taken again. Unknown age: no."""
+        return self.age is not None and self.age >= self.taken.wait_seconds
+
+
+def key_of(inbox: Inbox, taken: Taken) -> str:
+    return f"{inbox.prefix}{TAKEN}{taken.signature}-{taken.seq:06d}.json"
+
+
+async def read_standing(inbox: Inbox) -> dict[str, Standing | None]:
+    """The newest note on every upload that was taken, by signature; None for one that cannot be read."""
+    stats = await inbox.store.list(inbox.prefix + TAKEN)
+    newest = {stat.key.rpartition("/")[2].rpartition("-")[0]: stat.key for stat in stats}
+    read = await in_turns(lambda signature: _read(inbox, signature, newest[signature]), newest)
+    return {signature: standing for each in read for signature, standing in each.items()}
+
+
+async def _read(inbox: Inbox, signature: str, key: str) -> dict[str, Standing | None]:
+    """Empty if another run has removed it meanwhile."""
+    try:
+        blob = await inbox.store.get(key, max_bytes=LARGEST)
+        return {signature: Standing(Taken.model_validate_json(blob.data), blob.stat.age)}
+    except ObjectNotFound:
+        return {}
+    except ValidationError:
+        log.warning(
+            "%s was written by another version of avatar-flows, or damaged; its upload is left alone.", key
+        )
+        return {signature: None}
+
+
+async def take(
+    inbox: Inbox, upload: Upload, contents: Contents, owner: str, before: Taken | None
+) -> Taken | None:
+    """Take an upload for the flow run `owner`. None: another run was first, or it has changed meanwhile.
+
+    Args:
+        inbox: where it lies.
+        upload: as it was found.
+        contents: its jobs, or its fault.
+        owner: id of the flow run.
+        before: the note of the run that had it before, which is over.
+    """
+    facts = {"rows": contents.rows, "fault": contents.fault} | (_follow(before) if before else {})
+    taken = Taken(
+        name=upload.name,
+        signature=upload.signature,
+        files=upload.files,
+        owner=owner,
+        token=uuid.uuid4().hex,
+        **facts,
+    )
+    if not await inbox.store.create(key_of(inbox, taken), taken.model_dump_json().encode()):
+        return None
+    if await look_again(inbox, upload.name) == upload.signature:
+        return taken
+    await inbox.store.remove(key_of(inbox, taken))
+    return None
+
+
+def _follow(before: Taken) -> dict[str, object]:
+    """What the next note takes over; a run that said nothing of the upload counts as a failure."""
+    failures = before.failures + (before.ending is None)
+    facts: dict[str, object] = {"seq": before.seq + 1, "failures": failures, "delays": before.delays}
+    if failures >= MOST_FAILURES:
+        told = before.told or "The run that had it ended without a word of it; see its log in Prefect."
+        facts |= {"rows": (), "fault": f"It was given up after {failures} tries. {told}"}
+    return facts
+
+
+def put_off(taken: Taken, why: str, *, blameless: bool) -> Taken:
+    """The note of an upload that stays in the inbox. Tried too often, it has failed."""
+    failures, delays = taken.failures + (not blameless), taken.delays + blameless
+    if failures >= MOST_FAILURES or delays >= MOST_DELAYS:
+        why = f"It was given up after {failures + delays} tries. {why}"
+        return taken.model_copy(update={"ending": Ending.FAILED, "told": why})
+    wait = DELAY_SECONDS if blameless else RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
+    facts = {"failures": failures, "delays": delays, "wait_seconds": wait}
+    return taken.model_copy(update={"ending": Ending.LATER, "told": why, **facts})
+
+
+async def note(inbox: Inbox, taken: Taken) -> bool:
+    """Write down how an upload of ours ended. False: another run has taken it over, and it is theirs now."""
+    stats = await inbox.store.list(f"{inbox.prefix}{TAKEN}{taken.signature}-")
+    if not stats or stats[-1].key != key_of(inbox, taken):
+        return False
+    await inbox.store.put(
+        key_of(inbox, taken), taken.model_dump_json().encode(), content_type="application/json"
+    )
+    return True
+
+
+async def forget(inbox: Inbox, signatures: Iterable[str]) -> None:
+    """Remove every note on uploads that are filed or gone, the newest last: it says how far they are."""
+    for signature in signatures:
+        for stat in await inbox.store.list(f"{inbox.prefix}{TAKEN}{signature}-"):
+            await inbox.store.remove(stat.key)

@@ -1,0 +1,273 @@
+"""What an upload asks for: which file is the portrait, which are voices, and what job.json says."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import Field
+
+from avatar.errors import InvalidInput, ObjectNotFound
+from avatar.job.inputs import sniff
+from avatar.models import Model, is_link
+from avatar.settings import InboxSettings
+from avatar.store.objects import LONGEST_KEY, Stat, check_readable
+from avatar.store.store import Store
+from avatar.workspace import Workspace
+
+# What lies in the inbox, and what is written down of an upload that a flow run has taken.
+#: Raise when the same files come to mean other jobs.
+INBOX_VERSION = 1
+#: Bytes by which a key grows when its file is filed away.
+ROOM_FOR_FILING = 64
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """Where uploads are dropped."""
+
+    workspace: Workspace
+
+    @property
+    def store(self) -> Store:
+        return self.workspace.store
+
+    @property
+    def settings(self) -> InboxSettings:
+        return self.workspace.settings.inbox
+
+    @property
+    def prefix(self) -> str:
+        return self.settings.prefix
+
+    def folder(self, name: str) -> str:
+        return f"{self.prefix}{name}/"
+
+    def address(self, key: str) -> str:
+        """A key as jobs name it. A percent sign would be read as the beginning of an escape."""
+        return f"s3://{self.store.bucket}/{key.replace('%', '%25')}"
+
+
+class File(Model):
+    """An uploaded file as it was when it was looked at."""
+
+    key: str
+    etag: str
+    size: int = Field(ge=0, description="bytes")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A folder of the inbox with its files.
+
+    Attributes:
+        name: as the user wrote it.
+        files: in the order of their keys.
+        modified: when something in it last changed, by the store's clock.
+        age: seconds since then, by the same clock.
+    """
+
+    name: str
+    files: tuple[File, ...]
+    modified: datetime
+    age: float
+
+    @property
+    def signature(self) -> str:
+        """Another one as soon as a file is added, removed or overwritten with other content."""
+        facts = [INBOX_VERSION, self.name, [(file.key, file.etag, file.size) for file in self.files]]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+    @property
+    def unusable(self) -> str | None:
+        """A key that cannot be asked for, or not be filed away."""
+        return next((file.key for file in self.files if not is_usable(file.key)), None)
+
+
+def is_usable(key: str) -> bool:
+    try:
+        return len(check_readable(key).encode()) <= LONGEST_KEY - ROOM_FOR_FILING
+    except InvalidInput:
+        return False
+
+
+def is_hidden(key: str) -> bool:
+    """Whether it is one of those that file managers leave behind (`.DS_Store`, `._portrait.png`)."""
+    return key.rsplit("/", 1)[-1].startswith(".")
+
+
+def file_of(stat: Stat) -> File:
+    return File(key=stat.key, etag=stat.etag, size=stat.size)
+
+
+class Ending(StrEnum):
+    DONE = "done"  #: every row has its video
+    FAILED = "failed"  #: will not pass by itself
+    LATER = "later"  #: stays in the inbox, and is taken again
+
+
+class Taken(Model):
+    """An upload taken by a flow run. Whoever creates number *seq* has it; only that run writes it again."""
+
+    name: str
+    signature: str
+    seq: int = Field(1, ge=1)
+    owner: str = Field(description="id of the flow run")
+    token: str = Field(description="unique, so that a run recognises its own after a lost answer")
+    files: tuple[File, ...]
+    rows: tuple[dict[str, Any], ...] = Field((), description="one job each, as in a manifest")
+    fault: str = Field("", description="why it cannot be rendered as it is")
+    failures: int = Field(0, description="runs that ended without a verdict, or with a failure that may pass")
+    delays: int = Field(0, description="times it was put off because something has to happen first")
+    ending: Ending | None = None
+    told: str = Field("", description="what is filed beside it, or why it stays")
+    folder: str = Field("", description="where it is filed")
+    wait_seconds: float = Field(60.0, description="not to be taken over sooner after this was written")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An upload that is not taken, and what it waits for."""
+
+    name: str
+    why: str
+    age: float
+    signature: str
+
+
+@dataclass(frozen=True)
+class Filed:
+    """How an upload ended."""
+
+    name: str
+    ending: Ending
+    where: str
+    told: str
+    billed: str = ""
+    changed: bool = False
+
+
+JOB = "job.json"
+#: Largest job.json that is read, in bytes: a prompt and two addresses, every character escaped, and room.
+LARGEST_JOB = 32 * 1024
+#: First bytes that tell what a file without a telling name is.
+HEAD = 16
+
+Kind = Literal["image", "audio", ""]
+#: By the end of the name; what it does not tell is told by the first bytes. Phones record voices as mp4 and webm.
+_ENDS: tuple[tuple[re.Pattern[str], Kind], ...] = (
+    (re.compile(r"(?i)\.(png|jpe?g|jpe|jfif|webp|gif|bmp|tiff?|hei[cf]|avif)$"), "image"),
+    (
+        re.compile(r"(?i)\.(mp3|wave?|m4a|aac|og[ga]|opus|flac|wma|aiff?|amr|caf|ac3|mka|mp4|webm|3gp)$"),
+        "audio",
+    ),
+    (re.compile(r"(?i)\.(json|txt|md|pdf|html?|xml|zip|srt|vtt|docx?)$"), ""),
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an upload asks for.
+
+    Attributes:
+        rows: one job each, as in a manifest; empty if there is something missing, or a fault.
+        missing: what is not there yet.
+        fault: why it will never be rendered as it is.
+    """
+
+    rows: tuple[dict[str, Any], ...] = ()
+    missing: str = ""
+    fault: str = ""
+
+
+class Missing(Exception):
+    """Something is not there yet, and what."""
+
+
+async def read_contents(inbox: Inbox, upload: Upload) -> Contents:
+    """The jobs of an upload, or what keeps it from having any. Raises `StoreUnavailable`."""
+    try:
+        asked = await _read_job(inbox, upload)
+        kinds = {file.key: await kind_of(inbox, file) for file in upload.files if not is_hidden(file.key)}
+        portrait = _portrait(inbox, upload, asked, kinds)
+        voices = _voices(inbox, upload, asked, kinds)
+    except ObjectNotFound:
+        return Contents(missing="files that were removed a moment ago")
+    except Missing as error:
+        return Contents(missing=str(error))
+    except InvalidInput as error:
+        return Contents(fault=str(error))
+    return Contents(tuple({**asked, "portrait": portrait, "voice": voice} for voice in voices))
+
+
+async def kind_of(inbox: Inbox, file: File) -> Kind:
+    """Whether a file is an image or a sound: by its name, else by its first bytes."""
+    told = [kind for end, kind in _ENDS if end.search(file.key)]
+    if told or file.size == 0:
+        return told[0] if told else ""
+    head = b"".join([chunk async for chunk in inbox.store.stream(file.key, length=min(HEAD, file.size))])
+    content_type = sniff(head)[1]
+    if content_type.startswith("image/"):
+        return "image"
+    return "audio" if content_type.startswith(("audio/", "video/")) else ""
+
+
+async def _read_job(inbox: Inbox, upload: Upload) -> dict[str, Any]:
+    """What job.json says, if there is one."""
+    key = inbox.folder(upload.name) + JOB
+    if all(file.key != key for file in upload.files):
+        return {}
+    blob = await inbox.store.get(key, max_bytes=LARGEST_JOB)
+    try:
+        asked = json.loads(blob.data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"job.json cannot be read: {error}. Nothing was sent or spent.") from None
+    if not isinstance(asked, dict):
+        raise InvalidInput(
+            'job.json is not a JSON object such as {"prompt": "…"}. Nothing was sent or spent.'
+        )
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _portrait(inbox: Inbox, upload: Upload, asked: dict[str, Any], kinds: dict[str, Kind]) -> str:
+    if "portrait" in asked:
+        return _named(inbox, upload, asked["portrait"], "portrait")
+    images = [key for key, kind in kinds.items() if kind == "image"]
+    called = [key for key in images if PurePosixPath(key).stem.lower() == "portrait"]
+    chosen = called if len(images) > 1 else images
+    if len(chosen) == 1:
+        return inbox.address(chosen[0])
+    if not images:
+        raise Missing("its portrait (an image)")
+    raise Missing(f"a name: which of its {len(images)} images is the portrait? Call that one portrait")
+
+
+def _voices(inbox: Inbox, upload: Upload, asked: dict[str, Any], kinds: dict[str, Kind]) -> list[str]:
+    if "voice" in asked:
+        return [_named(inbox, upload, asked["voice"], "voice")]
+    sounds = [key for key, kind in kinds.items() if kind == "audio"]
+    if not sounds:
+        raise Missing("its voice (a sound file)")
+    return [inbox.address(key) for key in sounds]
+
+
+def _named(inbox: Inbox, upload: Upload, source: object, what: str) -> str:
+    """An address as it is, a file of the upload by its key. A path would be one of the worker's machine: refused."""
+    if not isinstance(source, str) or not source:
+        raise InvalidInput(f"job.json: {what} must be the name of a file. Nothing was sent or spent.")
+    if source.lower().startswith("s3://") or is_link(source):
+        return source
+    name = source.removeprefix("./")
+    if "://" in name or name.startswith(("/", "~")) or ".." in name.split("/"):
+        raise InvalidInput(
+            f"job.json: the {what} {source[:200]!r} is neither a file of this folder nor an s3:// or https:// address. "
+            "Nothing was sent or spent."
+        )
+    key = inbox.folder(upload.name) + name
+    if all(file.key != key for file in upload.files):
+        raise Missing(f"the {what} that its job.json names, {source[:200]!r}")
+    return inbox.address(key)

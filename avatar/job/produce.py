@@ -1,0 +1,236 @@
+"""A job from its plan to its video, in plain calls. Who carries out one render is left to the caller."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from avatar.errors import (
+    AvatarError,
+    RenderFailed,
+    StillRendering,
+    StoreUnavailable,
+    SubmitRefused,
+    Transient,
+)
+from avatar.job.publish import accept_video, find_video, require_published
+from avatar.media.stills import last_frame
+from avatar.models import (
+    Asset,
+    AvatarJob,
+    Continuity,
+    Limits,
+    Plan,
+    Portrait,
+    Render,
+    Segment,
+    Snapshot,
+    Video,
+    VideoState,
+)
+from avatar.money.commit import Claim, commit_job, release_unspent
+from avatar.money.follow import follow_render
+from avatar.money.quote import check_price, order_for, quote_segments
+from avatar.store.objects import hash_file
+from avatar.workspace import Workspace
+
+# `continuity=chain`: every segment starts from the last frame of the one before it.
+#: Names how the frame is taken. It is part of the identity of what is rendered from it.
+CHAIN_SPEC = "f1"
+
+
+async def continue_from(workspace: Workspace, plan: Plan, render: Render) -> Plan:
+    """The plan with the last frame of `render` as its portrait.
+
+    The frame is named by the render it was taken from, and taken once: another library version may decode it a
+    little differently, which must not make the next render look new.
+    """
+    key = f"assets/{render.sha256}.{CHAIN_SPEC}.png"
+    kept = await workspace.store.exists(key)
+    if kept is None or kept.sha256 is None:
+        with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
+            video, frame = Path(folder) / "video.mp4", Path(folder) / "frame.png"
+            await workspace.store.download(render.key, video)
+            await asyncio.to_thread(last_frame, video, frame)
+            digest = await asyncio.to_thread(hash_file, frame)
+            kept = await workspace.store.put_file(key, frame, content_type="image/png", sha256=digest)
+    asset = Asset(key=key, sha256=kept.sha256 or "", size=kept.size, content_type="image/png")
+    identity = hashlib.sha256(f"{render.sha256}:{CHAIN_SPEC}".encode()).hexdigest()
+    portrait = Portrait(
+        source=plan.portrait.source, asset=asset, sha256=identity, width=render.width, height=render.height
+    )
+    return plan.model_copy(update={"portrait": portrait})
+
+
+async def hand_on_claim(
+    workspace: Workspace, first: Plan, now: Plan, segment: Segment, claimed_on: str | None
+) -> None:
+    """The price was claimed under the id the segment has with the first portrait; move it to its real id."""
+    if claimed_on is None:
+        return
+    order = order_for(workspace, now, segment)
+    placeholder = order_for(workspace, first, segment)
+    await workspace.budget.move(claimed_on, placeholder.render_id, order.render_id, order.quoted)
+
+
+# Ask another provider, and only after the first one surely neither made nor charged the render.
+def surely_unbilled(error: BaseException) -> bool:
+    """Whether nothing was charged, for certain. An unknown outcome is not: it may be rendering right now."""
+    return isinstance(error, SubmitRefused) or (isinstance(error, RenderFailed) and error.billed is False)
+
+
+def fits(segment: Segment, limits: Limits) -> bool:
+    """Whether a segment as it was made for one provider is also within another's limits."""
+    return (
+        limits.min_seconds <= segment.seconds <= limits.max_seconds
+        and segment.asset.size <= limits.max_audio_bytes
+        and segment.asset.key.rsplit(".", 1)[-1] in limits.audio_containers
+    )
+
+
+async def stand_in(
+    workspace: Workspace, job: AvatarJob, plan: Plan, segment: Segment, error: BaseException
+) -> tuple[Plan, str | None] | None:
+    """The plan by which AVATAR_FAILOVER renders `segment`, and the day its price is claimed on.
+
+    Returns:
+        None if there is no other provider, it would not take the segment, or the failure is not surely unbilled.
+
+    Raises:
+        BudgetRefused: the other's price passes a limit.
+        NotConfigured: the other has no key.
+    """
+    name = workspace.settings.failover
+    if name is None or name == plan.provider or not surely_unbilled(error):
+        return None
+    provider = workspace.provider(name)
+    if provider.model != plan.model or not fits(segment, provider.limits):
+        return None
+    provider.check_configured()
+    quote = quote_segments(plan.segments, provider=name, price_per_second=provider.price_per_second)
+    check_price(quote, job, workspace.settings.budget)
+    other = plan.model_copy(update={"provider": name, "quote": quote})
+    order = order_for(workspace, other, segment)
+    return other, await workspace.budget.claim({order.render_id: order.quoted})
+
+
+def explain(error: AvatarError, name: str) -> str:
+    return f"{error} Asking {name} instead (AVATAR_FAILOVER): nothing was charged for the first attempt."
+
+
+log = logging.getLogger("avatar.produce")
+
+T = TypeVar("T")
+#: Submits, waits for and collects one render; the string is the day its price is claimed on.
+RenderOne = Callable[[Plan, Segment, str | None], Awaitable[Render]]
+
+#: Seconds between the tries of a free step. No paid request is ever sent through them.
+SHORT = (1.0, 3.0, 10.0)
+LONG = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 60.0, 60.0)
+
+
+async def made_already(workspace: Workspace, job: AvatarJob, job_id: str) -> Video | None:
+    """The job's video if there is one; a rejected one is published on request, and never made anew by itself.
+
+    Raises:
+        VideoRejected: there is one that did not pass, and the job does not accept it.
+    """
+    video = await find_video(workspace, job_id)
+    if video is None:
+        return None
+    if job.accept and video.state is VideoState.REJECTED:
+        video = await accept_video(workspace, video)
+    return require_published(video)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What stays the same for all renders of one job."""
+
+    workspace: Workspace
+    job: AvatarJob
+    claimed_on: str | None
+    render: RenderOne
+
+
+async def render_all(
+    workspace: Workspace, job: AvatarJob, plan: Plan, render: RenderOne, *, claim: Claim | None = None
+) -> Sequence[Render]:
+    """Render every segment, at once or one after another. What is claimed and not spent is given back."""
+    work = _Work(workspace, job, await commit_job(workspace, plan, claim=claim), render)
+    try:
+        return await (_chain if plan.continuity is Continuity.CHAIN else _abreast)(work, plan)
+    except AvatarError:
+        with contextlib.suppress(StoreUnavailable):  # `reconcile` gives it back then
+            await release_unspent(workspace, plan, work.claimed_on)
+        raise
+
+
+async def _abreast(work: _Work, plan: Plan) -> Sequence[Render]:
+    """All are waited for, even when one fails: each is paid for by itself, and kept."""
+    renders = [_or_fail_over(work, plan, segment) for segment in plan.segments]
+    ended = await asyncio.gather(*renders, return_exceptions=True)
+    for failure in ended:
+        if isinstance(failure, BaseException):
+            raise failure
+    return [each for each in ended if isinstance(each, Render)]
+
+
+async def _chain(work: _Work, plan: Plan) -> Sequence[Render]:
+    renders: list[Render] = []
+    for segment in plan.segments:
+        following = await continue_from(work.workspace, plan, renders[-1]) if renders else plan
+        if renders:
+            await hand_on_claim(work.workspace, plan, following, segment, work.claimed_on)
+        renders.append(await _or_fail_over(work, following, segment))
+    return renders
+
+
+async def _or_fail_over(work: _Work, plan: Plan, segment: Segment) -> Render:
+    try:
+        return await work.render(plan, segment, work.claimed_on)
+    except (SubmitRefused, RenderFailed) as error:
+        other = await stand_in(work.workspace, work.job, plan, segment, error)
+        if other is None:
+            raise
+        log.warning(explain(error, other[0].provider))
+        return await work.render(other[0], segment, other[1])
+
+
+async def wait_until_done(workspace: Workspace, render_id: str) -> None:
+    """Follow a render window by window until the provider is done with it.
+
+    Raises:
+        RenderFailed, RenderLost, ProviderFailure: as `follow_render`.
+        Transient: the store or the provider did not answer for some minutes. The request id is kept.
+    """
+
+    async def is_done() -> bool:
+        try:
+            await follow_render(workspace, render_id, _unseen)
+        except StillRendering:
+            return False
+        return True
+
+    while not await patiently(is_done, LONG):
+        continue
+
+
+async def _unseen(_: Snapshot, __: float) -> None:
+    """Nobody looks at the single looks of a batch."""
+
+
+async def patiently(step: Callable[[], Awaitable[T]], pauses: Sequence[float]) -> T:
+    """Try a step that may be repeated again after each of `pauses` (seconds). Only `Transient` failures count."""
+    for pause in pauses:
+        try:
+            return await step()
+        except Transient as error:
+            log.warning("%s Trying again in %.0f s.", error, pause)
+            await asyncio.sleep(pause)
+    return await step()

@@ -1,0 +1,296 @@
+"""Put a job's video in place: inspected, with poster, contact strip and manifest. The manifest is written last.
+
+A video that does not pass is kept in the same place and marked `rejected`: shown with the reason, not bought again.
+"""
+
+import asyncio
+import importlib.metadata
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from avatar.errors import ObjectNotFound, StoreUnavailable, VideoRejected
+from avatar.events import about_video, post
+from avatar.media.facts import VideoFacts
+from avatar.media.inspect import inspect_video
+from avatar.media.stills import Stills
+from avatar.media.stitch import Part, stitch
+from avatar.models import Check, Cost, Plan, Render, Video, VideoState
+from avatar.money.journal import Record, RenderState
+from avatar.store.objects import hash_file
+from avatar.workspace import Workspace
+
+# How long the stages of a job took, by the journal.
+#: Stage, and the states between which it lies.
+_STAGES = (
+    ("submit", RenderState.INTENT, RenderState.SUBMITTED),
+    ("render", RenderState.SUBMITTED, RenderState.RENDERED),
+    ("collect", RenderState.RENDERED, RenderState.COLLECTED),
+)
+
+
+async def time_stages(workspace: Workspace, renders: Sequence[Render]) -> dict[str, float]:
+    """Seconds by stage, over all renders together: from the first that entered it to the last that left it."""
+    histories = [await workspace.journal.history(render.render_id) for render in renders]
+    timings = {name: _span(histories, start, end) for name, start, end in _STAGES}
+    collected = max(render.collected_at for render in renders)
+    timings["publish"] = _seconds(datetime.now(UTC) - collected)
+    return {name: seconds for name, seconds in timings.items() if seconds is not None}
+
+
+def _span(histories: Sequence[tuple[Record, ...]], start: RenderState, end: RenderState) -> float | None:
+    began = [record.entry.at for history in histories for record in history if record.state is start]
+    ended = [record.entry.at for history in histories for record in history if record.state is end]
+    return _seconds(max(ended) - min(began)) if began and ended else None
+
+
+def _seconds(span: timedelta) -> float:
+    """Never negative: entries may come from machines whose clocks differ."""
+    return round(max(0.0, span.total_seconds()), 3)
+
+
+# From the renders of a job to one file: each render inspected, put together under the original voice, inspected.
+#: A render whose length is within this of its voice, in seconds, is published as the provider made it.
+CLOSE_ENOUGH = 0.1
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A job's video before it is put in place, and all that was found out about it."""
+
+    path: Path
+    facts: VideoFacts
+    checks: tuple[Check, ...]
+    stills: Stills
+    notes: tuple[str, ...] = ()
+
+
+async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], folder: Path) -> Assembled:
+    """Fetch, inspect and join the renders in `folder`. A failed check does not raise: it is in the result."""
+    voice = folder / f"voice.{plan.voice.source.key.rsplit('.', 1)[-1]}"
+    await workspace.store.download(plan.voice.source.key, voice)
+    pieces = []
+    for number, render in enumerate(renders):
+        pieces.append(folder / f"part-{number:04d}.mp4")
+        await workspace.store.download(render.key, pieces[-1])
+    if len(pieces) == 1:
+        return await asyncio.to_thread(_single, plan, pieces[0], voice, folder)
+    heard = []
+    for segment in plan.segments:
+        heard.append(folder / f"segment-{segment.index:04d}.{segment.asset.key.rsplit('.', 1)[-1]}")
+        await workspace.store.download(segment.asset.key, heard[-1])
+    return await asyncio.to_thread(_several, plan, pieces, heard, voice, folder)
+
+
+def _single(plan: Plan, piece: Path, voice: Path, folder: Path) -> Assembled:
+    """As the provider made it, unless its length or its layout needs mending."""
+    stills = _stills(folder)
+    facts, checks = inspect_video(piece, plan.voice.seconds, voice=voice, stills=stills)
+    sound = all(check.passed for check in checks)
+    if not sound or (abs(facts.seconds - plan.voice.seconds) <= CLOSE_ENOUGH and facts.faststart):
+        return Assembled(piece, facts, checks, stills)
+    return _joined(plan, [piece], voice, folder)
+
+
+def _several(plan: Plan, pieces: list[Path], heard: list[Path], voice: Path, folder: Path) -> Assembled:
+    """Joined; a render that fails its own checks fails the whole, and says which one it was."""
+    failed: list[Check] = []
+    for segment, piece, sound in zip(plan.segments, pieces, heard, strict=True):
+        _, checks = inspect_video(piece, segment.seconds, voice=sound)
+        failed += [
+            check.model_copy(update={"name": f"segment {segment.index + 1}: {check.name}"})
+            for check in checks
+            if not check.passed
+        ]
+    made = _joined(plan, pieces, voice, folder)
+    return replace(made, checks=(*made.checks, *failed))
+
+
+def _joined(plan: Plan, pieces: list[Path], voice: Path, folder: Path) -> Assembled:
+    target = folder / "video.mp4"
+    parts = [
+        Part(path=piece, start=_exact(start), end=_exact(end))
+        for piece, (start, end) in zip(pieces, _spans(plan), strict=True)
+    ]
+    stitched = stitch(parts, voice, target)
+    stills = _stills(folder)
+    facts, checks = inspect_video(target, plan.voice.seconds, voice=voice, stills=stills)
+    return Assembled(target, facts, checks, stills, stitched.notes)
+
+
+def _stills(folder: Path) -> Stills:
+    return Stills(folder / "poster.jpg", folder / "contact.jpg")
+
+
+def _spans(plan: Plan) -> list[tuple[float, float]]:
+    return [(segment.start, segment.start + segment.seconds) for segment in plan.segments]
+
+
+def _exact(seconds: float) -> Fraction:
+    return Fraction(seconds).limit_denominator(1_000_000)
+
+
+def video_prefix(job_id: str) -> str:
+    return f"videos/{job_id}/"
+
+
+async def find_video(workspace: Workspace, job_id: str) -> Video | None:
+    """The job's video, published or rejected, or None. A manifest is believed only if its video is still there.
+
+    Raises:
+        StoreUnavailable: the store failed; never taken for "not there".
+    """
+    try:
+        blob = await workspace.store.get(f"{video_prefix(job_id)}manifest.json")
+    except ObjectNotFound:
+        return None
+    try:
+        video = Video.model_validate_json(blob.data)
+    except ValidationError as error:
+        raise StoreUnavailable(
+            f"The manifest of job {job_id} cannot be read ({error.error_count()} faults). Nothing was sent or spent."
+        ) from error
+    return video if await workspace.store.exists(video.key) else None
+
+
+async def publish_video(
+    workspace: Workspace,
+    plan: Plan,
+    renders: Sequence[Render],
+    *,
+    accept: bool = False,
+    flow_run_url: str | None = None,
+) -> Video:
+    """Assemble, inspect and put in place. What fails a check is put in place too, as `rejected`.
+
+    Args:
+        workspace: settings, store and journal.
+        plan: the job's plan.
+        renders: its renders, in the order of the segments.
+        accept: publish it whatever the checks say.
+        flow_run_url: the Prefect run, for the manifest.
+    """
+    with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder, _naming_what_is_kept(renders):
+        made = await assemble(workspace, plan, renders, Path(folder))
+        keys = await _put_in_place(workspace, video_prefix(plan.job_id), made)
+        passed = accept or all(check.passed for check in made.checks)
+        video = _describe(
+            workspace,
+            plan,
+            renders,
+            made,
+            state=VideoState.PUBLISHED if passed else VideoState.REJECTED,
+            timings=await time_stages(workspace, renders),
+            flow_run_url=flow_run_url,
+            **keys,
+        )
+    await _write_manifest(workspace, video)
+    return video
+
+
+@contextmanager
+def _naming_what_is_kept(renders: Sequence[Render]) -> Iterator[None]:
+    """A render that decoded when it was collected, and does not now."""
+    try:
+        yield
+    except VideoRejected as error:
+        kept = ", ".join(render.key for render in renders)
+        raise VideoRejected(
+            f"The video cannot be put together: {error} Nothing was published. What was paid for is kept as {kept}, "
+            "and is not bought again by itself.",
+            provider=renders[0].provider,
+            render_id=renders[0].render_id,
+            request_id=renders[0].request_id,
+            cost_at_risk=sum((render.billed for render in renders), Decimal(0)),
+            hint="Look at what is kept; run the job again to try once more, without paying again.",
+        ) from error
+
+
+async def accept_video(workspace: Workspace, video: Video) -> Video:
+    """Publish a rejected video on a person's word. Buys nothing."""
+    note = f"accepted by a person at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC although checks failed"
+    accepted = video.model_copy(update={"state": VideoState.PUBLISHED, "notes": (*video.notes, note)})
+    await _write_manifest(workspace, accepted)
+    return accepted
+
+
+def require_published(video: Video) -> Video:
+    """The video, or `VideoRejected` with what is wrong, what it cost and where it is kept."""
+    if video.state is VideoState.PUBLISHED:
+        return video
+    failed = [check for check in video.checks if not check.passed]
+    reasons = "; ".join(f"{check.name} is {check.value}, should be {check.bound}" for check in failed)
+    raise VideoRejected(
+        f"The video of job {video.job_id} did not pass its checks: {reasons}. It is kept as {video.uri}, is not "
+        f"published, and is not bought again by itself. ${video.cost.billed:.2f} was charged for it.",
+        provider=video.provider,
+        render_id=video.renders[0].render_id,
+        request_id=video.renders[0].request_id,
+        cost_at_risk=video.cost.billed,
+        in_place=True,
+        hint="Look at it; --accept (or the job's `accept`) publishes it anyway, another take buys it anew.",
+    )
+
+
+async def _put_in_place(workspace: Workspace, prefix: str, made: Assembled) -> dict[str, Any]:
+    sha256 = await asyncio.to_thread(hash_file, made.path)
+    store = workspace.store
+    await store.put_file(f"{prefix}video.mp4", made.path, content_type="video/mp4", sha256=sha256)
+    for name, picture in (("poster.jpg", made.stills.poster), ("contact.jpg", made.stills.contact)):
+        digest = await asyncio.to_thread(hash_file, picture)
+        await store.put_file(
+            f"{prefix}{name}", picture, content_type="image/jpeg", sha256=digest, overwrite=True
+        )
+    return {"sha256": sha256, "size": made.path.stat().st_size}
+
+
+async def _write_manifest(workspace: Workspace, video: Video) -> None:
+    manifest = video.model_dump_json(indent=2).encode()
+    await workspace.store.put(video.manifest_key, manifest, content_type="application/json")
+    post(about_video(workspace.settings, video))
+
+
+def _describe(
+    workspace: Workspace, plan: Plan, renders: Sequence[Render], made: Assembled, **more: Any
+) -> Video:
+    prefix = video_prefix(plan.job_id)
+    return Video(
+        job_id=plan.job_id,
+        provider=renders[0].provider,
+        model=plan.model,
+        uri=f"s3://{workspace.store.bucket}/{prefix}video.mp4",
+        key=f"{prefix}video.mp4",
+        poster_key=f"{prefix}poster.jpg",
+        contact_key=f"{prefix}contact.jpg",
+        manifest_key=f"{prefix}manifest.json",
+        seconds=made.facts.seconds,
+        width=made.facts.width,
+        height=made.facts.height,
+        cost=Cost(quoted=plan.quote.amount, billed=sum((render.billed for render in renders), Decimal(0))),
+        segments=plan.segments,
+        renders=tuple(renders),
+        checks=made.checks,
+        notes=made.notes,
+        portrait=plan.portrait,
+        voice=plan.voice,
+        prompt=plan.prompt,
+        take=plan.take,
+        continuity=plan.continuity,
+        published_at=datetime.now(UTC),
+        versions=_versions(),
+        **more,
+    )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("avatar-flows", "av", "prefect")}

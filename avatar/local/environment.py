@@ -1,0 +1,85 @@
+"""The environment in which flows find the services: for this process before it imports Prefect, and for children."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pydantic import SecretStr
+
+from avatar.local.prefect_api import PrefectAccess
+from avatar.local.record import StateDirectory
+from avatar.settings import AvatarSettings, StoreSettings
+
+#: Defaults for every process that runs flows; a user's own environment wins.
+_CLIENT = {
+    "DO_NOT_TRACK": "1",
+    # Nothing may start a hidden server of its own: it would not run schedules and vanish with its process.
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+    # Seconds. The shortest Prefect takes; a dead run is noticed by its missing heartbeats.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+}
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a command may use, and where.
+
+    Attributes:
+        store: settings of the embedded store; None when the user configured a store of their own.
+        api_url: the Prefect API, with its `/api`; empty if none was asked for.
+        ui_url: where a person looks at runs; empty if that cannot be told from the API's address.
+        started_api: whether the API is the local server, rather than one the user runs.
+        gallery_url: where a person looks at videos; empty if no gallery runs.
+        bridge_url: where notifications of uploads are taken; empty if no bridge runs.
+    """
+
+    store: StoreSettings | None
+    api_url: str
+    ui_url: str
+    started_api: bool
+    gallery_url: str = ""
+    bridge_url: str = ""
+
+    def applied_to(self, settings: AvatarSettings) -> AvatarSettings:
+        """`settings` with the embedded store filled in."""
+        return settings.model_copy(update={"store": self.store}) if self.store else settings
+
+
+def environment(settings: AvatarSettings, services: Services) -> dict[str, str]:
+    """Every variable a flow's process needs to see the same settings and services as this one.
+
+    It includes what came from a `.env` file, since a worker's flows run in another directory, and so it
+    holds secrets: pass it on, never print it. For this process: `os.environ.update(...)` before Prefect
+    is imported.
+    """
+    variables = {name: value for name, value in _CLIENT.items() if name not in os.environ}
+    variables |= PrefectAccess().variables()
+    variables |= flatten("AVATAR_", services.applied_to(settings).model_dump(exclude_unset=True))
+    variables["AVATAR_STATE_DIR"] = str(StateDirectory(settings.state_dir).path)
+    if services.gallery_url and settings.gallery.public_url is None:
+        variables["AVATAR_GALLERY__PUBLIC_URL"] = services.gallery_url
+    if services.api_url:
+        variables["PREFECT_API_URL"] = services.api_url
+    if services.started_api:
+        variables["PREFECT_HOME"] = str(StateDirectory(settings.state_dir).prefect_home)
+    return variables
+
+
+def flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Nested settings as the environment variables they would be read from."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        variable = f"{prefix}{name.upper()}"
+        if isinstance(value, Mapping):
+            flat |= flatten(f"{variable}__", value)
+        elif value is not None:
+            flat[variable] = _text(value)
+    return flat
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value.value if isinstance(value, Enum) else value)

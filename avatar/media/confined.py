@@ -1,0 +1,558 @@
+"""Decoding what others made, where it can do no harm: in a child process without network, secrets or much memory.
+
+A function that opens foreign media is marked `@confined(...)`. Called, it runs in a child; a decoder that crashes,
+hangs or asks for too much ends with that child, and its caller gets the error named in the mark. Children are kept
+and used again, since starting one takes 0.2 s and asking one less than a millisecond.
+"""
+
+import atexit
+import ctypes
+import dataclasses
+import errno
+import functools
+import importlib
+import inspect
+import json
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter
+
+import avatar
+from avatar import errors
+from avatar.errors import AvatarError, InvalidInput
+
+# Taking the network, and the starting of programs, from this process for good (Linux: seccomp).
+#: linux/prctl.h, linux/seccomp.h, linux/filter.h, linux/audit.h.
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+ALLOW, REFUSE = 0x7FFF_0000, 0x0005_0000 | errno.EACCES
+NUMBER_OFFSET, ARCHITECTURE_OFFSET = 0, 4
+#: By machine: the architecture's name in seccomp, and the numbers of socket, connect, execve, execveat, ptrace,
+#: process_vm_readv, process_vm_writev and io_uring_setup (which would open sockets around the others).
+MACHINES = {
+    "x86_64": (0xC000_003E, (41, 42, 59, 322, 101, 310, 311, 425)),
+    "aarch64": (0xC000_00B7, (198, 203, 221, 281, 117, 270, 271, 425)),
+}
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def forbid_network() -> bool:
+    """Let no socket be opened and no program be started by this process. False where that cannot be had."""
+    known = MACHINES.get(platform.machine())
+    if sys.platform != "linux" or known is None:
+        return False
+    code = b"".join(_instructions(*known))
+    kept = ctypes.create_string_buffer(code, len(code))
+    program = _Program(len(code) // 8, ctypes.cast(kept, ctypes.c_void_p))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        return False
+    return not libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+
+
+def _instructions(architecture: int, refused: tuple[int, ...]) -> list[bytes]:
+    """A filter: calls of another architecture and those named are refused, all others allowed."""
+    last = len(refused)
+    return [
+        _instruction(LOAD, ARCHITECTURE_OFFSET),
+        _instruction(JUMP_IF_EQUAL, architecture, if_not=last + 2),
+        _instruction(LOAD, NUMBER_OFFSET),
+        *(_instruction(JUMP_IF_EQUAL, number, if_so=last - place) for place, number in enumerate(refused)),
+        _instruction(RETURN, ALLOW),
+        _instruction(RETURN, REFUSE),
+    ]
+
+
+def _instruction(code: int, value: int, *, if_so: int = 0, if_not: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, if_so, if_not, value)
+
+
+# What a process that decodes may take: processor time, memory, disk, files; no network and no other program.
+#
+# Enforced by the system. Linux keeps all of it; elsewhere memory and network are not limited (macOS knows
+# `RLIMIT_DATA` but does not mind it, and has no seccomp): the time limits and the separate process remain.
+
+#: Private memory, so that with the libraries' own pages a decoder stays within 1 GiB.
+MEMORY_BYTES = 896 * 2**20
+#: All address space: a second line where the first is not kept (kernels before 4.7).
+ADDRESS_BYTES = 3 * 2**30
+OPEN_FILES = 256
+#: Processor seconds for any file, and for each of its megabytes. A minute of 1080p takes a third of that.
+CPU_SECONDS, CPU_SECONDS_PER_MB, MOST_CPU_SECONDS = 8, 6.0, 1800
+#: A busy machine lets a process wait; one that waits this much longer than it works hangs.
+WALL_SECONDS, WALL_SECONDS_PER_CPU = 30, 3
+#: What may be written: re-encoding a picture well takes several times the room it had.
+FILE_BYTES, FILE_BYTES_PER_BYTE = 64 * 2**20, 4
+#: The only variables a decoding process is given; none holds a secret.
+KEPT_VARIABLES = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
+    "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUTF8",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Of one piece of work: processor seconds, seconds by the clock, bytes of any file written."""
+
+    cpu_seconds: int
+    wall_seconds: float
+    file_bytes: int
+
+    def apply(self) -> None:
+        """Let this process have so much from now on."""
+        used = math.ceil(time.process_time())
+        _lower(resource.RLIMIT_CPU, used + self.cpu_seconds)
+        _lower(resource.RLIMIT_FSIZE, self.file_bytes)
+
+
+def bounds_for(files: Iterable[Path]) -> Bounds:
+    """What work on these files may take. Files that are not there count nothing."""
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    cpu = min(MOST_CPU_SECONDS, math.ceil(CPU_SECONDS + size / 1e6 * CPU_SECONDS_PER_MB))
+    return Bounds(cpu, WALL_SECONDS + WALL_SECONDS_PER_CPU * cpu, FILE_BYTES + FILE_BYTES_PER_BYTE * size)
+
+
+def confine() -> None:
+    """Give up, for good, what decoding does not need. `Bounds.apply` limits the rest, work by work."""
+    for kind, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_DATA, MEMORY_BYTES),
+        (resource.RLIMIT_AS, ADDRESS_BYTES),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+    ):
+        _lower(kind, most, for_good=True)
+    forbid_network()
+
+
+def _lower(kind: int, most: int, *, for_good: bool = False) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(kind, (most, most if for_good else hard))
+
+
+def environment() -> dict[str, str]:
+    """The variables for a decoding process: enough to find its code, and nothing else of ours."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    return kept | {
+        "PYTHONPATH": str(Path(avatar.__file__).parent.parent),
+        # Memory that is reserved and never used would count against the limit.
+        "MALLOC_ARENA_MAX": "2",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+# Calls of functions, and their answers, as JSON: what passes between us and the process that decodes.
+#
+# Everything is validated against the function's own annotations on arrival, so that a decoder gone astray can answer
+# nothing but what the function may return.
+
+#: Troubles of the machine, which say nothing about the file.
+OURS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+
+
+#: Of a library's own words, no more than this is repeated.
+WORDS = 200
+
+
+class Fault(Exception):
+    """The work failed in a way its function does not name; the text tells how."""
+
+
+@lru_cache(maxsize=64)
+def _adapters(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
+    return {name: TypeAdapter(hint) for name, hint in get_type_hints(function).items()}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function and its arguments by name."""
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], *args: Any, **named: Any) -> "Call":
+        return cls(function, dict(inspect.signature(function).bind(*args, **named).arguments))
+
+    @property
+    def files(self) -> list[Path]:
+        """Every path among the arguments, in order."""
+        return list(_paths(self.arguments.values()))
+
+    def pack(self, bounds: Bounds) -> bytes:
+        packed = {
+            "function": [self.function.__module__, self.function.__qualname__],
+            "bounds": dataclasses.asdict(bounds),
+            "folder": str(Path.cwd()),
+            "arguments": self.arguments,
+        }
+        return _write(packed)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> "Call":
+        """Read a call, be in its folder and within its bounds from now on."""
+        given = json.loads(packed)
+        module, name = given["function"]
+        function = getattr(importlib.import_module(module), name).__wrapped__
+        os.chdir(given["folder"])
+        Bounds(**given["bounds"]).apply()
+        adapters = _adapters(function)
+        arguments = {
+            name: adapters[name].validate_python(value) for name, value in given["arguments"].items()
+        }
+        return cls(function, arguments)
+
+    def make(self) -> Any:
+        return self.function(**self.arguments)
+
+
+def _write(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for. Floats are written so that they come back the same, NaN included."""
+    if dataclasses.is_dataclass(value):
+        return vars(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, (Path, Fraction)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not pass between processes")
+
+
+def _paths(values: Any) -> Iterator[Path]:
+    for value in values:
+        if isinstance(value, Path):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _paths(value)
+        elif dataclasses.is_dataclass(value):
+            yield from _paths(vars(value).values())
+
+
+def answer(packed: bytes) -> tuple[bytes, bool]:
+    """Carry out a call and tell how it ended, and whether this process is fit for another. Never raises."""
+    try:
+        return _write({"result": Call.unpack(packed).make()}), True
+    except AvatarError as error:
+        return _write({"error": [type(error).__name__, error.message, error.hint]}), True
+    except MemoryError:
+        return _write({"fault": "it needs more than 1 GiB of memory"}), False
+    except Exception as error:  # noqa: BLE001 - whatever a hostile file makes a decoder raise
+        return _write(_fault(error)), True
+
+
+def _fault(error: Exception) -> dict[str, Any]:
+    number = getattr(error, "errno", None)
+    if isinstance(error, OSError) and number in OURS:
+        return {"machine": [number, str(error.strerror)]}
+    if number == errno.EFBIG:
+        return {"fault": "it would be too large on disk"}
+    # FFmpeg's own words come with numbers and paths of this machine around them.
+    text = str(getattr(error, "strerror", None) or error)
+    words = "".join(letter if letter.isprintable() else " " for letter in text)
+    return {"fault": f"{type(error).__name__}: {words[:WORDS]}"}
+
+
+def read_answer(function: Callable[..., Any], packed: bytes) -> Any:
+    """What the call returned, or raise what it raised.
+
+    Raises:
+        AvatarError: as the function raised it.
+        OSError: this machine failed, and the file is not to blame.
+        Fault: it failed in any other way.
+    """
+    try:
+        told = json.loads(packed)
+        if "result" in told:
+            return _adapters(function)["return"].validate_python(told["result"])
+    except ValueError as error:
+        raise Fault("its decoder gave no sensible answer") from error
+    if "error" in told:
+        kind, message, hint = told["error"]
+        raise getattr(errors, kind)(message, hint=hint)
+    if "machine" in told:
+        raise OSError(*told["machine"])
+    raise Fault(str(told["fault"]))
+
+
+# The processes that decode: started, asked, replaced when they die, and ended with us.
+
+#: Calls after which a child is replaced: what a library leaks is bounded.
+CALLS_PER_CHILD = 1000
+#: Seconds a call waits for a child at work before it starts another one.
+PATIENCE_SECONDS = 0.3
+#: Seconds a child may take to start, on a machine that has much else to do.
+START_SECONDS = 60.0
+#: No honest answer is nearly as long: the cuts of a voice of 100 hours take 1 MB.
+ANSWER_BYTES = 16 * 2**20
+ENDED_BY = {signal.SIGXCPU: "it takes too much processor time", signal.SIGKILL: "its decoder was killed"}
+
+
+class Child:
+    """A child process, and the line to it.
+
+    Attributes:
+        calls: it was asked.
+        was_new: whether its last call was its first.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.was_new = True
+        self._ready = self._busy = self._timed_out = False
+        self._line, theirs = multiprocessing.Pipe()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-P", "-s", "-m", "avatar.media.child", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment(),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C ends us, and our end ends it
+            )
+
+    def ask(self, packed: bytes, seconds: float) -> bytes | None:
+        """The answer, or None if the child died over it or took more than `seconds`, and is no more."""
+        self._await_start()
+        self.was_new, self.calls = not self.calls, self.calls + 1
+        return self._exchange(packed, seconds)
+
+    def _await_start(self) -> None:
+        if not self._ready:
+            self._ready = self._exchange(b"", START_SECONDS) is not None
+        if not self._ready:
+            raise RuntimeError(
+                f"The process that decodes media did not start (exit status {self._process.returncode}). "
+                f"Nothing was sent or spent. Try: {sys.executable} -m avatar.media.child 0"
+            )
+
+    def _exchange(self, packed: bytes, seconds: float) -> bytes | None:
+        timer = threading.Timer(seconds, self._time_out)
+        timer.daemon = self._busy = True
+        timer.start()
+        try:
+            if packed:
+                self._line.send_bytes(packed)
+            answered = self._line.recv_bytes(ANSWER_BYTES)
+        except (EOFError, OSError):
+            self.end()
+            return None
+        finally:
+            timer.cancel()
+        self._busy = False
+        return answered
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self._process.kill()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it lives, and nobody was interrupted while waiting for its answer, which is still to come."""
+        return self._process.poll() is None and not self._busy and self.calls < CALLS_PER_CHILD
+
+    @property
+    def is_at_fault(self) -> bool:
+        """Whether it used up its time, which the next would, too."""
+        return self._timed_out or self._process.returncode == -signal.SIGXCPU
+
+    def last_words(self, seconds: float) -> str:
+        code = self._process.returncode
+        if self._timed_out:
+            return f"it takes more than {seconds:.0f} s"
+        with suppress(ValueError):
+            return ENDED_BY.get(number := signal.Signals(-code), f"its decoder crashed ({number.name})")
+        return f"its decoder ended ({code})"
+
+    def end(self) -> None:
+        self._line.close()
+        self._process.kill()
+        self._process.wait()
+
+    def forget(self) -> None:
+        """This process was forked off: the child is somebody else's."""
+        self._line.close()
+        self._process.returncode = 0
+
+
+class Children:
+    """The children of this process: one, and more where it is long at work, up to the number of processors."""
+
+    def __init__(self) -> None:
+        self._most = max(2, os.cpu_count() or 1)
+        self._living = 0
+        self._idle: list[Child] = []
+        self._changed = threading.Condition()
+        atexit.register(self.close)
+
+    @contextmanager
+    def taken(self, *, new: bool = False) -> Iterator[Child]:
+        """A child for one call; a dead or worn one is not kept.
+
+        Args:
+            new: one that was never asked before, beyond the usual number if need be.
+        """
+        child = self._idle_one(new=new)
+        try:
+            child = child or Child()
+            yield child
+        finally:
+            self._give_back(child)
+
+    def _idle_one(self, *, new: bool) -> Child | None:
+        """A child that waits; None if one is to be started, which counts from now on."""
+        patient = True
+        with self._changed:
+            while True:
+                while self._idle and not new:
+                    if (child := self._idle.pop()).is_usable:
+                        return child
+                    self._end(child)
+                if new or not self._living or (not patient and self._living < self._most):
+                    self._living += 1
+                    return None
+                patient = self._changed.wait(PATIENCE_SECONDS)
+
+    def _give_back(self, child: Child | None) -> None:
+        with self._changed:
+            if child and child.is_usable:
+                self._idle.append(child)
+            else:
+                self._end(child)
+            self._changed.notify()
+
+    def _end(self, child: Child | None) -> None:
+        self._living -= 1
+        if child:
+            child.end()
+
+    def close(self) -> None:
+        """End those that have nothing to do."""
+        with self._changed:
+            while self._idle:
+                self._end(self._idle.pop())
+
+    def forget(self) -> None:
+        """This process was forked off: the children are somebody else's."""
+        for child in self._idle:
+            child.forget()
+
+
+__all__ = ["close", "confined", "decode_here"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def confined(refusal: type[AvatarError]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Run the function in a child process. Arguments and result are of its annotated types, which JSON can hold.
+
+    Args:
+        refusal: raised, with the first file's name, where decoding crashes, hangs, needs too much, or fails in a
+            way the function does not name itself. Errors of our own pass through as they are; an `OSError`
+            is a failure of this machine.
+    """
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def run(*args: P.args, **named: P.kwargs) -> R:
+            if _inside:
+                return function(*args, **named)
+            return _run(Call.of(function, *args, **named), refusal)  # type: ignore[no-any-return]
+
+        return run
+
+    return mark
+
+
+_inside = False
+
+
+def decode_here() -> None:
+    """This process is a child: confined functions run where they are called."""
+    global _inside  # noqa: PLW0603 - a fact about the process
+    _inside = True
+
+
+def _run(call: Call, refusal: type[AvatarError]) -> Any:
+    files = call.files
+    bounds = bounds_for(files)
+    try:
+        return read_answer(call.function, _ask(call.pack(bounds), bounds.wall_seconds))
+    except Fault as fault:
+        name = files[0].name if files else "It"
+        hint = "Export the file anew, with another program." if refusal is InvalidInput else None
+        raise refusal(f"{name} cannot be decoded: {fault}.", hint=hint) from fault
+
+
+def _ask(packed: bytes, seconds: float) -> bytes:
+    """An old child that dies may have been ill before; only a new one is believed."""
+    with _children().taken() as child:
+        answered = child.ask(packed, seconds)
+    if answered is None and not child.was_new and not child.is_at_fault:
+        with _children().taken(new=True) as child:
+            answered = child.ask(packed, seconds)
+    if answered is None:
+        raise Fault(child.last_words(seconds))
+    return answered
+
+
+_kept: Children | None = None
+_lock = threading.Lock()
+
+
+def _children() -> Children:
+    global _kept  # noqa: PLW0603 - one set for a process
+    with _lock:
+        if _kept is None:
+            _kept = Children()
+            os.register_at_fork(after_in_child=_forget)
+        return _kept
+
+
+def _forget() -> None:
+    """This process was forked off one that decodes: it starts children of its own."""
+    global _kept, _lock
+    if _kept is not None:
+        _kept.forget()
+    _kept, _lock = None, threading.Lock()
+
+
+def close() -> None:
+    """End the children that have nothing to do. The next call starts one again."""
+    if _kept is not None:
+        _kept.close()

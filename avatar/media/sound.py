@@ -1,0 +1,175 @@
+"""Opening media files safely, and sound as numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain, groupby
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.error import ArgumentError, FFmpegError, InvalidDataError
+from av.packet import Packet
+from numpy.typing import NDArray
+
+from avatar.errors import InvalidInput
+
+#: Demuxers that read one file and nothing else. Playlists (HLS, DASH, concat) are left out because they make
+#: FFmpeg open what they name: other files of this machine.
+FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
+OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+
+#: What full scale is, and where zero is, in each of FFmpeg's sample formats.
+SCALES = {"u8": (128.0, 128.0), "s16": (32768.0, 0.0), "s32": (2147483648.0, 0.0), "s64": (2.0**63, 0.0)}
+
+#: PyAV 18 reads beyond its list of planes where a frame has more of them: garbage, or a crash.
+MOST_PLANES = 8
+MIXED = "Export it in mono or stereo."
+
+Samples = NDArray[np.float32]
+
+
+def open_media(path: Path) -> InputContainer:
+    """Open a media file by its content; its name is never taken for a protocol or a format."""
+    try:
+        return _open(path)
+    except (InvalidDataError, ArgumentError):
+        # An MP3 of a few frames is not guessed by FFmpeg, or is taken for a format that is not among ours.
+        if not _begins_as_mp3(path):
+            raise
+        return _open(path, "mp3")
+
+
+def _open(path: Path, name: str | None = None) -> InputContainer:
+    return av.open(f"file:{path}", format=name, options=dict(OPEN_OPTIONS), metadata_errors="replace")
+
+
+def _begins_as_mp3(path: Path) -> bool:
+    """Whether a file begins with a frame of MPEG layer 3, or with the tags that stand before one."""
+    with path.open("rb") as file:
+        head = file.read(3)
+    is_frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2  # noqa: PLR2004 - sync, layer 3
+    return is_frame or head == b"ID3"
+
+
+def reason(error: Exception) -> str:
+    """Why FFmpeg failed, without the numbers and paths of this machine around it."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def as_float(frame: AudioFrame) -> Samples:
+    """The samples of a frame, full scale = 1, in the frame's own layout (planar or packed)."""
+    samples = frame.to_ndarray()
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    scale, zero = SCALES[frame.format.name.removesuffix("p")]
+    return ((samples.astype(np.float32) - zero) / scale).astype(np.float32, copy=False)
+
+
+class Sound:
+    """An open audio stream, decoded once from beginning to end.
+
+    Attributes:
+        damaged: packets that could not be decoded so far.
+    """
+
+    def __init__(self, container: InputContainer, stream: AudioStream) -> None:
+        self.container = container
+        self.stream = stream
+        self.damaged = 0
+
+    def frames(self) -> Iterator[AudioFrame]:
+        packets = self.container.demux(self.stream)
+        while (packet := self._next(packets)) is not None:
+            yield from self._decode(packet)
+
+    def _next(self, packets: "Iterator[Packet[AudioStream]]") -> "Packet[AudioStream] | None":
+        try:
+            return next(packets, None)
+        except FFmpegError:
+            # What cannot even be told apart as packets ends the sound here.
+            self.damaged += 1
+            return None
+
+    def _decode(self, packet: "Packet[AudioStream]") -> list[AudioFrame]:
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            self.damaged += 1
+            return []
+        for frame in frames:
+            if frame.format.is_planar and frame.layout.nb_channels > MOST_PLANES:
+                raise InvalidInput(_unmixable(self, frame.layout.nb_channels), hint=MIXED)
+        return frames
+
+
+@contextmanager
+def open_sound(path: Path) -> Iterator[Sound]:
+    """Open the best audio stream of a file.
+
+    Raises:
+        InvalidInput: missing, empty, not media, or media without sound.
+    """
+    if not path.is_file():
+        raise InvalidInput(f"{path.name}: there is no such file.")
+    if not path.stat().st_size:
+        raise InvalidInput(f"{path.name} is empty (0 bytes).")
+    try:
+        container = open_media(path)
+    except (FFmpegError, OSError) as error:
+        raise InvalidInput(
+            f"{path.name} is not audio that FFmpeg can read.", hint="Use an MP3 or WAV file."
+        ) from error
+    with container:
+        stream = container.streams.best("audio")
+        if not isinstance(stream, AudioStream):
+            raise InvalidInput(f"{path.name} has no sound in it.", hint="Use an MP3 or WAV file.")
+        yield Sound(container, stream)
+
+
+def resampled(sound: Sound, sample_format: str, layout: str, rate: int) -> Iterator[AudioFrame]:
+    """The sound in another form, timed from zero whatever its container says.
+
+    Encoders need the times: without them the delay they add is not written down, and the sound plays late.
+    """
+    samples = 0
+    for _, stretch in groupby(sound.frames(), key=_form):
+        # Glued-together MP3s change their form on the way; a resampler takes one form only.
+        resampler = av.AudioResampler(format=sample_format, layout=layout, rate=rate)
+        for frame in chain(stretch, (None,)):
+            for ready in _mixed(resampler, frame, sound):
+                ready.pts, ready.time_base = samples, Fraction(1, rate)
+                samples += ready.samples
+                yield ready
+
+
+def _mixed(resampler: av.AudioResampler, frame: AudioFrame | None, sound: Sound) -> list[AudioFrame]:
+    try:
+        return resampler.resample(_untimed(frame))
+    except FFmpegError as error:
+        raise InvalidInput(_unmixable(sound, sound.stream.channels), hint=MIXED) from error
+
+
+def _unmixable(sound: Sound, channels: int) -> str:
+    name = Path(sound.container.name).name
+    return f"{name} has {channels} channels at {sound.stream.rate} Hz, which cannot be mixed."
+
+
+def _form(frame: AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _untimed(frame: AudioFrame | None) -> AudioFrame | None:
+    if frame is not None:
+        frame.pts = None
+    return frame
+
+
+def read_mono(path: Path, sample_rate: int) -> Samples:
+    """The whole sound mixed to one channel at `sample_rate` Hz, full scale = 1."""
+    with open_sound(path) as sound:
+        blocks = [frame.to_ndarray()[0] for frame in resampled(sound, "flt", "mono", sample_rate)]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)

@@ -1,0 +1,379 @@
+"""Names derived from content, so that the same thing asked for again is recognised, whoever asks."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+
+# The base of every model of the project, and how it looks as a run form in the Prefect UI.
+def _one_input(schema: dict[str, Any]) -> None:
+    """Give every field that may be None one input in the run form, left empty for None.
+
+    As generated, the Prefect UI asks for a type first (`str` or `None`). Its server accepts null for a field that is
+    not required and has no default, whatever its type (prefect/utilities/schema_tools/validation.py of 3.9.1).
+    """
+    for field in schema.get("properties", {}).values():
+        options = [option for option in field.get("anyOf", ()) if option.get("type") != "null"]
+        if len(options) < len(field.get("anyOf", ())) and field.get("default", ...) is None:
+            del field["anyOf"], field["default"]
+            field.update(options[0])
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_one_input)
+
+
+# The nouns of the project as frozen models (vocabulary: README, "Words").
+#: The paid model, by the one name it has in ids: the same model behind two doors is bought once.
+KLING_AVATAR = "kling-ai-avatar-v2-pro"
+#: The free local stand-in.
+PREVIEW = "preview"
+
+#: Longest path or address of an input, in characters. Presigned links with a session's token take some 2,000.
+LONGEST_ADDRESS = 4096
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ProviderName(StrEnum):
+    PREVIEW = "preview"
+    FAL = "fal"
+    PIXAZO = "pixazo"
+
+
+class Continuity(StrEnum):
+    CUT = "cut"  #: every segment starts from the portrait; segments render at the same time
+    CHAIN = "chain"  #: each segment starts from the last frame of the one before; one after another
+
+
+class VideoState(StrEnum):
+    PUBLISHED = "published"  #: passed its checks, or was accepted by a person
+    REJECTED = "rejected"  #: did not pass; kept and shown with the reason
+
+
+class AvatarJob(Model):
+    """What a user asks for: a portrait, a voice, and how to render them."""
+
+    portrait: str = Field(
+        title="Portrait",
+        min_length=1,
+        max_length=LONGEST_ADDRESS,
+        description="The image: a path on the worker's machine, s3://bucket/key, or an https:// address. "
+        "JPEG, PNG, or what Pillow reads.",
+        examples=["examples/portrait.png", "s3://avatar/inbox/anna/portrait.jpg"],
+    )
+    voice: str = Field(
+        title="Voice track",
+        min_length=1,
+        max_length=LONGEST_ADDRESS,
+        description="The speech: a path on the worker's machine, s3://bucket/key, or an https:// address. "
+        "MP3, WAV, or what FFmpeg reads.",
+        examples=["examples/speech.mp3", "s3://avatar/inbox/anna/voice.mp3"],
+    )
+    prompt: str = Field(
+        ".",
+        title="Prompt",
+        min_length=1,
+        max_length=2500,
+        description="Guides expression and motion. A single dot means none.",
+        examples=["smiling warmly, slight head turn"],
+    )
+    provider: ProviderName | None = Field(
+        None,
+        title="Provider",
+        description="Who renders; preview is free. Empty: the AVATAR_PROVIDER setting.",
+    )
+    max_cost: Decimal | None = Field(
+        None,
+        title="Highest price",
+        ge=0,
+        le=100_000,
+        description="Refuse the job before paying if its quote is above this, in US dollars. Empty: no limit here.",
+        examples=[7],
+    )
+    continuity: Continuity = Field(
+        Continuity.CUT,
+        title="Continuity",
+        description="How a voice above the provider's limit is joined: `cut` starts every segment from the portrait "
+        "(all at once), `chain` from the last frame of the one before (smoother, one after another).",
+    )
+    accept: bool = Field(
+        False,
+        title="Accept",
+        description="Publish the video although it did not pass its checks. Buys nothing.",
+    )
+    take: int = Field(
+        0,
+        title="Take",
+        ge=0,
+        le=9999,
+        description="0 returns the published video if there is one. A new number buys a new rendition of the same job.",
+        examples=[1],
+    )
+
+
+class Asset(Model):
+    """An input stored by its content."""
+
+    key: str
+    sha256: Sha256
+    size: int = Field(ge=0, description="bytes")
+    content_type: str
+
+
+class Portrait(Model):
+    """A portrait, decoded and ready for a provider.
+
+    `sha256` names the source with the preparation applied to it, so that an upgrade of an image library,
+    which may write other bytes for the same picture, does not make a paid render look new.
+    """
+
+    source: Asset
+    asset: Asset = Field(description="what the provider is given")
+    sha256: Sha256
+    width: int = Field(gt=0, description="pixels, after EXIF rotation")
+    height: int = Field(gt=0, description="pixels, after EXIF rotation")
+    notes: tuple[str, ...] = ()
+
+
+class Voice(Model):
+    """A voice track, decoded to the end."""
+
+    source: Asset
+    seconds: float = Field(gt=0, description="decoded samples over sample rate")
+    samples: int = Field(gt=0)
+    sample_rate: int = Field(gt=0, description="Hz")
+    channels: int = Field(gt=0)
+    codec: str
+    container: str
+    peak: float = Field(ge=0, description="highest absolute sample, full scale = 1")
+    loudness: float = Field(description="RMS level of the whole, dBFS")
+    notes: tuple[str, ...] = ()
+
+
+class Segment(Model):
+    """A piece of the voice no longer than the provider's limit."""
+
+    index: int = Field(ge=0)
+    start: float = Field(ge=0, description="seconds into the voice")
+    seconds: float = Field(gt=0)
+    asset: Asset = Field(description="what the provider is given")
+    sha256: Sha256 = Field(description="identity of the sound, not of its encoding")
+    loudness: float | None = Field(None, description="dBFS where it ends; None for the last one")
+    pause: float = Field(0.0, ge=0, description="seconds of pause around its end")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a provider accepts. Sizes in bytes, lengths in seconds and pixels."""
+
+    min_seconds: float = 2.0
+    max_seconds: float = 60.0
+    max_audio_bytes: int = 5 * 1000 * 1000
+    max_image_bytes: int = 10 * 1000 * 1000
+    min_image_side: int = 300
+    max_aspect: float = 2.5
+    audio_containers: tuple[str, ...] = ("mp3", "wav")
+    image_formats: tuple[str, ...] = ("JPEG", "PNG")
+
+
+class Quote(Model):
+    """Price of a job before it runs."""
+
+    provider: ProviderName
+    seconds: float = Field(description="billable seconds, rounded up per segment")
+    price_per_second: Decimal
+    amount: Decimal = Field(description="US dollars")
+    currency: str = "USD"
+
+
+class Plan(Model):
+    """Everything decided about a job before money is spent."""
+
+    job_id: str
+    prompt: str
+    model: str
+    provider: ProviderName
+    portrait: Portrait
+    voice: Voice
+    segments: tuple[Segment, ...] = Field(min_length=1)
+    quote: Quote
+    take: int = 0
+    continuity: Continuity = Continuity.CUT
+
+
+class Submission(Model):
+    """The provider's receipt for a render."""
+
+    render_id: str
+    provider: ProviderName
+    request_id: str = Field(min_length=1)
+    submitted_at: datetime
+    status_url: str | None = None
+    response_url: str | None = None
+    cancel_url: str | None = None
+    generation: str = Field(
+        "", description="which of the provider's polling contracts this submit was answered by"
+    )
+    queue_position: int | None = None
+
+
+class RemoteState(StrEnum):
+    QUEUED = "queued"  #: accepted, not started
+    RUNNING = "running"  #: being rendered
+    DONE = "done"  #: ended; whether well or badly is told by `collect`
+    FAILED = "failed"  #: ended badly, and the provider said so in the status
+    LOST = "lost"  #: the provider does not know the request (any more)
+
+
+class Snapshot(Model):
+    """One look at a render in progress."""
+
+    state: RemoteState
+    position: int | None = None
+    progress: float | None = Field(None, ge=0, le=1)
+    eta_seconds: float | None = None
+    message: str = Field("", description="the provider's words on a failure, or its last log line")
+    kind: str = Field("", description="the provider's error type on a failure")
+    billed: bool | None = Field(None, description="on a failure: whether it is charged, None if not known")
+    word: str = Field("", description="the status word as the provider wrote it")
+
+
+class RemoteVideo(Model):
+    """A finished render at the provider."""
+
+    url: str
+    content_type: str | None = None
+    size: int | None = None
+    seconds: float | None = None
+    billed_seconds: Decimal | None = Field(None, description="what the provider says it charges for")
+    payload: dict[str, Any] = Field(default_factory=dict, description="the raw result, verbatim")
+
+
+class CancelOutcome(StrEnum):
+    REQUESTED = "requested"  #: told to stop; may still finish and be charged
+    REMOVED = "removed"  #: taken out of the queue; not rendered
+    TOO_LATE = "too_late"  #: already ended
+    UNSUPPORTED = "unsupported"  #: the provider documents no cancel
+
+
+class Render(Model):
+    """One paid (or previewed) render, kept in the store."""
+
+    render_id: str
+    provider: ProviderName
+    request_id: str
+    key: str = Field(description="object key of the video as the provider made it")
+    sha256: Sha256
+    size: int
+    seconds: float
+    width: int
+    height: int
+    quoted: Decimal
+    billed: Decimal
+    submitted_at: datetime
+    collected_at: datetime
+
+
+class Check(Model):
+    """One thing looked at before publishing."""
+
+    name: str
+    value: str
+    bound: str
+    passed: bool
+
+
+class Cost(Model):
+    quoted: Decimal
+    billed: Decimal
+    currency: str = "USD"
+
+
+class Video(Model):
+    """The published result of a job."""
+
+    job_id: str
+    state: VideoState = VideoState.PUBLISHED
+    provider: ProviderName
+    model: str
+    uri: str = Field(description="s3://bucket/key")
+    key: str
+    poster_key: str
+    contact_key: str | None = None
+    manifest_key: str
+    sha256: Sha256
+    size: int
+    seconds: float
+    width: int
+    height: int
+    cost: Cost
+    segments: tuple[Segment, ...] = ()
+    renders: tuple[Render, ...]
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+    continuity: Continuity = Continuity.CUT
+    timings: dict[str, float] = Field(default_factory=dict, description="seconds by stage")
+    portrait: Portrait
+    voice: Voice
+    prompt: str
+    take: int = 0
+    published_at: datetime
+    flow_run_url: str | None = Field(None, description="the Prefect run that published it, if one did")
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+#: Raise when the meaning of a job's inputs changes, so that published videos are made anew.
+JOB_VERSION = 1
+#: Raise when what is sent for a render changes, so that renders are bought anew.
+RENDER_VERSION = 1
+
+
+def job_id(job: AvatarJob, *, portrait_sha256: str, voice_sha256: str, model: str) -> str:
+    """Identity of a job: 32 hexadecimal digits. The provider is no part of it, the model is."""
+    return _digest(
+        version=JOB_VERSION,
+        portrait=portrait_sha256,
+        voice=voice_sha256,
+        prompt=job.prompt,
+        model=model,
+        continuity=job.continuity,
+        take=job.take,
+    )
+
+
+def render_id(*, portrait: Portrait, segment: Segment, prompt: str, model: str, take: int) -> str:
+    """Identity of a render: the same model behind two doors is the same render, bought once."""
+    return _digest(
+        version=RENDER_VERSION,
+        portrait=portrait.sha256,
+        segment=segment.sha256,
+        prompt=prompt,
+        model=model,
+        take=take,
+    )
+
+
+def _digest(**parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def is_link(source: str) -> bool:
+    """Whether the source is an address on the web, in any spelling of its scheme."""
+    return source.lower().startswith(("https://", "http://"))
+
+
+def shown(source: str) -> str:
+    """The source as it may be told: a link without its query, which may be a signature, and without a user."""
+    if not is_link(source):
+        return source
+    scheme, _, rest = source.partition("://")
+    return f"{scheme}://{re.split(r'[?#]', rest, maxsplit=1)[0].rpartition('@')[2]}"

@@ -1,0 +1,207 @@
+"""Bring a finished render home: its result into the journal first, then its video into the store."""
+
+import asyncio
+import tempfile
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from avatar.errors import DownloadFailed, ObjectNotFound, Refused, RenderFailed, RenderLost, VideoRejected
+from avatar.media.probe import VideoFacts, probe_video
+from avatar.models import Model, RemoteVideo, Render
+from avatar.money.follow import record_failure
+from avatar.money.journal import Entry, Failure, Record, RenderState
+from avatar.money.quote import CENT_FRACTION
+from avatar.money.webhooks import drop_hints
+from avatar.providers.base import Provider
+from avatar.store.objects import hash_file
+from avatar.store.store import Store
+from avatar.workspace import Workspace
+
+# What stays where something paid for was deleted by a rule: why it is gone, and what it was.
+VIDEOS, RENDERS = "videos", "renders"
+
+
+class Mark(Model):
+    """One deleted thing: `expired/videos/<job_id>.json`, `expired/renders/<render_id>.json`."""
+
+    name: str
+    at: datetime = Field(description="when it was deleted, by the store's clock")
+    days: int = Field(description="the rule that it was deleted by")
+    keys: tuple[str, ...]
+    renders: tuple[str, ...] = Field((), description="of a published video: object keys of its renders")
+
+
+def mark_key(kind: str, name: str) -> str:
+    return f"expired/{kind}/{name}.json"
+
+
+async def read_mark(store: Store, kind: str, name: str) -> Mark | None:
+    """Why something is gone; None if no rule deleted it. Raises `StoreUnavailable`."""
+    try:
+        blob = await store.get(mark_key(kind, name))
+        return Mark.model_validate_json(blob.data)
+    except (ObjectNotFound, ValidationError):
+        return None
+
+
+#: Times a video is fetched that does not decode: a transfer can be damaged without being cut.
+FETCHES = 3
+
+
+async def collect_render(workspace: Workspace, render_id: str) -> Render:
+    """Return the render as kept in the store, fetching it from the provider if it is not there yet.
+
+    Raises:
+        RenderFailed: the provider's result says that it failed; recorded.
+        RenderLost, DownloadFailed, ProviderUnavailable: not fetched; the request id is kept, try again.
+        VideoRejected: the video does not decode, after `FETCHES` downloads. The file is kept.
+    """
+    record = await workspace.journal.head(render_id)
+    if record is None or record.entry.submission is None:
+        raise RenderLost(f"The journal holds no submission for render {render_id}.", render_id=render_id)
+    if record.entry.render is not None and await workspace.store.exists(record.entry.render.key):
+        await _book(workspace, record, record.entry.render)
+        return record.entry.render
+    if record.entry.render is not None:
+        await _refuse_expired(workspace, record.entry)
+    with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
+        path = Path(folder) / "video.mp4"
+        record, facts = await _fetch(workspace, record, path)
+        render = await _keep(workspace, record, path, facts)
+    if record.state is not RenderState.COLLECTED:
+        record = await workspace.journal.append(record, RenderState.COLLECTED, render=render) or record
+    await _book(workspace, record, render)
+    return render
+
+
+async def _refuse_expired(workspace: Workspace, entry: Entry) -> None:
+    """A render that the user had deleted is neither fetched nor bought again by itself."""
+    mark = await read_mark(workspace.store, RENDERS, entry.render_id)
+    if mark is not None:
+        raise Refused(
+            f"Render {entry.render_id} was bought before, and deleted on {mark.at:%Y-%m-%d} by the rule of "
+            f"{mark.days} days in AVATAR_RETENTION__RENDERS_DAYS. It is not bought again by itself; nothing was sent "
+            "or spent.",
+            provider=entry.provider,
+            render_id=entry.render_id,
+            hint="Another take buys it anew: --force, or the job's `take`.",
+        )
+
+
+async def _book(workspace: Workspace, record: Record, render: Render) -> None:
+    """What was set aside becomes what was billed; then the render is at rest."""
+    if record.entry.claimed_on is not None:
+        await workspace.budget.settle(record.entry.claimed_on, render.render_id, render.billed)
+    await workspace.journal.close(render.render_id)
+    if workspace.settings.bridge.public_url is not None:
+        await drop_hints(workspace.store, render.render_id)
+
+
+async def _fetch(workspace: Workspace, record: Record, path: Path) -> tuple[Record, VideoFacts]:
+    provider = workspace.provider(record.entry.provider)
+    for last in (False,) * (FETCHES - 1) + (True,):
+        record = await _with_result(workspace, record, provider)
+        record = await _download(workspace, record, provider, path)
+        try:
+            return record, await asyncio.to_thread(probe_video, path)
+        except VideoRejected as error:
+            if last:
+                raise await _keep_broken(workspace, record, path, error) from error
+    raise AssertionError("unreachable")  # pragma: no cover
+
+
+async def _with_result(workspace: Workspace, record: Record, provider: Provider) -> Record:
+    """The record with the provider's result in it, journaled before anything is downloaded."""
+    return record if record.entry.remote is not None else await _ask_result(workspace, record, provider)
+
+
+async def _ask_result(workspace: Workspace, record: Record, provider: Provider) -> Record:
+    submission = record.entry.submission
+    assert submission is not None  # noqa: S101 - checked at the door
+    try:
+        remote = await provider.collect(submission)
+    except RenderFailed as error:
+        if record.state is not RenderState.COLLECTED:
+            await record_failure(
+                workspace, record, Failure(kind=error.kind, message=str(error), billed=error.billed)
+            )
+        raise
+    if record.state is RenderState.COLLECTED:  # the journal is at rest; only the file had gone
+        return Record(record.entry.model_copy(update={"remote": remote}), record.age)
+    written = await workspace.journal.append(record, RenderState.RENDERED, remote=remote)
+    return written or await workspace.journal.head(record.entry.render_id) or record
+
+
+async def _download(workspace: Workspace, record: Record, provider: Provider, path: Path) -> Record:
+    remote = _remote(record)
+    try:
+        await provider.download(remote, path)
+    except DownloadFailed as error:
+        if getattr(error, "kind", "") != "expired":
+            raise
+        # Its URL has expired; the provider may still give a fresh one for the request id.
+        record = await _ask_result(workspace, record, provider)
+        await provider.download(_remote(record), path)
+    return record
+
+
+def _remote(record: Record) -> RemoteVideo:
+    if record.entry.remote is None:
+        raise RenderLost(f"Render {record.entry.render_id} has no result.", render_id=record.entry.render_id)
+    return record.entry.remote
+
+
+async def _keep(workspace: Workspace, record: Record, path: Path, facts: VideoFacts) -> Render:
+    entry, submission = record.entry, record.entry.submission
+    assert submission is not None  # noqa: S101 - checked at the door
+    key, sha256 = await _store_video(workspace, entry.render_id, path)
+    return Render(
+        render_id=entry.render_id,
+        provider=entry.provider,
+        request_id=submission.request_id,
+        key=key,
+        sha256=sha256,
+        size=path.stat().st_size,
+        seconds=facts.seconds,
+        width=facts.width,
+        height=facts.height,
+        quoted=entry.quoted,
+        billed=_billed(_remote(record), facts, workspace.provider(entry.provider)),
+        submitted_at=submission.submitted_at,
+        collected_at=datetime.now(UTC),
+    )
+
+
+async def _store_video(workspace: Workspace, render_id: str, path: Path) -> tuple[str, str]:
+    """Keep the file under its content: two collectors write the same key, and nothing is overwritten."""
+    sha256 = await asyncio.to_thread(hash_file, path)
+    key = f"renders/{render_id}/{sha256}.mp4"
+    await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
+    return key, sha256
+
+
+async def _keep_broken(
+    workspace: Workspace, record: Record, path: Path, error: VideoRejected
+) -> VideoRejected:
+    key, _ = await _store_video(workspace, record.entry.render_id, path)
+    submission = record.entry.submission
+    return VideoRejected(
+        f"The video of render {record.entry.render_id} cannot be played: {error} It was fetched {FETCHES} times. "
+        f"The file is kept as {key}; it is not bought again by itself.",
+        provider=record.entry.provider,
+        render_id=record.entry.render_id,
+        request_id=submission.request_id if submission else None,
+        cost_at_risk=record.entry.quoted,
+        hint="Ask the provider for a refund with the request id; another take buys it anew.",
+    )
+
+
+def _billed(remote: RemoteVideo, facts: VideoFacts, provider: Provider) -> Decimal:
+    """US dollars: what the provider says it bills, else the length of what came back."""
+    seconds = (
+        remote.billed_seconds if remote.billed_seconds is not None else Decimal(str(round(facts.seconds, 3)))
+    )
+    return (seconds * provider.price_per_second).quantize(CENT_FRACTION)

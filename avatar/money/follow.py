@@ -1,0 +1,283 @@
+"""Wait for a render at the provider, in windows, without ever losing its request id."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from avatar.errors import (
+    AvatarError,
+    OutcomeUnknown,
+    ProviderFailure,
+    RenderFailed,
+    RenderLost,
+    StillRendering,
+    Transient,
+)
+from avatar.models import RemoteState, Snapshot, Submission
+from avatar.money.journal import Failure, Record, RenderState
+from avatar.money.webhooks import PREFIX, render_of
+from avatar.providers.base import Provider
+from avatar.providers.watching import ENDED
+from avatar.store.store import Store
+from avatar.workspace import Workspace
+
+
+# A look at a render, in one line for people.
+def describe_snapshot(snapshot: Snapshot, age: float) -> str:
+    """State, place in the queue, per cent, age in seconds, time left: as far as the provider tells."""
+    parts = [str(snapshot.state), f"{age:.0f} s since submit"]
+    if snapshot.position is not None:
+        parts.insert(1, f"position {snapshot.position} in the queue")
+    if snapshot.progress is not None:
+        parts.insert(1, f"{snapshot.progress:.0%}")
+    if snapshot.eta_seconds is not None:
+        parts.append(f"about {snapshot.eta_seconds:.0f} s to go")
+    return ", ".join(parts)
+
+
+# Waking those who wait for a render when a webhook has come in for it, in whatever process the webhook arrived.
+log = logging.getLogger("avatar.webhooks")
+
+#: Seconds between two lists of the hints, however many renders are waited for; and when the store does not answer.
+EVERY, AFTER_FAILURE = 1.0, 10.0
+#: Seconds after a hint at which the provider is looked at. Its status may lag behind its webhook.
+LOOKS = (0.0, 1.0, 3.0)
+
+
+class Doorbell:
+    """Rings once for each hint about a render that somebody waits for. Lists the hints only while somebody does."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._rung: set[str] = set()
+        self._listener: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def listening(self, render_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever a new hint about the render is there; whoever waits clears it."""
+        rings = asyncio.Event()
+        self._waiting.setdefault(render_id, set()).add(rings)
+        if self._listener is None or self._listener.done():
+            self._listener = asyncio.create_task(self._listen())
+        try:
+            yield rings
+        finally:
+            self._waiting[render_id].discard(rings)
+            if not self._waiting[render_id]:
+                del self._waiting[render_id]
+            if not self._waiting:
+                self._listener.cancel()
+                self._listener = None
+
+    async def _listen(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                self._ring([stat.key for stat in await self._store.list(PREFIX)])
+                pause = EVERY
+            except AvatarError as error:  # the wait goes on without hints
+                log.info("Hints cannot be listed: %s", error)
+                pause = AFTER_FAILURE
+            await asyncio.sleep(max(pause / 2, pause - (time.monotonic() - began)))
+
+    def _ring(self, keys: list[str]) -> None:
+        for key in keys:
+            waiting = self._waiting.get(render_of(key), ())
+            if waiting and key not in self._rung:
+                self._rung.add(key)
+                for rings in waiting:
+                    rings.set()
+        self._rung.intersection_update(keys)
+
+
+async def watch_woken(
+    provider: Provider, submission: Submission, window: float, rings: asyncio.Event
+) -> AsyncGenerator[Snapshot]:
+    """What `provider.watch` sees, and a few looks of its own whenever `rings` is set. Close it to stop early."""
+    looks = provider.watch(submission, window)
+    pending: asyncio.Future[Any] = asyncio.ensure_future(_next(looks))
+    woken: asyncio.Future[Any] = asyncio.ensure_future(rings.wait())
+    try:
+        while True:
+            await asyncio.wait({pending, woken}, return_when=asyncio.FIRST_COMPLETED)
+            if pending.done():
+                if (look := pending.result()) is None:
+                    return
+                yield look
+                pending = asyncio.ensure_future(_next(looks))
+                continue
+            rings.clear()
+            woken = asyncio.ensure_future(rings.wait())
+            async with aclosing(_look_now(provider, submission)) as seen:
+                async for snapshot in seen:
+                    yield snapshot
+                    if snapshot.state in ENDED:
+                        return
+    finally:
+        for waiting in (pending, woken):
+            waiting.cancel()
+        await asyncio.gather(pending, woken, return_exceptions=True)
+        await looks.aclose()
+
+
+async def _look_now(provider: Provider, submission: Submission) -> AsyncGenerator[Snapshot]:
+    for pause in LOOKS:
+        await asyncio.sleep(pause)
+        try:
+            yield await provider.poll(submission)
+        except Transient as error:
+            log.info("%s Looking again later.", error)
+
+
+async def _next(looks: AsyncGenerator[Snapshot, None]) -> Snapshot | None:
+    return await anext(looks, None)
+
+
+# What a person is told of a render that only a person can move on.
+def raise_unknown(record: Record) -> NoReturn:
+    """Tell a person what may have been charged, and how to find out."""
+    entry = record.entry
+    why = entry.failure.message if entry.failure else "the answer was lost."
+    seen = entry.failure.request_id if entry.failure else None
+    raise OutcomeUnknown(
+        f"Whether {entry.provider} accepted render {entry.render_id} is not known: {why} Up to ${entry.quoted:.2f} may "
+        f"have been charged. It is not sent again. Look for a request made around {entry.at:%Y-%m-%d %H:%M:%S} UTC, "
+        f"tagged render={entry.render_id}, on the provider's dashboard.",
+        provider=entry.provider,
+        render_id=entry.render_id,
+        cost_at_risk=entry.quoted,
+        request_id=seen,
+        hint=f"avatar resolve {entry.render_id} --request-id {seen or 'ID'}, or --not-charged if it is not there.",
+    )
+
+
+def raise_failed(record: Record) -> NoReturn:
+    entry, failure = record.entry, record.entry.failure
+    kind, message = (failure.kind, failure.message) if failure else ("failed", "no reason given")
+    billed = failure.billed if failure else None
+    raise RenderFailed(
+        f"{entry.provider} failed render {entry.render_id} ({kind}): {message} "
+        + ("It was not charged." if billed is False else f"Up to ${entry.quoted:.2f} may have been charged.")
+        + " It is not sent again by itself.",
+        provider=entry.provider,
+        render_id=entry.render_id,
+        request_id=entry.submission.request_id if entry.submission else None,
+        cost_at_risk=None if billed is False else entry.quoted,
+        hint="Change the input, or ask for another take.",
+        kind=kind,
+        billed=billed,
+    )
+
+
+OnSnapshot = Callable[[Snapshot, float], Awaitable[None]]
+
+
+async def follow_render(workspace: Workspace, render_id: str, on_snapshot: OnSnapshot) -> Snapshot:
+    """Watch one window long (`AVATAR_POLLING__WINDOW_SECONDS`).
+
+    Args:
+        workspace: settings, journal and provider.
+        render_id: the render; the journal knows its request.
+        on_snapshot: called with each look and the render's age in seconds.
+
+    Raises:
+        StillRendering: the window closed first; call again.
+        RenderFailed: the provider says that it failed; recorded.
+        RenderLost: the provider does not know the request; nothing is recorded, since a wrong address or
+            account looks the same.
+        ProviderFailure: the deadline passed; the request id is kept and another run continues.
+    """
+    record = await workspace.journal.head(render_id)
+    if record is None or record.entry.submission is None:
+        raise RenderLost(f"The journal holds no submission for render {render_id}.", render_id=render_id)
+    if record.state in {RenderState.RENDERED, RenderState.COLLECTED}:
+        return Snapshot(state=RemoteState.DONE, progress=1.0)
+    if record.state is RenderState.FAILED:
+        raise_failed(record)
+    await workspace.journal.keep_open(render_id)
+    snapshot = await _watch(workspace, record, on_snapshot)
+    if snapshot is not None and snapshot.state is RemoteState.DONE:
+        return snapshot
+    await _raise_ended(workspace, record, snapshot)
+    raise StillRendering(f"Render {render_id} is not done yet.", render_id=render_id)
+
+
+async def _watch(workspace: Workspace, record: Record, on_snapshot: OnSnapshot) -> Snapshot | None:
+    submission = _submission(record)
+    last: Snapshot | None = None
+    async with aclosing(_looks(workspace, submission)) as looks:
+        async for snapshot in looks:
+            last = snapshot
+            await on_snapshot(snapshot, age_of(submission))
+    return last
+
+
+async def _looks(workspace: Workspace, submission: Submission) -> AsyncGenerator[Snapshot, None]:
+    """The provider's looks for one window; sooner ones when a webhook comes in, if webhooks are asked for."""
+    provider, window = workspace.provider(submission.provider), workspace.settings.polling.window_seconds
+    if workspace.settings.bridge.public_url is None or not provider.capabilities.webhook:
+        async with aclosing(provider.watch(submission, window)) as looks:
+            async for snapshot in looks:
+                yield snapshot
+        return
+    with workspace.doorbell.listening(submission.render_id) as rings:
+        async with aclosing(watch_woken(provider, submission, window, rings)) as looks:
+            async for snapshot in looks:
+                yield snapshot
+
+
+async def _raise_ended(workspace: Workspace, record: Record, snapshot: Snapshot | None) -> None:
+    submission = _submission(record)
+    if snapshot is not None and snapshot.state is RemoteState.FAILED:
+        failure = Failure(kind=snapshot.kind or "failed", message=snapshot.message, billed=snapshot.billed)
+        await record_failure(workspace, record, failure)
+    if snapshot is not None and snapshot.state is RemoteState.LOST:
+        raise RenderLost(
+            f"{submission.provider} does not know request {submission.request_id} (any more), although it accepted "
+            f"it at {submission.submitted_at:%Y-%m-%d %H:%M} UTC. ${record.entry.quoted:.2f} may have been charged.",
+            provider=submission.provider,
+            render_id=record.entry.render_id,
+            request_id=submission.request_id,
+            cost_at_risk=record.entry.quoted,
+            hint="Check that the key and the base URL are those it was submitted with, then run again.",
+        )
+    age = age_of(submission)
+    if age > workspace.settings.polling.deadline_seconds:
+        raise ProviderFailure(
+            f"Render {record.entry.render_id} is not done {age / 60:.0f} minutes after it was submitted. It goes on at "
+            f"{submission.provider} as request {submission.request_id}, and is not lost: run the job again to "
+            "continue waiting. It is not paid for twice.",
+            provider=submission.provider,
+            render_id=record.entry.render_id,
+            request_id=submission.request_id,
+            hint="AVATAR_POLLING__DEADLINE_SECONDS sets how long to wait.",
+        )
+
+
+async def record_failure(workspace: Workspace, record: Record, failure: Failure) -> None:
+    """Record that the provider failed the render for certain, and raise it."""
+    failed = await workspace.journal.append(record, RenderState.FAILED, failure=failure)
+    if failed is None:
+        failed = await workspace.journal.head(record.entry.render_id)
+    if failure.billed is False and record.entry.claimed_on is not None:
+        await workspace.budget.release(record.entry.claimed_on, record.entry.render_id)
+    await workspace.journal.close(record.entry.render_id)
+    raise_failed(failed or record)
+
+
+def age_of(submission: Submission) -> float:
+    """Seconds since the submit, by this machine's clock (for display and the deadline, not for leases)."""
+    return max(0.0, (datetime.now(UTC) - submission.submitted_at).total_seconds())
+
+
+def _submission(record: Record) -> Submission:
+    if record.entry.submission is None:  # narrowed by the caller; a defect otherwise
+        raise RenderLost(
+            f"Render {record.entry.render_id} has no submission.", render_id=record.entry.render_id
+        )
+    return record.entry.submission

@@ -1,0 +1,45 @@
+"""Providers: ways of getting a render made, all behind the contract of `base`."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, cast
+
+from avatar.models import Limits, ProviderName
+from avatar.providers.base import Provider
+
+if TYPE_CHECKING:
+    from avatar.settings import AvatarSettings
+    from avatar.store.store import Store
+
+    Maker = Callable[[AvatarSettings, Store], Provider]
+
+
+def open_provider(name: ProviderName, settings: "AvatarSettings", store: "Store") -> Provider:
+    """The provider by that name, with its limits as the settings override them. Makes no connection."""
+    provider = _maker(name)(settings, store)
+    known = asdict(provider.limits)
+    overrides = {key: value for key, value in settings.limits if value is not None and key in known}
+    provider.limits = replace(provider.limits, **overrides)
+    return provider
+
+
+def describe_provider(name: ProviderName, settings: "AvatarSettings") -> "tuple[Decimal, Limits]":
+    """Price per second in US dollars, and limits: for a quote, which needs neither key nor store."""
+    provider = open_provider(name, settings, cast("Store", None))
+    return provider.price_per_second, provider.limits
+
+
+def _maker(name: ProviderName) -> "Maker":
+    """Imported when asked for: each brings its own heavy dependencies."""
+    if name is ProviderName.FAL:
+        from avatar.providers.fal import Fal
+
+        return Fal
+    if name is ProviderName.PIXAZO:
+        from avatar.providers.pixazo import Pixazo
+
+        return Pixazo
+    from avatar.providers.preview import Preview
+
+    return Preview

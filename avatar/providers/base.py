@@ -1,0 +1,98 @@
+"""What a provider is: one contract, so that flows never ask which one they talk to.
+
+`submit` sends exactly one POST and never retries it. How it can end:
+
+=================  =============================================================================
+returns            `Submission`: accepted; the request id is known
+raises NotSent     connecting failed; no byte of the request left; may be tried again
+raises Throttled   429: refused for now; may be tried again, after `retry_after` seconds if given
+raises             `SubmitRefused`: refused for certain (another 4xx); not charged
+raises             `OutcomeUnknown`: anything else; never tried again by a machine
+=================  =============================================================================
+
+All other calls are free and may be repeated: they raise `ProviderUnavailable` for what may pass.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import ClassVar
+
+from avatar.models import (
+    CancelOutcome,
+    Limits,
+    Portrait,
+    ProviderName,
+    RemoteVideo,
+    Segment,
+    Snapshot,
+    Submission,
+)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a provider's API can do beyond submit, poll and collect."""
+
+    paid: bool = True
+    cancel: bool = False
+    stream: bool = False
+    upload: bool = False
+    webhook: bool = False
+
+
+@dataclass(frozen=True)
+class RenderInputs:
+    """Everything one submit needs. The URLs are secrets: they are fetched by the provider and never stored by us."""
+
+    render_id: str
+    portrait: Portrait
+    segment: Segment
+    prompt: str
+    portrait_url: str = field(repr=False)
+    voice_url: str = field(repr=False)
+    webhook_url: str | None = field(default=None, repr=False)
+
+
+class Provider(ABC):
+    """One way of getting a render made."""
+
+    name: ClassVar[ProviderName]
+    model: ClassVar[str]
+    price_per_second: Decimal
+    limits: Limits
+    capabilities: ClassVar[Capabilities]
+
+    @abstractmethod
+    def check_configured(self) -> None:
+        """Raise `NotConfigured` if a key or setting is missing. No network."""
+
+    async def deliver(self, inputs: RenderInputs) -> RenderInputs:
+        """Bring the inputs to where the provider reads them, before money is at stake. Default: as they are."""
+        return inputs
+
+    @abstractmethod
+    async def submit(self, inputs: RenderInputs) -> Submission:
+        """Send the one paid POST (see the module's table for how it ends)."""
+
+    @abstractmethod
+    async def poll(self, submission: Submission) -> Snapshot:
+        """One look. Raises `ProviderUnavailable` if the look failed, which says nothing about the render."""
+
+    @abstractmethod
+    def watch(self, submission: Submission, window: float) -> AsyncGenerator[Snapshot, None]:
+        """Looks, as cheaply as the API allows, until the render has ended or `window` seconds passed."""
+
+    @abstractmethod
+    async def collect(self, submission: Submission) -> RemoteVideo:
+        """The finished render. Raises `RenderFailed`, `RenderLost` or `ProviderUnavailable`."""
+
+    @abstractmethod
+    async def download(self, video: RemoteVideo, target: Path) -> None:
+        """Write the video to `target`, resuming a cut transfer. Never sends the key."""
+
+    @abstractmethod
+    async def cancel(self, submission: Submission) -> CancelOutcome:
+        """Ask the provider to stop."""

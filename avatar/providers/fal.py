@@ -1,0 +1,401 @@
+"""fal's queue API (never its synchronous host, which charges also when the answer is lost).
+
+Sources: fal.ai/docs, pages inference/queue.md, errors.md, common-parameters.md; the model's page.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import httpx
+
+from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost
+from avatar.models import (
+    KLING_AVATAR,
+    CancelOutcome,
+    Limits,
+    ProviderName,
+    RemoteState,
+    RemoteVideo,
+    Snapshot,
+    Submission,
+)
+from avatar.providers.answers import (
+    Vocabulary,
+    clean,
+    error_kind,
+    error_words,
+    number,
+    parse_object,
+    path_segment,
+    text,
+    whole,
+)
+from avatar.providers.base import Capabilities, Provider, RenderInputs
+from avatar.providers.download import fetch_video
+from avatar.providers.fal_storage import upload
+from avatar.providers.outcome import accepted_id, judge, submit_seconds
+from avatar.providers.watching import GRACE, Pace, Watch, age_of, not_found
+from avatar.providers.wire import (
+    BREAKDOWN,
+    KEY_REFUSED,
+    LATER,
+    NOT_FOUND,
+    REDIRECT,
+    REFUSAL,
+    Exchange,
+    NoStream,
+    StreamDropped,
+    Wire,
+    about_render,
+    extend,
+    new_client,
+    read_events,
+)
+
+if TYPE_CHECKING:
+    from avatar.settings import AvatarSettings
+    from avatar.store.store import Store
+
+
+# What fal's status and result answers mean. Sources: fal.ai/docs, pages inference/queue.md and errors.md.
+#: Billable units believed: a day of video, when a render has a minute.
+MOST_UNITS = 86_400
+
+
+class ResultKind(StrEnum):
+    VIDEO = "video"  #: here it is
+    FAILED = "failed"  #: the model, or fal for it, failed the request
+    NOT_DONE = "not_done"  #: asked too early
+    LOST = "lost"  #: no such request, or no longer
+    KEY_REFUSED = "key_refused"
+    UNAVAILABLE = "unavailable"  #: the answer says nothing about the request
+    UNCLEAR = "unclear"  #: a 5xx that may be the result's or the way's: the status decides
+
+
+def fal_words() -> Vocabulary:
+    """Three are documented; FAILED is never said (github.com/TanStack/ai/pull/396), but would be understood."""
+    return Vocabulary(
+        "fal",
+        queued=("IN_QUEUE",),
+        running=("IN_PROGRESS",),
+        done=("COMPLETED",),
+        failed=("FAILED", "ERROR", "CANCELLED", "CANCELED"),
+        lost=("NOT_FOUND",),
+    )
+
+
+def read_status(data: Mapping[str, Any], words: Vocabulary) -> Snapshot | None:
+    """A status body as a snapshot; None if it has no status. COMPLETED with an error is done: `collect` tells."""
+    word = text(data.get("status"))
+    if not word:
+        return None
+    state = words.state(word)
+    logs = data.get("logs")
+    last = logs[-1] if isinstance(logs, list) and logs and isinstance(logs[-1], dict) else {}
+    return Snapshot(
+        state=state,
+        position=whole(data.get("queue_position")) if state is RemoteState.QUEUED else None,
+        message=clean(error_words({"error": data.get("error")}) or text(last.get("message"))),
+        kind=error_kind(data),
+        word=clean(word),
+    )
+
+
+def read_cancel(exchange: Exchange) -> CancelOutcome:
+    """What a 2xx to a cancel says: 200 took it out of the queue, 202 passed the wish on."""
+    data = exchange.object or {}
+    if data.get("success") is False or data.get("status") == "ALREADY_COMPLETED":
+        return CancelOutcome.TOO_LATE
+    told = exchange.status == HTTPStatus.ACCEPTED or data.get("status") == "CANCELLATION_REQUESTED"
+    return CancelOutcome.REQUESTED if told else CancelOutcome.REMOVED
+
+
+def judge_result(exchange: Exchange, request_id: str) -> ResultKind:
+    """What an answer of the result URL is: the model's own answer is passed through, its failure included."""
+    status, data = exchange.status or 0, exchange.object
+    if exchange.ok:
+        return _judge_ok(status, data)
+    if status in NOT_FOUND and not _typed(data):
+        return ResultKind.LOST
+    if data is None or status in REDIRECT or status in LATER:
+        return ResultKind.UNAVAILABLE
+    if isinstance(data.get("detail"), list) and error_kind(data):
+        return ResultKind.FAILED
+    if status in REFUSAL:
+        return _judge_refusal(status, data)
+    return _judge_breakdown(exchange, data, request_id)
+
+
+def _typed(data: Mapping[str, Any] | None) -> bool:
+    return bool(error_kind(data))
+
+
+def _judge_ok(status: int, data: Mapping[str, Any] | None) -> ResultKind:
+    if data is None:
+        return ResultKind.UNAVAILABLE
+    if _video(data):
+        return ResultKind.VIDEO
+    if status == HTTPStatus.ACCEPTED or text(data.get("status")).upper() in {"IN_QUEUE", "IN_PROGRESS"}:
+        return ResultKind.NOT_DONE
+    return ResultKind.FAILED
+
+
+def _judge_refusal(status: int, data: Mapping[str, Any]) -> ResultKind:
+    if status in KEY_REFUSED and not _typed(data):
+        return ResultKind.KEY_REFUSED
+    if status == HTTPStatus.BAD_REQUEST and "in progress" in error_words(data).lower():
+        return ResultKind.NOT_DONE
+    return ResultKind.UNAVAILABLE if status == HTTPStatus.METHOD_NOT_ALLOWED else ResultKind.FAILED
+
+
+def _judge_breakdown(exchange: Exchange, data: Mapping[str, Any], request_id: str) -> ResultKind:
+    """A 5xx in JSON: a typed one that fal calls final, or that carries our request's id, is the result."""
+    retryable = _says_yes(exchange, "x-fal-retryable") or _says_yes(exchange, "x-fal-needs-retry")
+    if retryable:
+        return ResultKind.UNCLEAR
+    ours = exchange.headers.get("x-fal-request-id") == request_id
+    typed = _typed(data) or bool(exchange.headers.get("x-fal-error-type"))
+    return ResultKind.FAILED if typed or (ours and error_words(data)) else ResultKind.UNCLEAR
+
+
+def _says_yes(exchange: Exchange, header: str) -> bool:
+    return exchange.headers.get(header, "").strip().lower() in {"1", "true", "yes"}
+
+
+def failure_kind(exchange: Exchange) -> str:
+    """The error type of a failed result."""
+    kind = error_kind(exchange.object) or clean(exchange.headers.get("x-fal-error-type", ""))
+    return kind or ("no_media_generated" if exchange.ok else "failed")
+
+
+def failure_billed(exchange: Exchange) -> bool | None:
+    """Whether a failure is charged: never for a 5xx (fal's FAQ); a 422 "may still be"; the units header decides."""
+    units = billable_units(exchange)
+    if units is not None:
+        return units > 0
+    return False if exchange.status in BREAKDOWN else None
+
+
+def billable_units(exchange: Exchange) -> Decimal | None:
+    """`X-Fal-Billable-Units`: for this model, seconds that are charged. None for what cannot be meant."""
+    try:
+        units = Decimal(exchange.headers.get("x-fal-billable-units", "").strip()[:100])
+    except InvalidOperation:
+        return None
+    return units if units.is_finite() and 0 <= units <= MOST_UNITS else None
+
+
+def _video(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    video = data.get("video")
+    return video if isinstance(video, dict) and text(video.get("url")) else None
+
+
+def read_video(exchange: Exchange) -> RemoteVideo:
+    """A result judged to be a video. `duration` is documented as required, and missing from the page's example."""
+    data = exchange.object or {}
+    video = _video(data) or {}
+    return RemoteVideo(
+        url=text(video.get("url")),
+        content_type=text(video.get("content_type")) or None,
+        size=whole(video.get("file_size")),
+        seconds=number(data.get("duration")) or number(video.get("duration")),
+        billed_seconds=billable_units(exchange),
+        payload=data,
+    )
+
+
+ENDPOINT = "fal-ai/kling-video/ai-avatar/v2/pro"
+#: Status, result and cancel URLs leave the endpoint's path out (fal.ai/docs/api-reference/inference-api).
+APP = "fal-ai/kling-video"
+
+
+class Fal(Provider):
+    """Kling AI Avatar v2 Pro at fal."""
+
+    name: ClassVar[ProviderName] = ProviderName.FAL
+    model: ClassVar[str] = KLING_AVATAR
+    capabilities: ClassVar[Capabilities] = Capabilities(cancel=True, stream=True, upload=True, webhook=True)
+
+    def __init__(self, settings: "AvatarSettings", store: "Store") -> None:
+        self.price_per_second = Decimal("0.115")  # the model's page, "Your request will cost"
+        self.limits = Limits()
+        self._settings, self._store = settings, store
+        self._words = fal_words()
+        key = settings.fal.key.get_secret_value() if settings.fal.key else None
+        self._queue = Wire(self.name, str(settings.fal.queue_url), key, ("Authorization", "Key "))
+        self._rest = Wire(self.name, str(settings.fal.rest_url), key, ("Authorization", "Key "))
+
+    def check_configured(self) -> None:
+        self._queue.check_key("AVATAR_FAL__KEY")
+
+    async def deliver(self, inputs: RenderInputs) -> RenderInputs:
+        """With `AVATAR_FAL__DELIVERY=upload`, copy both inputs to fal's storage. The copies expire by themselves."""
+        if self._settings.fal.delivery != "upload":
+            return inputs
+        self.check_configured()
+        lifetime = timedelta(seconds=2 * self._settings.polling.deadline_seconds + 86_400)
+        links = [
+            await upload(self._rest, self._store, asset, lifetime)
+            for asset in (inputs.portrait.asset, inputs.segment.asset)
+        ]
+        return replace(inputs, portrait_url=links[0], voice_url=links[1])
+
+    async def submit(self, inputs: RenderInputs) -> Submission:
+        self.check_configured()
+        url = f"{self._queue.base}/{ENDPOINT}"
+        if inputs.webhook_url:
+            url += "?" + str(httpx.QueryParams({"fal_webhook": inputs.webhook_url}))
+        exchange = await self._queue.post_once(
+            url,
+            {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, "prompt": inputs.prompt},
+            seconds=submit_seconds(self._settings.journal.lease_seconds),
+            # Tags are pairs; fal drops what is not, in silence (fal_client headers, 2026). Usage reports show them.
+            headers={"X-Fal-Tags": f"render={inputs.render_id}"},
+        )
+        dashboard = f"fal.ai/dashboard (tag render={inputs.render_id})"
+        request_id = accepted_id(judge(exchange), self._queue, inputs, dashboard=dashboard)
+        return self._receipt(inputs.render_id, request_id, exchange.object or {})
+
+    def _receipt(self, render_id: str, request_id: str, data: dict[str, Any]) -> Submission:
+        return Submission(
+            render_id=render_id,
+            provider=self.name,
+            request_id=request_id,
+            submitted_at=datetime.now(UTC),
+            status_url=self._queue.own(data.get("status_url")),
+            response_url=self._queue.own(data.get("response_url")),
+            cancel_url=self._queue.own(data.get("cancel_url")),
+            generation="queue",
+            queue_position=whole(data.get("queue_position")),
+        )
+
+    async def poll(self, submission: Submission) -> Snapshot:
+        async with new_client() as client:
+            return await self._look(client, submission)
+
+    async def watch(self, submission: Submission, window: float) -> AsyncGenerator[Snapshot, None]:
+        """Looks by the status stream where it holds, else by GET. Close it (`aclosing`) to stop early."""
+        async with new_client() as client:
+            watch = Watch(
+                lambda: self._look(client, submission),
+                Pace(self._settings.polling, submission),
+                window=window,
+                open_stream=lambda: self._stream(client, submission),
+            )
+            async with aclosing(watch.snapshots()) as snapshots:
+                async for snapshot in snapshots:
+                    yield snapshot
+
+    async def collect(self, submission: Submission) -> RemoteVideo:
+        async with new_client() as client:
+            exchange = await self._result(client, submission)
+            kind = judge_result(exchange, submission.request_id)
+            if kind is ResultKind.UNCLEAR:
+                kind = await self._ask_status(client, submission)
+        if kind is ResultKind.VIDEO:
+            return read_video(exchange)
+        raise self._not_a_video(kind, exchange, submission)
+
+    async def download(self, video: RemoteVideo, target: Path) -> None:
+        await fetch_video(video.url, target, settings=self._settings.download)
+
+    async def cancel(self, submission: Submission) -> CancelOutcome:
+        """PUT cancel: a queued request is removed, a running one only told, and may still be charged."""
+        url = self._url(submission, submission.cancel_url, "/cancel")
+        async with new_client() as client:
+            exchange = await self._queue.ask(client, "PUT", url)
+        if exchange.status in {400, 404, 409, 410}:
+            return CancelOutcome.TOO_LATE
+        self._queue.check(exchange, submission.request_id)
+        if not exchange.ok:
+            raise self._queue.unavailable(f"{exchange.status}, {self._queue.words(exchange)}")
+        return read_cancel(exchange)
+
+    def _url(self, submission: Submission, returned: str | None, suffix: str) -> str:
+        """The URL fal returned, if the key may go there; else the documented one."""
+        built = f"{self._queue.base}/{APP}/requests/{path_segment(submission.request_id)}{suffix}"
+        return self._queue.own(returned) or built
+
+    async def _look(self, client: httpx.AsyncClient, submission: Submission) -> Snapshot:
+        url = self._url(submission, submission.status_url, "/status")
+        exchange = await self._queue.ask(client, "GET", extend(url, query="logs=1"))
+        if exchange.too_large:
+            exchange = await self._queue.ask(client, "GET", url)  # the logs alone can grow so
+        if exchange.status in {404, 410}:
+            return not_found(submission)
+        self._queue.check(exchange, submission.request_id)
+        snapshot = read_status(exchange.object or {}, self._words)
+        if snapshot is None:
+            raise self._queue.unavailable(
+                f"{exchange.status} without a status, {self._queue.words(exchange)}"
+            )
+        return not_found(submission) if snapshot.state is RemoteState.LOST else snapshot
+
+    async def _stream(self, client: httpx.AsyncClient, submission: Submission) -> AsyncGenerator[Snapshot]:
+        url = extend(self._url(submission, submission.status_url, "/status"), "/stream", "logs=1")
+        headers = {**self._queue.headers(url), "Accept": "text/event-stream"}
+        try:
+            async with client.stream("GET", url, headers=headers) as response:
+                _check_stream(response)
+                async with aclosing(read_events(response.aiter_raw())) as events:
+                    async for event in events:
+                        snapshot = read_status(
+                            parse_object(self._queue.without_key(event)) or {}, self._words
+                        )
+                        if snapshot is not None and snapshot.state is not RemoteState.LOST:
+                            yield snapshot
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise StreamDropped(self._queue.describe(error)) from None
+
+    async def _result(self, client: httpx.AsyncClient, submission: Submission) -> Exchange:
+        """The result's answer. queue.md appends `/response`, the model's OpenAPI does not: try both on a 404 or 405."""
+        url = self._url(submission, submission.response_url, "")
+        exchange = await self._queue.ask(client, "GET", url)
+        if exchange.status in {404, 405} and not url.partition("?")[0].endswith("/response"):
+            other = await self._queue.ask(client, "GET", extend(url, "/response"))
+            return exchange if other.status in {404, 405} else other
+        return exchange
+
+    async def _ask_status(self, client: httpx.AsyncClient, submission: Submission) -> ResultKind:
+        """Whether an unclear 5xx is the result: it is, if the status tells of an error too."""
+        look = await self._look(client, submission)
+        failed = look.state is RemoteState.FAILED or (look.state is RemoteState.DONE and bool(look.kind))
+        return ResultKind.FAILED if failed else ResultKind.UNAVAILABLE
+
+    def _not_a_video(self, kind: ResultKind, exchange: Exchange, submission: Submission) -> AvatarError:
+        about = partial(about_render, submission)
+        who = f"request {self._queue.clean(submission.request_id)}"
+        if kind is ResultKind.FAILED:
+            text = self._queue.clean(error_words(exchange.object)) or f"{who} ended without a video"
+            billed = failure_billed(exchange)
+            return about(
+                RenderFailed, text, kind=failure_kind(exchange), billed=billed, status=exchange.status
+            )
+        if kind is ResultKind.KEY_REFUSED:
+            return self._queue.key_refused(exchange, submission.request_id)
+        if kind is ResultKind.LOST and age_of(submission) >= GRACE:
+            return about(
+                RenderLost, f"fal knows no result of {who} (any more): it keeps one for 1 hour to 30 days."
+            )
+        if kind is ResultKind.NOT_DONE:
+            return about(ProviderUnavailable, f"fal has not finished {who} yet.")
+        return self._queue.unavailable(
+            f"{exchange.status}, {self._queue.words(exchange)}", wait=exchange.retry_after
+        )
+
+
+def _check_stream(response: httpx.Response) -> None:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if response.status_code in BREAKDOWN:  # may pass
+        raise StreamDropped(f"status {response.status_code}")
+    packed = response.headers.get("content-encoding", "identity").lower() not in {"", "identity"}
+    if response.status_code != HTTPStatus.OK or kind != "text/event-stream" or packed:
+        raise NoStream(f"status {response.status_code}, {kind or 'no content type'}")

@@ -1,0 +1,259 @@
+"""The Pixazo gateway, in both generations of its contract for this model.
+
+They share the submit. The page of the model documents a POST for the result (v1); a newer copy answers the submit
+with a `polling_url` and is asked by GET (v2). Which of them holds is not established, so the submit's answer decides,
+and a 404 from one is put to the other once. `response_url` names a foreign host and is never called.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import httpx
+
+from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost
+from avatar.models import (
+    KLING_AVATAR,
+    CancelOutcome,
+    Limits,
+    ProviderName,
+    RemoteState,
+    RemoteVideo,
+    Snapshot,
+    Submission,
+)
+from avatar.providers.answers import Vocabulary, clean, error_kind, error_words, number, path_segment, text
+from avatar.providers.base import Capabilities, Provider, RenderInputs
+from avatar.providers.download import fetch_video
+from avatar.providers.outcome import accepted_id, judge, submit_seconds
+from avatar.providers.watching import Pace, Watch, not_found
+from avatar.providers.wire import BREAKDOWN, Exchange, Wire, about_render, new_client
+
+if TYPE_CHECKING:
+    from avatar.settings import AvatarSettings
+    from avatar.store.store import Store
+
+
+# What Pixazo's status answers mean, in both generations of its API and the shapes its other models use.
+_NAMES_OF_URL = ("url", "media_url", "output_url", "video_url")
+_WRAPPERS = ("video", "output", "data", "result")
+
+
+def pixazo_words() -> Vocabulary:
+    """v1 and v2 of this model's page, and what the vendor's own clients map."""
+    return Vocabulary(
+        "pixazo",
+        queued=("IN_QUEUE", "QUEUED", "PENDING", "SUBMITTED", "CREATED", "STARTING", "WAITING"),
+        running=("IN_PROGRESS", "PROCESSING", "RUNNING"),
+        done=("COMPLETED", "SUCCEEDED", "SUCCEED", "SUCCESS", "DONE", "READY"),
+        failed=("FAILED", "ERROR", "CANCELED", "CANCELLED", "ABORTED"),
+    )
+
+
+def read_status(data: Mapping[str, Any], words: Vocabulary) -> Snapshot | None:
+    """A status body as a snapshot; None if it tells nothing. A result without a status is done: siblings do that."""
+    word = text(data.get("status"))
+    if word:
+        state = words.state(word)
+    elif video_url(data):
+        state = RemoteState.DONE
+    elif data.get("success") is False and error_words(data):
+        state = RemoteState.FAILED
+    else:
+        return None
+    percent = number(data.get("progress_percent"))
+    return Snapshot(
+        state=state,
+        progress=min(percent / 100, 1.0) if percent is not None else None,
+        eta_seconds=_first_number(data, "estimated_remaining_seconds", "estimated_completion_time"),
+        message=clean(error_words(data)),
+        kind=(error_kind(data) or "failed") if state is RemoteState.FAILED else "",
+        word=clean(word),
+    )
+
+
+def read_video(data: Mapping[str, Any]) -> RemoteVideo | None:
+    """The video in a status body, in any of the documented places; None if there is none."""
+    url = video_url(data)
+    if url is None:
+        return None
+    parts = list(_parts(data))
+    seconds = (_first_number(part, "duration", "duration_seconds") for part in parts)
+    sizes = (_first_number(part, "file_size") for part in parts)
+    size = next(filter(None, sizes), None)
+    return RemoteVideo(
+        url=url,
+        content_type=next(filter(None, (text(part.get("content_type")) for part in parts)), None),
+        size=int(size) if size else None,
+        seconds=next(filter(None, seconds), None),
+        payload=dict(data),
+    )
+
+
+def video_url(data: Mapping[str, Any]) -> str | None:
+    """`video.url`, `output.media_url` (a list or text), `output_url`, `video_url`, or `output` itself."""
+    for part in _parts(data):
+        for name in (*_NAMES_OF_URL, *_WRAPPERS):
+            url = _link(part.get(name))
+            if url:
+                return url
+    return None
+
+
+def _parts(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The places a result is described in, the most specific first: two levels down, no deeper."""
+    inner = [part for name in _WRAPPERS if isinstance(part := data.get(name), dict)]
+    for part in inner:
+        yield from (deeper for name in _WRAPPERS if isinstance(deeper := part.get(name), dict))
+    yield from inner
+    yield data
+
+
+def _link(value: Any) -> str | None:
+    first = value[0] if isinstance(value, list) and value else value
+    link = text(first)
+    return link if link.lower().startswith(("https://", "http://")) else None
+
+
+def _first_number(data: Mapping[str, Any], *names: str) -> float | None:
+    return next((found for name in names if (found := number(data.get(name))) is not None), None)
+
+
+SUBMIT = "/kling-ai-avatar-v2-pro-789/v1/kling-ai-avatar-v2-pro-request"
+RESULT_V1 = SUBMIT + "-result"
+STATUS_V2 = "/v2/requests/status/"
+
+
+class Pixazo(Provider):
+    """Kling AI Avatar v2 Pro at Pixazo."""
+
+    name: ClassVar[ProviderName] = ProviderName.PIXAZO
+    model: ClassVar[str] = KLING_AVATAR
+    capabilities: ClassVar[Capabilities] = Capabilities(webhook=True)
+
+    def __init__(self, settings: "AvatarSettings", store: "Store") -> None:
+        self.price_per_second = Decimal("0.115")  # the newer copy of the model's page (2026-04-15)
+        self.limits = Limits()
+        self._settings, self._store = settings, store
+        self._words = pixazo_words()
+        self._answered_by: dict[str, str] = {}  # requests that turned out to be known to the other generation
+        key = settings.pixazo.key.get_secret_value() if settings.pixazo.key else None
+        self._wire = Wire(self.name, str(settings.pixazo.base_url), key, ("Ocp-Apim-Subscription-Key", ""))
+
+    def check_configured(self) -> None:
+        self._wire.check_key("AVATAR_PIXAZO__KEY")
+
+    async def submit(self, inputs: RenderInputs) -> Submission:
+        self.check_configured()
+        headers = {"Cache-Control": "no-cache"}
+        if inputs.webhook_url:
+            headers["X-Webhook-URL"] = str(httpx.URL(inputs.webhook_url))
+        exchange = await self._wire.post_once(
+            self._wire.base + SUBMIT,
+            {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, "prompt": inputs.prompt},
+            seconds=submit_seconds(self._settings.journal.lease_seconds),
+            headers=headers,
+        )
+        outcome = judge(exchange, refusals_in_200=True)
+        request_id = accepted_id(outcome, self._wire, inputs, dashboard="your Pixazo dashboard")
+        return self._receipt(inputs.render_id, request_id, exchange.object or {})
+
+    def _receipt(self, render_id: str, request_id: str, data: dict[str, Any]) -> Submission:
+        return Submission(
+            render_id=render_id,
+            provider=self.name,
+            request_id=request_id,
+            submitted_at=datetime.now(UTC),
+            status_url=self._wire.own(data.get("polling_url")),
+            generation="v2" if data.get("polling_url") else "v1",
+        )
+
+    async def poll(self, submission: Submission) -> Snapshot:
+        async with new_client() as client:
+            snapshot, _ = await self._look(client, submission)
+        return snapshot
+
+    async def watch(self, submission: Submission, window: float) -> AsyncGenerator[Snapshot, None]:
+        """Looks by requests: Pixazo has no stream. Close it (`aclosing`) to stop early."""
+
+        async def look() -> Snapshot:
+            snapshot, _ = await self._look(client, submission)
+            return snapshot
+
+        async with new_client() as client:
+            watch = Watch(look, Pace(self._settings.polling, submission), window=window)
+            async with aclosing(watch.snapshots()) as snapshots:
+                async for snapshot in snapshots:
+                    yield snapshot
+
+    async def collect(self, submission: Submission) -> RemoteVideo:
+        """The result, which comes with the status."""
+        async with new_client() as client:
+            snapshot, data = await self._look(client, submission)
+            video = read_video(data)
+            if snapshot.state is RemoteState.DONE and video is None:
+                # The word may run ahead of the result; to believe it would throw away a paid video.
+                await asyncio.sleep(self._settings.polling.min_interval)
+                snapshot, data = await self._look(client, submission)
+                video = read_video(data)
+        if snapshot.state is RemoteState.DONE and video is not None:
+            return video
+        raise self._not_a_video(snapshot, submission)
+
+    async def download(self, video: RemoteVideo, target: Path) -> None:
+        await fetch_video(video.url, target, settings=self._settings.download)
+
+    async def cancel(self, submission: Submission) -> CancelOutcome:  # noqa: ARG002 - part of the contract
+        """Pixazo documents no cancel."""
+        return CancelOutcome.UNSUPPORTED
+
+    def _not_a_video(self, snapshot: Snapshot, submission: Submission) -> AvatarError:
+        about = partial(about_render, submission)
+        who = f"request {self._wire.clean(submission.request_id)}"
+        if snapshot.state is RemoteState.LOST:
+            return about(RenderLost, f"Pixazo does not know {who} (any more).")
+        if snapshot.state is RemoteState.FAILED:
+            return about(
+                RenderFailed, snapshot.message or f"{who} failed, no reason given", kind=snapshot.kind
+            )
+        if snapshot.state is RemoteState.DONE:
+            return about(RenderFailed, f"{who} ended without a video", kind="no_media_generated")
+        return about(ProviderUnavailable, f"Pixazo has not finished {who} yet.")
+
+    async def _look(
+        self, client: httpx.AsyncClient, submission: Submission
+    ) -> tuple[Snapshot, dict[str, Any]]:
+        exchange = await self._ask_either(client, submission)
+        if exchange.status in {404, 405, 410}:
+            return not_found(submission), {}
+        self._wire.check(exchange, submission.request_id)
+        data = exchange.object or {}
+        snapshot = read_status(data, self._words) if exchange.ok else None
+        if snapshot is None:
+            raise self._wire.unavailable(f"{exchange.status} without a status, {self._wire.words(exchange)}")
+        return snapshot, data
+
+    async def _ask_either(self, client: httpx.AsyncClient, submission: Submission) -> Exchange:
+        """The answer of the generation the submit was answered by, or of the other where that one is not found."""
+        known = self._answered_by.get(submission.request_id, submission.generation or "v1")
+        other = "v1" if known == "v2" else "v2"
+        first = await self._ask(client, submission, known)
+        if first.status not in {404, 405}:
+            return first
+        second = await self._ask(client, submission, other)
+        if second.ok:
+            self._answered_by[submission.request_id] = other
+        # Only a refusal by both is an absence: what the other cannot answer now is not yet lost.
+        return second if second.ok or second.status in BREAKDOWN else first
+
+    async def _ask(self, client: httpx.AsyncClient, submission: Submission, generation: str) -> Exchange:
+        if generation == "v2":
+            built = self._wire.base + STATUS_V2 + path_segment(submission.request_id)
+            return await self._wire.ask(client, "GET", self._wire.own(submission.status_url) or built)
+        body = {"request_id": submission.request_id}
+        return await self._wire.ask(client, "POST", self._wire.base + RESULT_V1, body=body)

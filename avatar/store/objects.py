@@ -1,0 +1,206 @@
+"""What a failed call to the store means, in words that hold no URL, signature or key."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+import urllib3.exceptions
+from minio.datatypes import Object
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+
+from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable
+
+# What the store tells about an object, and which keys every S3 server takes.
+LONGEST_KEY = 900
+# Servers that keep objects as files take no longer name (255 bytes, less what they append).
+SEGMENT = re.compile(r"[A-Za-z0-9._=-]{1,200}")
+META = "x-amz-meta-"
+NEVER = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True)
+class Stat:
+    """An object without its bytes. `size` in bytes; times are the store's clock, to the second.
+
+    Listings carry no content type, metadata or `served_at`: those are empty there.
+    """
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+    served_at: datetime | None = None
+    content_type: str = ""
+    sha256: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the object was written, by the store's own clock; None if it did not say."""
+        return None if self.served_at is None else (self.served_at - self.modified).total_seconds()
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A small object with its bytes."""
+
+    data: bytes
+    stat: Stat
+
+
+def check_key(key: str, *, like: str = "") -> str:
+    """The key itself, if every S3 server keeps it as written; `InvalidInput` otherwise.
+
+    Parts that are in `like`, a key of this store, are kept by it as they are there.
+    """
+    known = set(like.split("/")) - {""}
+    plain = all(
+        (SEGMENT.fullmatch(segment) or segment in known) and segment not in {".", ".."}
+        for segment in key.split("/")
+    )
+    if not plain or len(key.encode()) > LONGEST_KEY:
+        raise InvalidInput(
+            f"{key[:120]!r} cannot be used as an object key: not every S3 server keeps it as written.",
+            hint="Use letters, digits and . _ = - in parts of at most 200 characters separated by single slashes.",
+        )
+    return key
+
+
+def check_readable(key: str) -> str:
+    """The key itself, if it can be asked for: what others put into the bucket may have spaces or accents."""
+    odd = any(segment in {"", ".", ".."} for segment in key.split("/"))
+    if odd or len(key.encode()) > LONGEST_KEY or not key.isprintable():
+        raise InvalidInput(f"{key[:120]!r} cannot be used as an object key.")
+    return key
+
+
+def stat_from_headers(key: str, headers: Mapping[str, str], *, size: int | None = None) -> Stat:
+    """Read an answer to HEAD, GET or PUT. After a PUT the moment of the answer stands for `modified`."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    served_at = parse_date(lower.get("date"))
+    metadata = {name.removeprefix(META): value for name, value in lower.items() if name.startswith(META)}
+    return Stat(
+        key=key,
+        size=int(lower["content-length"]) if size is None else size,
+        etag=plain_etag(lower.get("etag")),
+        modified=parse_date(lower.get("last-modified")) or served_at or NEVER,
+        served_at=served_at,
+        content_type=lower.get("content-type", ""),
+        sha256=metadata.get("sha256"),
+        metadata=metadata,
+    )
+
+
+def stat_from_listing(item: Object) -> Stat:
+    """Read one line of a listing; a folder (only in flat listings) has size 0 and no ETag."""
+    return Stat(
+        key=item.object_name or "",
+        size=item.size or 0,
+        etag=plain_etag(item.etag),
+        modified=item.last_modified or NEVER,
+    )
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Metadata travels in HTTP headers: ASCII only."""
+    checked = dict(metadata or {})
+    for name, value in checked.items():
+        if not (name + value).isascii() or not (name + value).isprintable():
+            raise InvalidInput(f"The metadata {name[:80]!r} of an object must be printable ASCII.")
+    return checked
+
+
+def check_digest(stat: Stat, md5: str, headers: Mapping[str, str]) -> None:
+    """Raise `StoreUnavailable` if the store took other bytes than were sent.
+
+    SeaweedFS does not check the signed SHA-256 of a body. Under SSE-KMS or SSE-C the ETag is no MD5.
+    """
+    encrypted = any(name.lower().startswith("x-amz-server-side-encryption") for name in headers)
+    if not encrypted and "-" not in stat.etag and stat.etag != md5:
+        raise StoreUnavailable(
+            f"The store kept other bytes than were sent for {stat.key}. They can be sent again."
+        )
+
+
+def plain_etag(etag: str | None) -> str:
+    return (etag or "").removeprefix("W/").strip('"')
+
+
+def parse_date(text: str | None) -> datetime | None:
+    """An HTTP date, or None where a server sent something else."""
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC) if text else None
+    except ValueError:
+        return None
+
+
+#: All that the SDK raises for an answer, or for none.
+CALL_ERRORS = (MinioException, urllib3.exceptions.HTTPError, ParseError)
+NOT_FOUND = frozenset({"NoSuchKey", "NoSuchObject"})
+BUSY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+UNPROVED = "its certificate does not prove its name"
+CREDENTIALS_HINT = "Check AVATAR_STORE__ACCESS_KEY, AVATAR_STORE__SECRET_KEY and this machine's clock."
+
+
+def status_of(error: BaseException) -> int | None:
+    """HTTP status of the answer; None if there was none."""
+    if isinstance(error, S3Error):
+        return int(error.response.status)
+    if isinstance(error, ServerError):
+        return error.status_code
+    return error._code if isinstance(error, InvalidResponseError) else None  # noqa: SLF001 - has no public name
+
+
+def code_of(error: BaseException) -> str:
+    """The S3 error code, else the kind of failure. Codes are cut to letters: servers may echo anything."""
+    code = error.code if isinstance(error, S3Error) else None
+    if code:
+        return re.sub(r"[^A-Za-z0-9]", "", code)[:60]
+    if isinstance(error, urllib3.exceptions.SSLError) and "certificate" in str(error):
+        return UNPROVED
+    status = status_of(error)
+    return f"HTTP {status}" if status else type(error).__name__
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same call may succeed in a moment."""
+    status = status_of(error)
+    if code_of(error) == UNPROVED:
+        return False
+    return status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in BUSY
+
+
+def is_missing(error: BaseException) -> bool:
+    return status_of(error) == HTTPStatus.NOT_FOUND and code_of(error) in NOT_FOUND
+
+
+def explain(error: BaseException, action: str, endpoint: str) -> AvatarError:
+    """The project's error for a failed call. `action` completes "could not …".
+
+    Raise it outside the `except` block: the original holds request headers and URLs.
+    """
+    code, status = code_of(error), status_of(error)
+    if is_missing(error):
+        return ObjectNotFound(f"The store has no such object: could not {action}.")
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return InvalidInput(f"The object has no such range of bytes: could not {action}.")
+    if status == HTTPStatus.FORBIDDEN:
+        text = f"Access denied by the store at {endpoint} ({code}): could not {action}."
+        return StoreUnavailable(text, hint=CREDENTIALS_HINT)
+    if status is None:
+        text = f"No usable answer from the store at {endpoint} ({code}): could not {action}."
+        own = "Set SSL_CERT_FILE to the certificate of its authority, if that is one of your own."
+        there = "Check that the store runs and that AVATAR_STORE__ENDPOINT names it."
+        return StoreUnavailable(text, hint=own if code == UNPROVED else there)
+    return StoreUnavailable(f"The store at {endpoint} answered {code}: could not {action}.")
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

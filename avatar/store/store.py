@@ -1,0 +1,373 @@
+"""The store: one bucket of any S3 server, through the MinIO SDK.
+
+Uses only what every S3 server has, and conditional create, which `proves_conditional_create` checks.
+Whatever fails is `StoreUnavailable`; `ObjectNotFound` is raised only when the store said so itself.
+Calls that may be repeated are tried three times within about ten seconds.
+"""
+
+import asyncio
+import builtins
+import hashlib
+import io
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.datatypes import Object
+from minio.error import S3Error
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import ProtocolError
+
+from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable, StoreUnfit
+from avatar.settings import StoreSettings
+from avatar.store import conditional
+from avatar.store.connection import Connection
+from avatar.store.objects import (
+    META,
+    Blob,
+    Stat,
+    check_digest,
+    check_key,
+    check_metadata,
+    check_readable,
+    is_missing,
+    stat_from_headers,
+    stat_from_listing,
+)
+
+# The SDK calls behind `Store`: each runs in a thread, and raises what the SDK raises.
+MIB = 1024 * 1024
+#: The SDK holds whole parts in memory: this many of this size for each upload.
+PART_SIZE = 8 * MIB
+PARALLEL_PARTS = 2
+SMALLEST_PART = 5 * MIB
+OURS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket seen through one SDK client."""
+
+    client: Minio
+    name: str
+
+    def ensure(self) -> None:
+        """Make the bucket unless it is there, or another process makes it now."""
+        if self.client.bucket_exists(self.name):
+            return
+        try:
+            self.client.make_bucket(self.name)
+        except S3Error as error:
+            if error.code not in OURS:
+                raise
+
+    def stat(self, key: str) -> Stat:
+        """HEAD, and on its 404 a GET: only a body can tell a missing object from a missing bucket."""
+        try:
+            found = self.client.stat_object(self.name, key)
+        except S3Error as error:
+            if not is_missing(error):
+                raise
+            response = self.client.get_object(self.name, key)
+            release(response)
+            return stat_from_headers(key, response.headers)
+        return stat_from_headers(key, dict(found.metadata or {}))
+
+    def read(self, key: str, max_bytes: int) -> Blob:
+        """Body and head in one GET; a body larger than `max_bytes` is left unread."""
+        response = self.client.get_object(self.name, key)
+        try:
+            found = stat_from_headers(key, response.headers)
+            data = b"" if found.size > max_bytes else response.read(decode_content=False)
+        finally:
+            release(response)
+        return Blob(data, found)
+
+    def read_start(self, key: str, count: int) -> bytes:
+        """The first `count` bytes, or all if there are fewer. No Range: an empty object would answer 416."""
+        response = self.client.get_object(self.name, key)
+        try:
+            return response.read(count, decode_content=False)
+        finally:
+            release(response)
+
+    def open_range(self, key: str, offset: int, length: int | None) -> BaseHTTPResponse:
+        """A GET whose body is still to be read. rclone answers a Range with the whole object: refused."""
+        response = self.client.get_object(self.name, key, offset=offset, length=length or 0)
+        ranged = offset > 0 or length is not None
+        if ranged and response.status != HTTPStatus.PARTIAL_CONTENT:
+            release(response)
+            raise ProtocolError("The store answered a request for a range with the whole object.")
+        return response
+
+    def put(
+        self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str]
+    ) -> tuple[Stat, Mapping[str, str]]:
+        """One PUT, whatever the size, so that a pointer changes at once or not at all; and the answer's headers."""
+        result = self.client.put_object(
+            self.name,
+            key,
+            io.BytesIO(data),
+            len(data),
+            content_type,
+            metadata=dict(metadata),
+            part_size=max(len(data), SMALLEST_PART),
+        )
+        headers = {name.lower(): value for name, value in (result.http_headers or {}).items()}
+        sent = {"content-type": content_type} | {
+            META + name.lower(): value for name, value in metadata.items()
+        }
+        return stat_from_headers(key, headers | sent, size=len(data)), headers
+
+    def put_file(self, key: str, path: Path, content_type: str, metadata: Mapping[str, str]) -> None:
+        """Upload in parts; the SDK removes them from the store if one fails."""
+        self.client.fput_object(
+            self.name,
+            key,
+            str(path),
+            content_type,
+            metadata=dict(metadata),
+            part_size=PART_SIZE,
+            num_parallel_uploads=PARALLEL_PARTS,
+        )
+
+    def download(self, key: str, path: Path) -> Stat:
+        """Write beside `path`, verify, then rename."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+        response = self.client.get_object(self.name, key)
+        try:
+            found = stat_from_headers(key, response.headers)
+            arrived = write_body(response, unfinished)
+            if found.sha256 not in {None, arrived}:
+                raise ProtocolError("The bytes that arrived do not have the SHA-256 kept with the object.")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+            release(response)
+        return found
+
+    def entries(self, prefix: str, *, recursive: bool) -> list[Object]:
+        return [*self.client.list_objects(self.name, prefix=prefix, recursive=recursive)]
+
+    def copy(self, source_key: str, target_key: str) -> None:
+        self.client.copy_object(self.name, target_key, CopySource(self.name, source_key))
+
+    def remove(self, key: str) -> None:
+        self.client.remove_object(self.name, key)
+
+
+def write_body(response: BaseHTTPResponse, path: Path) -> str:
+    """Write the rest of an answer to `path`; its SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        while chunk := response.read(MIB, decode_content=False):
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
+
+
+def release(response: BaseHTTPResponse) -> None:
+    """Give the connection back; one with bytes left on it is closed first, to be opened anew."""
+    response.close()
+    response.release_conn()
+
+
+__all__ = ["Blob", "Stat", "Store"]
+
+#: Larger bodies go by the transfer threads and their time-outs.
+SMALL = MIB // 4
+LONGEST_PRESIGN = timedelta(days=7)
+
+
+class Store:
+    """One bucket. Making it does no I/O; it may be used from any event loop.
+
+    Keys that are written must pass everywhere (`[A-Za-z0-9._=-]` parts), keys that are read need not:
+    `InvalidInput` otherwise. Raises `NotConfigured` if the address or the keys are missing.
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._connection = Connection(settings)
+        self._small = Bucket(self._connection.client, settings.bucket)
+        self._large = Bucket(self._connection.transfers, settings.bucket)
+        self.bucket = settings.bucket
+        self._proved = False
+
+    async def ensure_bucket(self) -> None:
+        """Make the bucket unless it is there."""
+        await self._connection.run(f"make the bucket {self.bucket}", self._small.ensure)
+
+    async def stat(self, key: str) -> Stat:
+        """Size, ETag, times and metadata. Raises `ObjectNotFound`."""
+        return await self._connection.run(f"look at {key}", partial(self._small.stat, check_readable(key)))
+
+    async def exists(self, key: str) -> Stat | None:
+        """Like `stat`; None if the store said that there is no such object."""
+        try:
+            return await self.stat(key)
+        except ObjectNotFound:
+            return None
+
+    async def get(self, key: str, *, max_bytes: int = 16 * MIB) -> Blob:
+        """A small object with its `Stat` in one request. Raises `InvalidInput` if it is larger than `max_bytes`."""
+        read = partial(self._small.read, check_readable(key), max_bytes)
+        blob = await self._connection.run(f"read {key}", read)
+        if blob.stat.size > max_bytes:
+            raise InvalidInput(f"{key} has {blob.stat.size} bytes; no more than {max_bytes} were expected.")
+        return blob
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+        like: str = "",
+    ) -> Stat:
+        """Write a small object, over whatever is there. Raises `StoreUnavailable` if other bytes arrived.
+
+        Parts of the key may be named as oddly as those of `like`, a key that others wrote.
+        """
+        small = len(data) <= SMALL
+        bucket, run = (
+            (self._small, self._connection.run) if small else (self._large, self._connection.transfer)
+        )
+        named = check_key(key, like=like)
+        send = partial(bucket.put, named, data, content_type, check_metadata(metadata))
+        if not small:
+            # A dead store is found out in seconds by a short call, in minutes by a transfer.
+            await self.exists(key)
+        stat, headers = await run(f"write {key}", send)
+        check_digest(stat, hashlib.md5(data, usedforsecurity=False).hexdigest(), headers)
+        return stat
+
+    async def create(self, key: str, data: bytes, *, content_type: str = "application/json") -> bool:
+        """Write an object only if there is none: True if it is ours, False if somebody else's is there.
+
+        An object that already holds exactly `data` counts as ours, since it may be an earlier success whose
+        answer was lost: put a unique token into every body. Tried five times. Raises `StoreUnavailable` if it
+        stays unknown (creating again with the same bytes is safe), `StoreUnfit` if the store cannot do it.
+        """
+
+        async def read_back() -> bytes:
+            read = partial(self._small.read_start, key, len(data) + 1)
+            return await self._connection.run(f"read back {key}", read)
+
+        return await conditional.create(self._connection, check_key(key), data, content_type, read_back)
+
+    async def put_file(
+        self, key: str, path: Path, *, content_type: str, sha256: str, overwrite: bool = False
+    ) -> Stat:
+        """Upload a file in parts of 8 MiB, with its SHA-256 as metadata.
+
+        Nothing is sent if the key already holds this content. Raises `AvatarError` if it holds other content,
+        unless `overwrite`: what is there may have been paid for. Raises `OSError` if the file cannot be read.
+        """
+        size = await asyncio.to_thread(lambda: path.stat().st_size)
+        found = await self.exists(check_key(key))
+        if found and (found.sha256, found.size) == (sha256, size):
+            return found
+        if found and not overwrite:
+            raise AvatarError(
+                f"{key} already holds other content ({found.size} bytes), which was kept. Nothing was uploaded.",
+                hint="Ask for another take, or remove the object if it is not wanted.",
+            )
+        send = partial(self._large.put_file, key, path, content_type, {"sha256": sha256})
+        await self._connection.transfer(f"upload {key}", send)
+        stat = await self.stat(key)
+        if (stat.sha256, stat.size) != (sha256, size):
+            raise StoreUnavailable(
+                f"The store did not keep {key} as it was sent. The local file is untouched."
+            )
+        return stat
+
+    async def download(self, key: str, path: Path) -> Stat:
+        """Fetch an object to `path`, which appears only when complete and, if its SHA-256 is known, verified.
+
+        Raises `OSError` if the file cannot be written.
+        """
+        fetch = partial(self._small.download, check_readable(key), path)
+        return await self._connection.transfer(f"download {key}", fetch)
+
+    async def stream(self, key: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes of an object, or `length` of them from `offset`, in chunks of at most 1 MiB.
+
+        Raises `InvalidInput` if `offset` is past the end, `StoreUnavailable` also in the middle.
+        """
+        if length == 0:
+            return
+        begin = partial(self._small.open_range, check_readable(key), offset, length)
+        response = await self._connection.run(f"read {key}", begin)
+        try:
+            read = partial(response.read, MIB, decode_content=False)
+            while chunk := await self._connection.run(f"read {key}", read, pauses=()):
+                yield chunk
+        finally:
+            # In a thread: a read that was cancelled may still hold the response.
+            await self._connection.run(f"end reading {key}", partial(release, response), pauses=())
+
+    async def list(self, prefix: str, *, recursive: bool = True) -> builtins.list[Stat]:
+        """All objects whose keys begin with `prefix`, in the byte order of their keys.
+
+        Not recursive: up to the next slash, folders as keys ending in a slash. SeaweedFS shows an emptied
+        folder for up to two minutes.
+        """
+        look = partial(self._small.entries, prefix, recursive=recursive)
+        found = await self._connection.run(f"list {prefix or self.bucket}", look)
+        # SeaweedFS lists a/b before a-b.
+        return sorted((stat_from_listing(item) for item in found), key=lambda stat: stat.key.encode())
+
+    async def copy(self, source_key: str, target_key: str) -> Stat:
+        """Copy within the bucket, metadata included, over whatever is there. Raises `ObjectNotFound`.
+
+        Parts of the target may be named as oddly as those of the source.
+        """
+        send = partial(self._large.copy, source_key, check_key(target_key, like=source_key))
+        await self.stat(source_key)
+        await self._connection.transfer(f"copy {source_key} to {target_key}", send)
+        return await self.stat(target_key)
+
+    async def remove(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        await self._connection.run(f"remove {key}", partial(self._small.remove, check_readable(key)))
+
+    async def presign(self, key: str, *, expires: timedelta) -> str:
+        """A GET link on the public endpoint, for at most seven days. No request is made. It is a secret."""
+        if not timedelta(seconds=1) <= expires <= LONGEST_PRESIGN:
+            raise InvalidInput(f"A link can hold for 1 second to 7 days, not for {expires}.")
+        return self._connection.public.get_presigned_url(
+            "GET", self.bucket, check_readable(key), expires=expires
+        )
+
+    async def proves_conditional_create(self) -> bool:
+        """Whether this store, tried now on an object of its own, refuses to create over an object.
+
+        JuiceFS and rclone overwrite silently. Remembered once proved; raises `StoreUnavailable`.
+        """
+        self._proved = self._proved or await self._try_conditional_create()
+        return self._proved
+
+    async def _try_conditional_create(self) -> bool:
+        key = f"probe/{secrets.token_hex(16)}"
+        first, second = (secrets.token_bytes(16) for _ in range(2))
+        try:
+            won = await self.create(key, first), await self.create(key, second)
+            return won == (True, False) and (await self.get(key)).data == first
+        except StoreUnfit:
+            return False
+        finally:
+            with suppress(StoreUnavailable):
+                await self.remove(key)
+
+    async def aclose(self) -> None:
+        """Close threads and sockets, once. Calls under way are waited for."""
+        await self._connection.aclose()

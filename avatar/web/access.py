@@ -1,0 +1,154 @@
+"""Who may look, and what every answer says to the browser. Plain ASGI, so that bodies stream through."""
+
+import asyncio
+import base64
+import binascii
+import secrets
+import socket
+from collections.abc import Collection
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from avatar.settings import GallerySettings
+from avatar.web.serving import is_address
+
+# Who may send notifications, and how much of one is read.
+#: Seconds in which a body has to arrive.
+PATIENCE = 30.0
+_TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class BodyLimit:
+    """Refuses (413) a body that is longer than `most` bytes, before more of it is read, announced or not."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.most:
+                raise HTTPException(_TOO_LARGE, self._told)
+            return message
+
+        announced = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
+        if announced.isdecimal() and int(announced) > self.most:
+            await PlainTextResponse(self._told, _TOO_LARGE)(scope, receive, send)
+        else:
+            await self.app(scope, receive_within_limit, send)
+
+    @property
+    def _told(self) -> str:
+        return f"More than {self.most} bytes are not read (AVATAR_BRIDGE__MAX_BODY_BYTES).\n"
+
+
+def check_token(request: Request, tokens: Collection[str]) -> None:
+    """Raise 401 unless the request carries one of `tokens` as a bearer token; compared in constant time."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    known = [secrets.compare_digest(given.strip().encode(), token.encode()) for token in tokens]
+    if scheme.lower() != "bearer" or not any(known):
+        challenge = {"www-authenticate": "Bearer"}
+        raise HTTPException(HTTPStatus.UNAUTHORIZED, "The shared token is needed.\n", challenge)
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Raises 408 if it does not arrive in time, and 413 where `BodyLimit` says so."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await request.body()
+    except TimeoutError:
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive.\n") from None
+
+
+#: Told to every browser: nothing from elsewhere, no script at all, in nobody's frame.
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+#: Asked by `avatar up` and by load balancers; it tells nothing.
+HEALTH = "/health"
+
+
+class BrowserRules:
+    """Adds `HEADERS` to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_rules(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, send_with_rules)
+
+
+class Door:
+    """Asks for the password if there is one; if there is none, lets in whoever came by one of our own names."""
+
+    def __init__(self, app: ASGIApp, settings: GallerySettings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = None
+        if scope["type"] == "http" and scope["path"] != HEALTH:
+            answer = self._turned_away(Headers(scope=scope))
+        await (answer or self.app)(scope, receive, send)
+
+    def _turned_away(self, headers: Headers) -> Response | None:
+        if self.settings.password is not None:
+            return None if knows_password(headers.get("authorization", ""), self.settings) else _ask()
+        # Otherwise any web site could have its own name point at 127.0.0.1, and read us through a visitor's browser.
+        return None if is_own_name(headers.get("host", ""), self.settings) else _unknown_host()
+
+
+def knows_password(authorization: str, settings: GallerySettings) -> bool:
+    """Whether a Basic `Authorization` header has user and password right; compared in constant time."""
+    scheme, _, token = authorization.partition(" ")
+    try:
+        given = base64.b64decode(token.strip(), validate=True) if scheme.lower() == "basic" else b""
+    except (binascii.Error, ValueError):
+        given = b""
+    password = settings.password.get_secret_value() if settings.password else ""
+    return secrets.compare_digest(given, f"{settings.user}:{password}".encode())
+
+
+def is_own_name(host: str, settings: GallerySettings) -> bool:
+    """Whether a `Host` header is an address, localhost, or a name we are known by."""
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    public = settings.public_url.host if settings.public_url else None
+    return is_address(name) or name in {"localhost", settings.host, public, socket.gethostname().lower()}
+
+
+def _ask() -> Response:
+    challenge = {"www-authenticate": 'Basic realm="avatar gallery", charset="UTF-8"'}
+    return PlainTextResponse(
+        "A user name and a password are needed.\n", HTTPStatus.UNAUTHORIZED, headers=challenge
+    )
+
+
+def _unknown_host() -> Response:
+    return PlainTextResponse(
+        "The gallery is not known by this name. Set AVATAR_GALLERY__PUBLIC_URL to its address, or a password.\n",
+        HTTPStatus.MISDIRECTED_REQUEST,
+    )

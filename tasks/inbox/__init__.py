@@ -1,1 +1,0 @@
-"""The inbox: files dropped into the bucket are found, taken by one run each, rendered, and filed away."""

@@ -1,0 +1,184 @@
+"""What Prefect says of runs: whether one is under way, and dead ones started again."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.states import AwaitingRetry, Cancelled, Failed
+
+from avatar.errors import AvatarError
+from avatar.settings import RecoverySettings
+from avatar.workspace import workspace
+
+# Whether a flow run that has taken something still works on it, or will go on with it.
+_OVER = {None, StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
+
+
+async def is_under_way(run_id: str) -> bool:
+    """False once the run is over for good. One that crashed is not, as long as it is started again by itself.
+
+    Raises what the client raises if the server does not answer: nobody knows then.
+    """
+    recovery = workspace().settings.recovery
+    async with get_client() as client:
+        try:
+            run = await client.read_flow_run(UUID(run_id))
+        except (ObjectNotFound, ValueError):
+            return False
+        if run.state_type in _OVER:
+            return False
+        if run.state_type is StateType.CRASHED or await _is_dead(client, run, recovery):
+            return await _is_started_again(client, run, recovery)
+        return True
+
+
+async def _is_dead(client: PrefectClient, run: FlowRun, recovery: RecoverySettings) -> bool:
+    return run.state_type is StateType.RUNNING and await is_stale(client, run, recovery)
+
+
+async def _is_started_again(client: PrefectClient, run: FlowRun, recovery: RecoverySettings) -> bool:
+    """Whether `resume_dead_runs` finds it."""
+    recent = run.start_time is not None and run.start_time > datetime.now(UTC) - FORGOTTEN_AFTER
+    if run.deployment_id is None or not recent:
+        return False
+    return await count_resumes(client, run.id) < recovery.max_resumes
+
+
+# Start dead flow runs again: crashed ones, and those that still say Running or Pending although nothing runs them.
+#
+# Those that were cancelled, and whose process was gone before it could say so, are ended.
+#
+# Prefect's own automation can miss a crash (an event emitted while the server starts is not acted upon), so this asks
+# the server, not its events. A run that turns out to be alive does no harm: the journal lets nobody pay twice.
+#: Only runs of our own deployments are touched: the server may have others.
+TAG = "avatar"
+#: A run that began longer ago than this is history, not an accident to be mended.
+FORGOTTEN_AFTER = timedelta(days=2)
+
+
+#: The state's message by which a start that nobody asked for is known.
+RESUMED = "Started again by itself: its process was gone."
+#: That of a run that was cancelled and could not say so itself.
+CANCELLED = (
+    "Cancelled; its process was gone. What it had sent goes on at the provider, and is collected by itself."
+)
+
+
+async def resume_dead_runs(recovery: RecoverySettings) -> list[str]:
+    """Reschedule dead runs that belong to a deployment, each at most `max_resumes` times. Returns their names."""
+    resumed = []
+    async with get_client() as client:
+        for run in await _dead_runs(client, recovery):
+            count = await count_resumes(client, run.id)
+            if count < recovery.max_resumes:
+                again: State[None] = AwaitingRetry(scheduled_time=datetime.now(UTC), message=RESUMED)
+                await client.set_flow_run_state(run.id, again, force=True)
+                resumed.append(run.name)
+            else:
+                # Crashed, the automation would start it once more.
+                given_up: State[None] = Failed(message=_give_up(count, recovery))
+                await client.set_flow_run_state(run.id, given_up, force=True)
+    return resumed
+
+
+async def end_cancelled_runs(recovery: RecoverySettings) -> list[str]:
+    """Let runs be Cancelled that were told to stop and are gone. Returns their names.
+
+    Otherwise they would say Cancelling for ever, and whoever waits for them, or for the uploads they took, would wait.
+    """
+    ended = []
+    async with get_client() as client:
+        for run in await _runs(client, StateType.CANCELLING):
+            if await is_stale(client, run, recovery):
+                over: State[None] = Cancelled(message=CANCELLED)
+                await client.set_flow_run_state(run.id, over, force=True)
+                ended.append(run.name)
+    return ended
+
+
+def _give_up(count: int, recovery: RecoverySettings) -> str:
+    return (
+        f"This run crashed and was started again {count} times, so it was given up "
+        f"(AVATAR_RECOVERY__MAX_RESUMES={recovery.max_resumes}). What was paid for is in the journal: a new run of the "
+        "same job continues there, and pays for nothing twice."
+    )
+
+
+async def count_resumes(client: PrefectClient, run_id: UUID) -> int:
+    """How often a run was started again by itself, since a person last did. Resuming after approval does not count."""
+    count = 0
+    for state in sorted(await client.read_flow_run_states(run_id), key=lambda state: state.timestamp):
+        if state.name == "AwaitingRetry":
+            count = count + 1 if state.message == RESUMED else 0
+    return count
+
+
+async def check_resumes(recovery: RecoverySettings) -> None:
+    """End this run if it was started again by itself more often than `max_resumes`: it would crash for ever.
+
+    Raises:
+        AvatarError: it was.
+    """
+    if flow_run.id is None or (flow_run.run_count or 0) <= recovery.max_resumes + 1:
+        return
+    async with get_client() as client:
+        count = await count_resumes(client, UUID(flow_run.id))
+    if count > recovery.max_resumes:
+        raise AvatarError(
+            _give_up(count, recovery),
+            hint="Look at the worker's log for why it dies, then start it again: Retry in the Prefect UI.",
+        )
+
+
+async def _dead_runs(client: PrefectClient, recovery: RecoverySettings) -> Sequence[FlowRun]:
+    begun = FlowRunFilterStartTime(after_=datetime.now(UTC) - FORGOTTEN_AFTER)
+    runs = await _runs(client, StateType.CRASHED, StateType.RUNNING, start_time=begun)
+    # A worker took them and was gone before they began: neither an event nor another worker ever moves them. However
+    # old, they are still to be done, like those that no worker has taken.
+    runs += await _runs(client, StateType.PENDING)
+    return [
+        run for run in runs if run.state_type is StateType.CRASHED or await is_stale(client, run, recovery)
+    ]
+
+
+async def _runs(client: PrefectClient, *states: StateType, **more: FlowRunFilterStartTime) -> list[FlowRun]:
+    """Runs of our deployments in one of these states."""
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
+        deployment_id=FlowRunFilterDeploymentId(is_null_=False),
+        tags=FlowRunFilterTags(all_=[TAG]),
+        **more,
+    )
+    return await client.read_flow_runs(flow_run_filter=wanted)
+
+
+async def is_stale(client: PrefectClient, run: FlowRun, recovery: RecoverySettings) -> bool:
+    """Whether a run that says Running, Pending or Cancelling has given no sign of life for too long."""
+    since = datetime.now(UTC) - timedelta(seconds=recovery.stale_seconds)
+    if run.state is None or run.state.timestamp > since:
+        return False
+    response = await client._client.post(  # noqa: SLF001 - the client has no public call for events
+        "/events/filter",
+        json={
+            "filter": {
+                "occurred": {"since": since.isoformat(), "until": datetime.now(UTC).isoformat()},
+                "event": {"name": ["prefect.flow-run.heartbeat"]},
+                "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+            },
+            "limit": 1,
+        },
+    )
+    response.raise_for_status()
+    return not response.json()["events"]

@@ -1,0 +1,65 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from avatar.models import Asset, Plan
+from avatar.money.quote import order_for
+from avatar.workspace import Workspace
+from tests.money.scripted import Scripted, make_plan
+from tests.sandbox import samples
+from tests.sandbox.renderer import Look, render
+
+SECONDS = 8.0
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Path:
+    """A folder with a portrait and a voice of eight seconds."""
+    folder = tmp_path_factory.mktemp("inputs")
+    samples.make_inputs(folder)
+    samples.write_voice(folder / "eight.wav", SECONDS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def footage(inputs) -> Path:
+    """Those eight seconds as a talking picture, as a provider would return it."""
+    target = inputs / "footage.mp4"
+    voice = (inputs / "eight.wav").read_bytes()
+    render((inputs / "portrait.png").read_bytes(), voice, target, Look(320, 25, 0.04))
+    return target
+
+
+@pytest.fixture
+async def plan(store, inputs) -> Plan:
+    """A plan whose assets are in the store."""
+    assets = []
+    for name in ("portrait.png", "eight.wav"):
+        data = (inputs / name).read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = f"assets/{sha256}.{name.rsplit('.', 1)[-1]}"
+        assets.append(Asset(key=key, sha256=sha256, size=len(data), content_type="application/octet-stream"))
+        await store.put(key, data, content_type="application/octet-stream", metadata={"sha256": sha256})
+    return make_plan(*assets, seconds=SECONDS)
+
+
+@pytest.fixture
+async def make_workspace(make_settings):
+    """Workspaces on this test's bucket, each like a process of its own, with a scripted provider."""
+    opened = []
+
+    def make(provider: Scripted, **overrides) -> Workspace:
+        workspace = Workspace(make_settings(**overrides))
+        workspace._providers[provider.name] = provider
+        opened.append(workspace)
+        return workspace
+
+    yield make
+    for workspace in opened:
+        await workspace.aclose()
+
+
+@pytest.fixture
+def render_id(make_workspace, plan):
+    return order_for(make_workspace(Scripted()), plan, plan.segments[0]).render_id

@@ -1,0 +1,125 @@
+"""Conditional create: one winner, whatever the network does; and stores that only pretend."""
+
+import asyncio
+
+import pytest
+
+from avatar.errors import StoreUnavailable, StoreUnfit
+from avatar.store import conditional
+from avatar.store.conditional import Answer
+
+KEY = "journal/r1/000.json"
+
+
+async def test_one_of_sixteen_creators_wins(conditional_store):
+    """Sixteen creators of one key: exactly one is told that it won, and its content is what stays."""
+    bodies = [b'{"holder": %d}' % number for number in range(16)]
+    won = await asyncio.gather(*(conditional_store.create(KEY, body) for body in bodies))
+    assert won.count(True) == 1
+    blob = await conditional_store.get(KEY)
+    assert blob.data == bodies[won.index(True)]
+    assert blob.stat.content_type == "application/json"
+
+
+async def test_the_same_bytes_are_ours(conditional_store):
+    """Creating again with the very bytes that are there is a success; with others, of any length, a defeat."""
+    assert await conditional_store.create(KEY, b"token-1") is True
+    assert await conditional_store.create(KEY, b"token-1") is True
+    for other in (b"token-2", b"token", b"token-1-longer", b""):
+        assert await conditional_store.create(KEY, other) is False
+    assert (await conditional_store.get(KEY)).data == b"token-1"
+
+
+async def test_a_removed_key_can_be_created_again(conditional_store):
+    """After a remove the next creator wins."""
+    await conditional_store.create(KEY, b"one")
+    await conditional_store.remove(KEY)
+    assert await conditional_store.create(KEY, b"two") is True
+
+
+async def test_an_honest_store_proves_itself(conditional_store):
+    """The probe says yes on a store that honours the condition, leaves nothing, and is not repeated."""
+    assert await conditional_store.proves_conditional_create() is True
+    assert await conditional_store.list("") == []
+    await conditional_store.aclose()
+    assert await conditional_store.proves_conditional_create() is True
+
+
+@pytest.mark.backends
+async def test_a_store_that_overwrites_is_found_out(juicefs_store):
+    """The JuiceFS gateway overwrites in spite of the condition: the probe says no, and leaves nothing."""
+    assert await juicefs_store.proves_conditional_create() is False
+    assert await juicefs_store.list("") == []
+
+
+@pytest.mark.parametrize("fault", ["500", "cut"])
+async def test_our_own_success_is_recognised(relayed, relay, fault):
+    """The store created the object and the answer was lost: the creator still learns that it won."""
+    relay.faults["PUT"] = [fault]
+    assert await relayed.create(KEY, b"mine") is True
+    assert relay.done["PUT"] == 2
+    assert (await relayed.get(KEY)).data == b"mine"
+
+
+@pytest.mark.parametrize("fault", ["500", "cut"])
+async def test_a_defeat_is_a_defeat_though_the_answer_was_lost(relayed, relay, store, fault):
+    """Somebody else was first and the refusal was lost: the loser learns that it lost, and overwrites nothing."""
+    assert await store.create(KEY, b"theirs") is True
+    relay.faults["PUT"] = [fault]
+    assert await relayed.create(KEY, b"mine") is False
+    assert (await store.get(KEY)).data == b"theirs"
+
+
+async def test_a_busy_store_is_asked_again(relayed, relay):
+    """A 503 before anything was written is tried again, and the object is created once."""
+    relay.faults["PUT"] = ["503", "503"]
+    assert await relayed.create(KEY, b"mine") is True
+    assert (relay.seen["PUT"], relay.done["PUT"]) == (3, 1)
+
+
+async def test_success_is_found_though_every_answer_was_lost(relayed, relay, impatient):
+    """If each of the five answers is lost, what the store holds decides."""
+    relay.faults["PUT"] = ["500"] * 5
+    assert await relayed.create(KEY, b"mine") is True
+    assert relay.seen["PUT"] == 5
+
+
+async def test_a_store_that_stays_down_is_unknown_not_lost(relayed, relay, impatient):
+    """A store that never takes the object is an error that says so: neither won nor lost, and safe to repeat."""
+    relay.faults["PUT"] = ["503"] * 5
+    with pytest.raises(StoreUnavailable, match=r"did not confirm.*InternalError.*safe"):
+        await relayed.create(KEY, b"mine")
+    assert await relayed.exists(KEY) is None
+
+
+async def test_a_changed_body_is_not_taken(relayed, relay):
+    """A body that changed on its way is refused by its MD5 and sent no second time by itself."""
+    relay.faults["PUT"] = ["flip"]
+    with pytest.raises(StoreUnavailable, match=r"BadDigest|InvalidDigest"):
+        await relayed.create(KEY, b"mine")
+    assert await relayed.exists(KEY) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Answer(501, "NotImplemented"), StoreUnfit),
+        (Answer(403, "SignatureDoesNotMatch"), StoreUnavailable),
+        (Answer(404, "NoSuchBucket"), StoreUnavailable),
+        (Answer(400, "InvalidArgument"), StoreUnavailable),
+        (Answer(307, "TemporaryRedirect"), StoreUnavailable),
+    ],
+)
+def test_definite_refusals_are_raised(answer, error):
+    """An answer that repeating will not change is an error at once, with the store's own code or a reason."""
+    with pytest.raises(error, match=f"{answer.code}|501"):
+        conditional.check_answer(answer, KEY, "127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(412, ""), Answer(409, ""), Answer(503, ""), Answer(429, ""), Answer(None, "")]
+)
+def test_what_may_be_decided_later_is_not_raised(answer):
+    """Taken, contended, busy and lost answers go on to a comparison or another try."""
+    conditional.check_answer(answer, KEY, "127.0.0.1:1")
+    assert not answer.created
