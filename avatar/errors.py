@@ -11,6 +11,7 @@ AvatarError
 │   ├── SubmitRefused         it refused the request: not charged
 │   ├── RenderFailed          it accepted, then failed; `billed` says whether it charges
 │   ├── RenderLost            it no longer knows the request
+│   ├── ResultUnreadable      it answered, and its answer names no video: kept, and never taken for a failure
 │   ├── DownloadFailed        it rendered, the video could not be fetched yet (the request id is kept)
 │   └── VideoRejected         the video arrived and did not pass its checks: kept, not published
 ├── OutcomeUnknown            the answer to a paid request was lost: a person must settle it        exit 5
@@ -150,6 +151,16 @@ class RenderLost(ProviderFailure):
     """The provider no longer knows the request id, or its result has expired."""
 
 
+class ResultUnreadable(ProviderFailure):
+    """The provider says that the render has ended, or answered with a success, and no video is named anywhere in it.
+
+    Attributes:
+        answer: the body as it came, without the key.
+    """
+
+    answer: str = ""
+
+
 class DownloadFailed(ProviderFailure):
     """The render is done at the provider, but its video could not be fetched."""
 
@@ -165,9 +176,14 @@ class VideoRejected(ProviderFailure):
 
 
 class OutcomeUnknown(AvatarError):
-    """Whether the provider accepted (and charges) is not known. Never resubmitted by itself."""
+    """Whether the provider accepted (and charges) is not known. Never resubmitted by itself.
+
+    Attributes:
+        answer: the body of a success that names no request, as it came, without the key; None if there was none.
+    """
 
     exit_code = 5
+    answer: str | None = None
 
 
 class BatchIncomplete(AvatarError):

@@ -14,8 +14,9 @@ All other calls are free and may be repeated: they raise `ProviderUnavailable` f
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar
@@ -41,6 +42,19 @@ class Capabilities:
     stream: bool = False
     upload: bool = False
     webhook: bool = False
+    history: bool = False  #: lists the account's requests
+    bills: bool = False  #: tells what a request was billed at
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A request as the provider's history shows it. The links are secrets, as in `RenderInputs`."""
+
+    request_id: str
+    sent_at: datetime | None
+    image_url: str = field(repr=False)
+    audio_url: str = field(repr=False)
+    prompt: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,8 @@ class RenderInputs:
     portrait_url: str = field(repr=False)
     voice_url: str = field(repr=False)
     webhook_url: str | None = field(default=None, repr=False)
+    #: Asked right before the first byte of the paid request leaves; no: it is not sent.
+    may_send: Callable[[], bool] = field(default=lambda: True, repr=False)
 
 
 class Provider(ABC):
@@ -61,6 +77,7 @@ class Provider(ABC):
 
     name: ClassVar[ProviderName]
     model: ClassVar[str]
+    endpoint: ClassVar[str] = ""  #: what is asked, as the provider's own pages name it
     price_per_second: Decimal
     limits: Limits
     capabilities: ClassVar[Capabilities]
@@ -87,7 +104,14 @@ class Provider(ABC):
 
     @abstractmethod
     async def collect(self, submission: Submission) -> RemoteVideo:
-        """The finished render. Raises `RenderFailed`, `RenderLost` or `ProviderUnavailable`."""
+        """The finished render; its `payload` is the provider's answer as it came.
+
+        Raises:
+            RenderFailed: the provider said so: its status names a failure, or the result is refused as documented.
+            RenderLost: it no longer knows the request.
+            ResultUnreadable: it has ended, and its answer names no video.
+            ProviderUnavailable: anything else, which says nothing about the render: not yet.
+        """
 
     @abstractmethod
     async def download(self, video: RemoteVideo, target: Path) -> None:
@@ -96,3 +120,21 @@ class Provider(ABC):
     @abstractmethod
     async def cancel(self, submission: Submission) -> CancelOutcome:
         """Ask the provider to stop."""
+
+    async def history(self, since: datetime, until: datetime) -> list[Listed] | None:  # noqa: ARG002
+        """The account's requests sent between the two, as far as they are listed with their inputs.
+
+        None: it cannot be told (no such page, not allowed, inputs not kept). That one is not listed proves nothing.
+
+        Raises:
+            ProviderUnavailable: the provider could not be asked now.
+        """
+        return None
+
+    async def bills(self, request_ids: Sequence[str]) -> Mapping[str, Decimal]:  # noqa: ARG002
+        """US dollars that the provider's books show, by request id; those it shows nothing for are left out.
+
+        Raises:
+            ProviderUnavailable: the provider could not be asked now.
+        """
+        return {}

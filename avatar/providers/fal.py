@@ -222,6 +222,7 @@ class Fal(Provider):
 
     name: ClassVar[ProviderName] = ProviderName.FAL
     model: ClassVar[str] = KLING_AVATAR
+    endpoint: ClassVar[str] = ENDPOINT
     capabilities: ClassVar[Capabilities] = Capabilities(cancel=True, stream=True, upload=True, webhook=True)
 
     def __init__(self, settings: "AvatarSettings", store: "Store") -> None:
@@ -257,6 +258,7 @@ class Fal(Provider):
             url,
             {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, "prompt": inputs.prompt},
             seconds=submit_seconds(self._settings.journal.lease_seconds),
+            may_send=inputs.may_send,
             # Tags are pairs; fal drops what is not, in silence (fal_client headers, 2026). Usage reports show them.
             headers={"X-Fal-Tags": f"render={inputs.render_id}"},
         )

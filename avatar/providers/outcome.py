@@ -26,7 +26,7 @@ from typing import Any
 from avatar.errors import AvatarError, NotSent, OutcomeUnknown, SubmitRefused, Throttled
 from avatar.providers.answers import clean, error_kind, error_words, parse_object, usable_id
 from avatar.providers.base import RenderInputs
-from avatar.providers.wire import SUCCESS, Exchange, Wire, retry_after
+from avatar.providers.wire import SUCCESS, Exchange, TooLate, Wire, retry_after
 
 #: Client errors that say the request itself was judged and turned down, with the kind we call them by.
 REFUSALS = {
@@ -85,6 +85,8 @@ class Outcome:
     kind: str = ""
     status: int | None = None
     retry_after: float | None = None
+    #: The body of a success that names no request, as it came.
+    answer: str | None = None
 
 
 def classify_submit(
@@ -137,7 +139,8 @@ def _unclear(status: int, headers: Mapping[str, str], data: Mapping[str, Any] | 
     words = clean(error_words(data))
     reason = f"{status} came back with {what}" + (f": {words}" if words else "")
     seen_id = _glimpse(headers, body) or _numeric(data)
-    return Outcome(Verdict.UNKNOWN, reason, seen_id=seen_id, status=status)
+    answer = body.decode("utf-8", "replace") if status in SUCCESS else None
+    return Outcome(Verdict.UNKNOWN, reason, seen_id=seen_id, status=status, answer=answer)
 
 
 def _numeric(data: Mapping[str, Any] | None) -> str | None:
@@ -176,7 +179,11 @@ def judge(exchange: Exchange, *, refusals_in_200: bool = False) -> Outcome:
         complete=exchange.complete,
         refusals_in_200=refusals_in_200,
     )
-    if outcome.verdict is Verdict.NOT_SENT and "certificate" in str(exchange.error):
+    if outcome.verdict is not Verdict.NOT_SENT:
+        return outcome
+    if isinstance(exchange.error, TooLate):
+        return replace(outcome, reason="connecting took so long that its turn was over")
+    if "certificate" in str(exchange.error):
         return replace(outcome, reason="its certificate does not prove its name")
     return outcome
 
@@ -240,6 +247,7 @@ def _unknown(
         provider=wire.provider,
         render_id=render_id,
         request_id=outcome.seen_id,
+        answer=outcome.answer,
         hint=f"avatar resolve {render_id} --request-id {seen or 'X'} | --not-charged",
         reason=f"{reason}.",
     )

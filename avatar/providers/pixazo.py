@@ -134,6 +134,7 @@ class Pixazo(Provider):
 
     name: ClassVar[ProviderName] = ProviderName.PIXAZO
     model: ClassVar[str] = KLING_AVATAR
+    endpoint: ClassVar[str] = SUBMIT
     capabilities: ClassVar[Capabilities] = Capabilities(webhook=True)
 
     def __init__(self, settings: "AvatarSettings", store: "Store") -> None:
@@ -157,6 +158,7 @@ class Pixazo(Provider):
             self._wire.base + SUBMIT,
             {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, "prompt": inputs.prompt},
             seconds=submit_seconds(self._settings.journal.lease_seconds),
+            may_send=inputs.may_send,
             headers=headers,
         )
         outcome = judge(exchange, refusals_in_200=True)

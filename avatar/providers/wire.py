@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -168,10 +168,15 @@ def new_client(connections: int = 2) -> httpx.AsyncClient:
     )
 
 
+class TooLate(Exception):
+    """Connecting took so long that the request may not be sent any more."""
+
+
 class Exchange:
     """One request and what became of it, filled in as it happens so that a cut leaves the truth behind."""
 
     def __init__(self) -> None:
+        self.may_send: Callable[[], bool] = lambda: True  #: asked before a byte of it leaves
         self.sent = False  #: whether any byte of it may have left, as seen by the connection
         self.status: int | None = None
         self.headers = httpx.Headers()
@@ -198,6 +203,8 @@ class Exchange:
     async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         # A proxy's CONNECT goes by the same event, and is not the request.
         if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
+            if not self.may_send():
+                raise TooLate
             self.sent = True
 
     @property
@@ -280,12 +287,21 @@ class Wire:
         """Headers for a request to `url`: with the key, if it is ours."""
         return {**(self._auth if self.own(url) else {}), "Accept": "application/json", **more}
 
-    async def post_once(self, url: str, body: Any, *, seconds: float, headers: Mapping[str, str]) -> Exchange:
+    async def post_once(
+        self,
+        url: str,
+        body: Any,
+        *,
+        seconds: float,
+        headers: Mapping[str, str],
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> Exchange:
         """Send one POST on a connection of its own; never raises but for a cancellation.
 
         A kept-alive connection may be closed under a request, which leaves its outcome open: hence a fresh one.
         """
         exchange = Exchange()
+        exchange.may_send = may_send
         content = dumps(body).encode()
         sent = self.headers(url, **{"Content-Type": "application/json"}, **headers)
         # Connecting and the handshake time out before the whole does: httpcore leaves a cancelled handshake open.

@@ -111,6 +111,24 @@ async def test_a_handshake_that_hangs_is_not_sent(name):
 
 
 @pytest.mark.parametrize("name", PAID)
+async def test_a_turn_that_is_over_once_connected_is_not_sent(name):
+    """A machine that slept while connecting asks before the first byte leaves, and does not send it."""
+    async with serving(lambda visit: visit.answer(200, ACCEPTED)) as server:
+        with pytest.raises(NotSent, match="its turn was over"):
+            await open_at(server.url, name).submit(make_inputs(may_send=lambda: False))
+    assert (server.connections, server.visits) == (1, [])
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_a_success_that_names_no_request_is_kept_as_it_came(name):
+    """The answer may be the only trace of a paid request: it comes with the error."""
+    async with serving(lambda visit: visit.answer(200, '{"code": 200, "data": {"id": "r-9"}}')) as server:
+        with pytest.raises(OutcomeUnknown) as caught:
+            await open_at(server.url, name).submit(make_inputs())
+    assert caught.value.answer == '{"code": 200, "data": {"id": "r-9"}}'
+
+
+@pytest.mark.parametrize("name", PAID)
 async def test_a_proxy_that_refuses_is_not_sent(name, monkeypatch):
     """A proxy's CONNECT is not the request: refused there, nothing was sent to the provider."""
     async with serving(lambda visit: visit.answer(502)) as proxy:
