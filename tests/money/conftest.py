@@ -5,10 +5,12 @@ import pytest
 
 from avatar.models import Asset, Plan
 from avatar.money.quote import order_for
+from avatar.settings import StoreSettings
 from avatar.workspace import Workspace
 from tests.money.scripted import Scripted, make_plan
 from tests.sandbox import samples
 from tests.sandbox.renderer import Look, render
+from tests.store.memory import MemoryStore
 
 SECONDS = 8.0
 
@@ -32,6 +34,20 @@ def footage(inputs) -> Path:
 
 
 @pytest.fixture
+def store_settings() -> StoreSettings:
+    """Settings of a store that nobody connects to: `make_workspace` puts the one in memory in its place."""
+    return StoreSettings(endpoint="memory.invalid", access_key="test", secret_key="test")
+
+
+@pytest.fixture
+async def store() -> MemoryStore:
+    """A store in memory, which all workspaces of a test share."""
+    store = MemoryStore()
+    await store.ensure_bucket()
+    return store
+
+
+@pytest.fixture
 async def plan(store, inputs) -> Plan:
     """A plan whose assets are in the store."""
     assets = []
@@ -45,12 +61,13 @@ async def plan(store, inputs) -> Plan:
 
 
 @pytest.fixture
-async def make_workspace(make_settings):
-    """Workspaces on this test's bucket, each like a process of its own, with a scripted provider."""
+async def make_workspace(make_settings, store):
+    """Workspaces on this test's store, each like a process of its own, with a scripted provider."""
     opened = []
 
     def make(provider: Scripted, **overrides) -> Workspace:
         workspace = Workspace(make_settings(**overrides))
+        workspace.store = workspace.journal.store = workspace.budget.store = store
         workspace._providers[provider.name] = provider
         opened.append(workspace)
         return workspace

@@ -20,6 +20,7 @@ from avatar.local.processes import free_port
 from avatar.settings import StoreSettings
 from avatar.store import conditional
 from avatar.store.store import Store
+from tests.store.memory import MemoryStore
 
 
 def program(name):
@@ -136,17 +137,40 @@ async def open_store():
 
 
 @pytest.fixture
-async def any_store(any_settings, open_store):
+async def served_store(any_settings, open_store):
     """A store on each S3 server in turn."""
     store = open_store(any_settings)
     await store.ensure_bucket()
     return store
 
 
-@pytest.fixture(params=ALL_BACKENDS[:2])
+def stand_in(request, open_store):
+    """The store in memory, or a store on the server that the parameter names."""
+    in_memory = request.param == "memory"
+    return MemoryStore() if in_memory else open_store(backend_settings(request, request.param))
+
+
+@pytest.fixture(params=["memory", *ALL_BACKENDS])
+async def any_store(request, open_store):
+    """The store in memory, and a store on each S3 server in turn."""
+    store = stand_in(request, open_store)
+    await store.ensure_bucket()
+    return store
+
+
+@pytest.fixture(params=["memory", *ALL_BACKENDS])
+def without_bucket(request, open_store):
+    """The same, with a bucket that does not exist."""
+    if request.param == "memory":
+        return MemoryStore(bucket="never-made")
+    settings = backend_settings(request, request.param)
+    return open_store(settings.model_copy(update={"bucket": "never-made"}))
+
+
+@pytest.fixture(params=["memory", *ALL_BACKENDS[:2]])
 async def conditional_store(request, open_store):
-    """A store on each S3 server that honours conditional create."""
-    store = open_store(backend_settings(request, request.param))
+    """The store in memory, and a store on each S3 server that honours conditional create."""
+    store = stand_in(request, open_store)
     await store.ensure_bucket()
     return store
 
@@ -163,6 +187,9 @@ def put_raw():
     """Writes an object past the rule for keys, as other programs do."""
 
     async def put(store, key, data):
+        if isinstance(store, MemoryStore):
+            store.keep(key, data)
+            return
         client = store._connection.client
         await asyncio.to_thread(client.put_object, store.bucket, key, io.BytesIO(data), len(data))
 
