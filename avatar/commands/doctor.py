@@ -22,7 +22,7 @@ from avatar.providers import open_provider
 from avatar.settings import AvatarSettings, StoreSettings
 from avatar.store.connection import parse_endpoint
 from avatar.store.store import Store
-from avatar.web import serving
+from avatar.web import server
 
 # What `avatar doctor` says of one thing it looked at.
 Status = Literal["ok", "warn", "fail"]
@@ -50,10 +50,10 @@ _warning = partial(Finding, status="warn")
 
 def is_loopback(address: str) -> bool:
     """Whether `address`, a URL or a host with or without its port, is this machine's own."""
-    if serving.is_address(address):  # an IPv6 address alone is no URL's host
-        return serving.is_loopback(address)
+    if server.is_address(address):  # an IPv6 address alone is no URL's host
+        return server.is_loopback(address)
     host = httpx.URL(address if "://" in address else f"//{address}").host
-    return serving.is_loopback(host) or host.endswith(".localhost")
+    return server.is_loopback(host) or host.endswith(".localhost")
 
 
 def left_open(settings: AvatarSettings, env_file: Path = Path(".env")) -> Iterator[Finding]:

@@ -163,7 +163,6 @@ class StateDirectory:
         self.store = self.path / "store"
         self.prefect_home = self.path / "prefect"
         self.token = self.path / "bridge.token"
-        self.outbox = self.path / "bridge.db"
         self.in_use = self.path / "in-use.lock"
         self.starting = self.path / "start.lock"
         self.up = self.path / "up.lock"

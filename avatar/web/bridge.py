@@ -1,9 +1,7 @@
-"""The bridge as a server, until SIGINT or SIGTERM."""
+"""The bridge: bucket notifications and webhooks come in; nothing goes out but to the store and to Prefect."""
 
 import asyncio
 import socket
-import sqlite3
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,17 +18,19 @@ from avatar.inbox.uploads import Inbox
 from avatar.local.record import StateDirectory, local_url
 from avatar.local.web import bridge_token, store_port
 from avatar.settings import AvatarSettings
-from avatar.web import notifications as notices
-from avatar.web.access import BodyLimit, check_token, read_body
-from avatar.web.notifications import Written
-from avatar.web.outbox import Outbox, Settling, Uploads
-from avatar.web.serving import Server, is_loopback, listen
+from avatar.web.notifications import UploadEvents, Uploads, Written, from_filer, from_s3, uploads_in
+from avatar.web.server import (
+    HEALTH,
+    BodyLimit,
+    Server,
+    check_token,
+    health,
+    is_loopback,
+    listen,
+    read_body,
+)
 from avatar.web.webhooks import webhook_routes
 from avatar.workspace import Workspace
-
-# The bridge as an ASGI application: notifications come in, nothing goes out but to the store and to Prefect.
-#: Asked by `avatar up` and by load balancers; it tells nothing.
-HEALTH = "/health"
 
 
 @dataclass
@@ -38,30 +38,27 @@ class Bridge:
     """What the requests share.
 
     Attributes:
-        tokens: any of them opens the door.
-        notice: called when there is something new in the outbox.
+        tokens: any of them is accepted.
+        note: called with the names of uploads that changed.
     """
 
     workspace: Workspace
-    outbox: Outbox
     tokens: frozenset[str]
-    notice: Callable[[], None]
+    note: Callable[[set[str]], None]
 
-    async def from_s3(self, request: Request) -> Response:
-        return await self._take(request, notices.from_s3)
+    async def s3(self, request: Request) -> Response:
+        return await self._take(request, from_s3)
 
-    async def from_filer(self, request: Request) -> Response:
-        return await self._take(request, notices.from_filer)
+    async def filer(self, request: Request) -> Response:
+        return await self._take(request, from_filer)
 
     async def _take(self, request: Request, read: Callable[[bytes], list[Written]]) -> Response:
-        """Answer 204 when what concerns the inbox is on disk: whoever sent it may forget it."""
+        """Answer 204 to whatever can be read: whoever sent it may forget it, since the sweep looks by itself."""
         check_token(request, self.tokens)
         settings = self.workspace.settings
         written = read(await read_body(request))
-        changes = list(notices.changes(written, settings.store.bucket, settings.inbox.prefix))
-        if changes:
-            await asyncio.to_thread(self.outbox.note, changes, time.time())
-            self.notice()
+        if changed := uploads_in(written, settings.store.bucket, settings.inbox.prefix):
+            self.note(changed)
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
@@ -69,28 +66,18 @@ def build_app(bridge: Bridge) -> Starlette:
     """The application. What `bridge` holds stays the caller's to close."""
     return Starlette(
         routes=[
-            Route("/events/s3", bridge.from_s3, methods=["POST"]),
-            Route("/events/seaweedfs", bridge.from_filer, methods=["POST"]),
-            Route(HEALTH, _health),
+            Route("/events/s3", bridge.s3, methods=["POST"]),
+            Route("/events/seaweedfs", bridge.filer, methods=["POST"]),
+            Route(HEALTH, health),
             *webhook_routes(bridge.workspace),
         ],
         middleware=[Middleware(BodyLimit, bridge.workspace.settings.bridge.max_body_bytes)],
-        exception_handlers={InvalidInput: _bad_request, sqlite3.Error: _unavailable},
+        exception_handlers={InvalidInput: _bad_request},
     )
-
-
-async def _health(_: Request) -> Response:
-    return PlainTextResponse("ok\n", headers={"cache-control": "no-store"})
 
 
 async def _bad_request(_: Request, error: Exception) -> Response:
     return PlainTextResponse(f"{error}\n", HTTPStatus.BAD_REQUEST)
-
-
-async def _unavailable(_: Request, error: Exception) -> Response:
-    return PlainTextResponse(
-        f"It could not be kept: {error}. Send it again.\n", HTTPStatus.SERVICE_UNAVAILABLE
-    )
 
 
 Say = Callable[[str], None]
@@ -102,7 +89,7 @@ def serve(settings: AvatarSettings, api_url: str, *, say: Say) -> int:
     Args:
         settings: with the store's address and keys.
         api_url: the Prefect API that is told, whether it answers now or not.
-        say: told where the bridge is, and when it is in trouble.
+        say: called with where the bridge is, and with what goes wrong.
 
     Raises:
         NotConfigured: it would be open to other machines without a token that somebody chose.
@@ -150,15 +137,12 @@ async def _serve(
     say: Say,
 ) -> None:
     workspace = Workspace(settings)
-    outbox = Outbox(StateDirectory(settings.state_dir).outbox)
-    uploads = Uploads(Inbox(workspace))
-    settling = Settling(outbox, uploads, api_url, settings.inbox.settle_seconds, say)
-    app = build_app(Bridge(workspace, outbox, tokens, settling.notice))
+    events = UploadEvents(Uploads(Inbox(workspace)), api_url, settings.inbox.settle_seconds, say)
+    app = build_app(Bridge(workspace, tokens, events.note))
     try:
         async with asyncio.TaskGroup() as group:
-            work = group.create_task(settling.run())
+            work = group.create_task(events.run())
             await Server(app).serve(sockets=listeners)
             work.cancel()
     finally:
-        outbox.close()
         await workspace.aclose()

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable
@@ -21,11 +21,10 @@ from avatar.local.record import local_url
 from avatar.models import Render
 from avatar.money.journal import Journal
 from avatar.settings import AvatarSettings, GallerySettings
-from avatar.web.access import HEALTH, BrowserRules, Door
 from avatar.web.catalogue import Catalogue, Wanted, read_video, shelve
 from avatar.web.media import serve_media
 from avatar.web.pages import Links, Pages, Story
-from avatar.web.serving import Server, is_loopback, listen
+from avatar.web.server import HEALTH, AccessControl, SecurityHeaders, Server, health, is_loopback, listen
 from avatar.workspace import Workspace
 
 # The gallery as an ASGI application: GET and HEAD, nothing else.
@@ -73,7 +72,7 @@ def build_app(workspace: Workspace) -> Starlette:
     gallery = Gallery(workspace)
     return Starlette(
         routes=_routes(gallery),
-        middleware=[Middleware(BrowserRules), Middleware(Door, workspace.settings.gallery)],
+        middleware=[Middleware(SecurityHeaders), Middleware(AccessControl, workspace.settings.gallery)],
         exception_handlers={AvatarError: gallery.fault, HTTPException: gallery.fault},
         lifespan=partial(_lifespan, gallery),
     )
@@ -91,7 +90,7 @@ def _routes(gallery: Gallery) -> list[Route]:
         Route("/", gallery.index),
         Route("/videos/{job_id}", gallery.player),
         Route("/media/{key:path}", gallery.media),
-        Route(HEALTH, _health),
+        Route(HEALTH, health),
     ]
     return routes + [Route(f"/static/{name}", _file(STATIC / name)) for name in STATIC_FILES]
 
@@ -101,10 +100,6 @@ def _file(path: Path) -> Callable[[Request], Awaitable[Response]]:
         return FileResponse(path, headers={"cache-control": "public, max-age=300"})
 
     return serve
-
-
-async def _health(_: Request) -> Response:
-    return PlainTextResponse("ok\n", headers={"cache-control": "no-store"})
 
 
 async def tell_stories(journal: Journal, renders: tuple[Render, ...]) -> list[Story]:

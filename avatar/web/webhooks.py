@@ -22,7 +22,7 @@ from avatar.money.state import current
 from avatar.money.webhooks import OPEN_ENDED, Asked, Hint, keep_hint, plain_id
 from avatar.providers.answers import parse_object
 from avatar.providers.fal_webhooks import FalSignatures, delivered_id
-from avatar.web.access import read_body
+from avatar.web.server import read_body
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.webhooks")

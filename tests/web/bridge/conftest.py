@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from avatar.inbox.uploads import Inbox
 from avatar.web.bridge import Bridge, build_app
-from avatar.web.outbox import Outbox, Settling, Uploads
+from avatar.web.notifications import UploadEvents, Uploads
 from avatar.workspace import Workspace
 from tests.money.conftest import inputs, plan  # noqa: F401 - fixtures
 
@@ -19,18 +19,11 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 SETTLE = 3.0
 
 
-def s3_notice(key, *, bucket="avatar", name="s3:ObjectCreated:Put", etag="e1", sequencer="1"):
+def s3_notification(key, *, bucket="avatar", name="s3:ObjectCreated:Put", etag="e1", sequencer="1"):
     """As MinIO and S3 send it; the key is encoded as in a form."""
     thing = {"key": key, "size": 1, "eTag": etag, "sequencer": sequencer}
     record = {"eventVersion": "2.0", "eventName": name, "s3": {"bucket": {"name": bucket}, "object": thing}}
     return {"EventName": name, "Key": f"{bucket}/{key}", "Records": [record]}
-
-
-@pytest.fixture
-def outbox(tmp_path):
-    opened = Outbox(tmp_path / "bridge.db")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -41,9 +34,15 @@ async def workspace(make_settings):
 
 
 @pytest.fixture
-async def bridge(workspace, outbox):
-    """Asked without a network. It tells nobody."""
-    app = build_app(Bridge(workspace, outbox, frozenset({TOKEN}), lambda: None))
+def noted():
+    """Names of the uploads that the bridge noted."""
+    return set()
+
+
+@pytest.fixture
+async def bridge(workspace, noted):
+    """Asked without a network. What it notes is in `noted`."""
+    app = build_app(Bridge(workspace, frozenset({TOKEN}), noted.update))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://bridge", headers=BEARER) as client:
         yield client
@@ -55,12 +54,17 @@ class Prefect:
     def __init__(self):
         self.status, self.asked, self.events, self.headers = 204, 0, [], {}
         self.page = ""
+        #: How many events it takes without saying so.
+        self.keeps_quiet = 0
 
     async def take(self, request):
         self.asked += 1
         self.headers = dict(request.headers)
         if self.status == 204:
             self.events += await request.json()
+        if self.keeps_quiet:
+            self.keeps_quiet -= 1
+            return web.Response(status=502)
         return web.Response(status=self.status)
 
     async def csrf_token(self, request):
@@ -96,8 +100,8 @@ def said():
 
 
 @pytest.fixture
-def settling(outbox, workspace, prefect, said):
-    return Settling(outbox, Uploads(Inbox(workspace)), prefect.api_url, SETTLE, said.append)
+def events(workspace, prefect, said):
+    return UploadEvents(Uploads(Inbox(workspace)), prefect.api_url, SETTLE, said.append)
 
 
 @pytest.fixture
@@ -111,5 +115,5 @@ def drop(store):
     return put
 
 
-def dumped(notice):
-    return json.dumps(notice).encode()
+def dumped(notification):
+    return json.dumps(notification).encode()

@@ -18,7 +18,7 @@ from avatar.local.processes import identify
 from avatar.local.record import StateDirectory, StoreEntry
 from avatar.local.web import bridge_token, listener
 from avatar.web.bridge import check_reach
-from tests.web.bridge.conftest import s3_notice
+from tests.web.bridge.conftest import s3_notification
 
 COMMAND = [sys.executable, "-m", "avatar", "bridge"]
 
@@ -51,7 +51,7 @@ def test_it_serves_with_the_token_of_its_state_directory(environment, make_setti
     settings = make_settings()
     state = StateDirectory(settings.state_dir)
     with bridge(environment) as running:
-        notice = s3_notice("inbox/a/voice.mp3", bucket=settings.store.bucket)
+        notice = s3_notification("inbox/a/voice.mp3", bucket=settings.store.bucket)
         headers = {"authorization": f"Bearer {bridge_token(state)}"}
         taken = httpx.post(f"{running.url}events/s3", json=notice, headers=headers)
         assert (taken.status_code, httpx.post(f"{running.url}events/s3", json=notice).status_code) == (

@@ -36,16 +36,14 @@ async def fal():
 
 
 @pytest.fixture
-async def open_bridge(make_settings, outbox, fal):
+async def open_bridge(make_settings, fal):
     """Opens bridges to be asked without a network, each with its workspace; keywords are settings of the bridge."""
     opened = []
 
     def make(**changes):
         given = {"public_url": PUBLIC, "jwks_url": fal.url, "max_body_bytes": 4096}
         workspace = Workspace(make_settings(bridge=given | changes))
-        transport = httpx.ASGITransport(
-            build_app(Bridge(workspace, outbox, frozenset({TOKEN}), lambda: None))
-        )
+        transport = httpx.ASGITransport(build_app(Bridge(workspace, frozenset({TOKEN}), lambda _: None)))
         client = httpx.AsyncClient(transport=transport, base_url="http://bridge")
         opened.append((workspace, client))
         return workspace, client

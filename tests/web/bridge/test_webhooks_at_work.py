@@ -11,17 +11,17 @@ from avatar.money.journal import RenderState
 from avatar.money.submit import submit_render
 from avatar.providers import fal_webhooks
 from avatar.web.bridge import Bridge, build_app
-from avatar.web.serving import Server, listen
+from avatar.web.server import Server, listen
 from avatar.workspace import Workspace
 from tests.money.hooked import kept
 from tests.web.bridge.conftest import TOKEN
 
 
 @pytest.fixture
-async def at_work(make_settings, outbox, sandbox):
+async def at_work(make_settings, sandbox):
     """A workspace whose provider is the sandbox, and a listening bridge that the sandbox can call."""
-    with listen("bridge", "127.0.0.1", 0) as door:
-        public_url = f"http://127.0.0.1:{door.getsockname()[1]}"
+    with listen("bridge", "127.0.0.1", 0) as listener:
+        public_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         bridge = {"public_url": public_url, "jwks_url": f"{sandbox.url}/.well-known/jwks.json"}
         workspace = Workspace(
             make_settings(
@@ -31,8 +31,8 @@ async def at_work(make_settings, outbox, sandbox):
                 polling={"min_interval": 60, "max_interval": 60},
             )
         )
-        server = Server(build_app(Bridge(workspace, outbox, frozenset({TOKEN}), lambda: None)))
-        serving = asyncio.create_task(server.serve(sockets=[door]))
+        server = Server(build_app(Bridge(workspace, frozenset({TOKEN}), lambda _: None)))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
         yield workspace
         server.should_exit = True
         await serving

@@ -7,9 +7,8 @@ from pydantic import SecretStr
 
 from avatar.events import player_url
 from avatar.settings import GallerySettings
-from avatar.web.access import is_own_name
 from avatar.web.gallery import warn
-from avatar.web.serving import is_loopback
+from avatar.web.server import is_loopback, is_own_name
 
 PASSWORD = {"user": "anna", "password": SecretStr("pässword:1")}
 

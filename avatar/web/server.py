@@ -1,26 +1,102 @@
-"""Who may look, and what every answer says to the browser. Plain ASGI, so that bodies stream through."""
+"""What the gallery and the bridge share: a socket, uvicorn until SIGINT or SIGTERM, who is let in, what is read.
+
+Plain ASGI where bodies stream through.
+"""
 
 import asyncio
 import base64
 import binascii
+import ipaddress
 import secrets
+import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from avatar.errors import AvatarError
 from avatar.settings import GallerySettings
-from avatar.web.serving import is_address
 
-# Who may send notifications, and how much of one is read.
+#: Seconds that requests under way get when a server is told to end.
+GRACE_SECONDS = 2
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that ends by returning: by itself it would raise the signal again, and skip what is to be closed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        super().__init__(config)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _ENDING:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in _ENDING:
+                loop.remove_signal_handler(number)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def is_address(name: str) -> bool:
+    """Whether a host is named by its number."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+#: Asked by `avatar up` and by load balancers; it tells nothing.
+HEALTH = "/health"
+
+
+async def health(_: Request) -> Response:
+    return PlainTextResponse("ok\n", headers={"cache-control": "no-store"})
+
+
+def listen(who: str, host: str, port: int) -> socket.socket:
+    """A listening socket for the gallery or the bridge. Raises `AvatarError` if it cannot be had."""
+    try:
+        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+        return socket.create_server(where[:2], family=family, backlog=128)
+    except OSError as error:
+        raise AvatarError(
+            f"The {who} cannot listen on {host} port {port}: {error.strerror or error}.",
+            hint=f"Choose another with --port (0 takes any free one) or AVATAR_{who.upper()}__PORT.",
+        ) from error
+
+
+# What is read of a request.
 #: Seconds in which a body has to arrive.
-PATIENCE = 30.0
+BODY_SECONDS = 30.0
 _TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
@@ -38,17 +114,17 @@ class BodyLimit:
             message = await receive()
             read += len(message.get("body", b""))
             if read > self.most:
-                raise HTTPException(_TOO_LARGE, self._told)
+                raise HTTPException(_TOO_LARGE, self._text)
             return message
 
         announced = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
         if announced.isdecimal() and int(announced) > self.most:
-            await PlainTextResponse(self._told, _TOO_LARGE)(scope, receive, send)
+            await PlainTextResponse(self._text, _TOO_LARGE)(scope, receive, send)
         else:
             await self.app(scope, receive_within_limit, send)
 
     @property
-    def _told(self) -> str:
+    def _text(self) -> str:
         return f"More than {self.most} bytes are not read (AVATAR_BRIDGE__MAX_BODY_BYTES).\n"
 
 
@@ -64,13 +140,13 @@ def check_token(request: Request, tokens: Collection[str]) -> None:
 async def read_body(request: Request) -> bytes:
     """The whole body. Raises 408 if it does not arrive in time, and 413 where `BodyLimit` says so."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(BODY_SECONDS):
             return await request.body()
     except TimeoutError:
         raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive.\n") from None
 
 
-#: Told to every browser: nothing from elsewhere, no script at all, in nobody's frame.
+#: What a browser may do with a page: nothing from elsewhere, no script at all, in nobody's frame.
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; form-action 'self'; "
@@ -81,38 +157,36 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
-#: Asked by `avatar up` and by load balancers; it tells nothing.
-HEALTH = "/health"
 
 
-class BrowserRules:
+class SecurityHeaders:
     """Adds `HEADERS` to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_rules(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        await self.app(scope, receive, send_with_rules)
+        await self.app(scope, receive, send_with_headers)
 
 
-class Door:
+class AccessControl:
     """Asks for the password if there is one; if there is none, lets in whoever came by one of our own names."""
 
     def __init__(self, app: ASGIApp, settings: GallerySettings) -> None:
         self.app, self.settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = None
+        refusal = None
         if scope["type"] == "http" and scope["path"] != HEALTH:
-            answer = self._turned_away(Headers(scope=scope))
-        await (answer or self.app)(scope, receive, send)
+            refusal = self._refusal(Headers(scope=scope))
+        await (refusal or self.app)(scope, receive, send)
 
-    def _turned_away(self, headers: Headers) -> Response | None:
+    def _refusal(self, headers: Headers) -> Response | None:
         if self.settings.password is not None:
             return None if knows_password(headers.get("authorization", ""), self.settings) else _ask()
         # Otherwise any web site could have its own name point at 127.0.0.1, and read us through a visitor's browser.

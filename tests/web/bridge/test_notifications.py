@@ -5,8 +5,8 @@ import json
 import pytest
 
 from avatar.errors import InvalidInput
-from avatar.web.notifications import Change, Written, changes, from_filer, from_s3
-from tests.web.bridge.conftest import dumped, s3_notice
+from avatar.web.notifications import Written, from_filer, from_s3, uploads_in
+from tests.web.bridge.conftest import dumped, s3_notification
 
 
 def filer_notice(path, **entry):
@@ -29,7 +29,7 @@ def filer_notice(path, **entry):
 )
 def test_an_s3_key_is_decoded(key, meant):
     """Keys arrive encoded as in a form: plus is a blank, and a slash may be encoded too."""
-    assert from_s3(dumped(s3_notice(key))) == [Written("avatar", meant, "e1/1")]
+    assert from_s3(dumped(s3_notification(key))) == [Written("avatar", meant)]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_an_s3_key_is_decoded(key, meant):
 )
 def test_what_writes_nothing_is_passed_over(name):
     """Removals, reads and the like are no news."""
-    assert from_s3(dumped(s3_notice("inbox/a/voice.mp3", name=name))) == []
+    assert from_s3(dumped(s3_notification("inbox/a/voice.mp3", name=name))) == []
 
 
 def test_a_test_of_the_connection_is_fine():
@@ -47,16 +47,15 @@ def test_a_test_of_the_connection_is_fine():
 
 def test_names_without_a_prefix_are_those_of_aws():
     """AWS says ObjectCreated:Put, MinIO s3:ObjectCreated:Put; etag and sequencer may be missing."""
-    notice = s3_notice("inbox/a/b", name="ObjectCreated:CompleteMultipartUpload")
+    notice = s3_notification("inbox/a/b", name="ObjectCreated:CompleteMultipartUpload")
     del notice["Records"][0]["s3"]["object"]["eTag"], notice["Records"][0]["s3"]["object"]["sequencer"]
-    assert from_s3(dumped(notice)) == [Written("avatar", "inbox/a/b", "/")]
+    assert from_s3(dumped(notice)) == [Written("avatar", "inbox/a/b")]
 
 
 def test_a_filer_message_is_read():
-    """Bucket and key are in the path, unencoded; the version is that of the bytes and of the moment."""
+    """Bucket and key are in the path, unencoded."""
     (written,) = from_filer(dumped(filer_notice("/buckets/avatar/inbox/Jö +1/voice.mp3")))
     assert (written.bucket, written.key) == ("avatar", "inbox/Jö +1/voice.mp3")
-    assert written.version == "OYUz1IER6fZksfZMsQxLYw==/1795320163238285608"
 
 
 def test_after_a_rename_the_new_path_counts():
@@ -122,17 +121,17 @@ def test_what_is_no_notification_is_refused(read, body):
 )
 def test_what_is_no_upload_is_passed_over(key):
     """Ours (`.done` …), files in no folder, folders without a file, what no store would find, and everything outside of the inbox."""
-    assert list(changes([Written("avatar", key, "1")], "avatar", "inbox/")) == []
+    assert uploads_in([Written("avatar", key)], "avatar", "inbox/") == set()
 
 
 def test_an_upload_is_a_folder_of_the_inbox():
     """Whatever is in it belongs to it; another bucket's inbox is not ours."""
-    written = [Written("avatar", "in/box/a/voices/de.mp3", "1"), Written("other", "in/box/a/x", "1")]
-    assert list(changes(written, "avatar", "in/box/")) == [Change("a", "in/box/a/voices/de.mp3", "1")]
+    written = [Written("avatar", "in/box/a/voices/de.mp3"), Written("other", "in/box/b/x")]
+    assert uploads_in(written, "avatar", "in/box/") == {"a"}
 
 
 def test_several_records_are_all_read():
     """One notification may tell of many objects."""
-    notice = s3_notice("inbox/a/1")
-    notice["Records"] += s3_notice("inbox/b/2")["Records"]
+    notice = s3_notification("inbox/a/1")
+    notice["Records"] += s3_notification("inbox/b/2")["Records"]
     assert [written.key for written in from_s3(json.dumps(notice).encode())] == ["inbox/a/1", "inbox/b/2"]
