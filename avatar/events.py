@@ -3,11 +3,7 @@
 A notice never fails the job it tells of, and never holds a key, a presigned link or a path of the store's machine.
 """
 
-import logging
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from decimal import Decimal
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,8 +23,6 @@ def player_url(settings: AvatarSettings, job_id: str) -> str | None:
     base = settings.gallery.public_url
     return f"{str(base).rstrip('/')}/videos/{job_id}" if base else None
 
-
-log = logging.getLogger("avatar.notices")
 
 #: Event ids are derived in it, so that the same thing told twice has the same id.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://avatar-flows/notices")
@@ -149,30 +143,6 @@ NOTICES: tuple[type[Notice], ...] = (
 
 #: Ends of a job that are no news: a person's word, or told when the journal was written.
 _TOLD = (errors.ApprovalDenied, errors.Cancelled, errors.OutcomeUnknown)
-
-Deliver = Callable[[Notice], None]
-_deliver: ContextVar[Deliver | None] = ContextVar("deliver", default=None)
-
-
-@contextmanager
-def delivered_by(deliver: Deliver) -> Iterator[None]:
-    """Give every notice of the block to `deliver`."""
-    token = _deliver.set(deliver)
-    try:
-        yield
-    finally:
-        _deliver.reset(token)
-
-
-def post(notice: Notice) -> None:
-    """Tell of it, if anybody listens. Whatever goes wrong with that is a line in the log."""
-    deliver = _deliver.get()
-    if deliver is None:
-        return
-    try:
-        deliver(notice)
-    except Exception:  # the job is more than its notice
-        log.exception("The notice %s was not delivered.", notice.EVENT)
 
 
 def about_video(settings: AvatarSettings, video: Video) -> Notice:

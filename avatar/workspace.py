@@ -1,20 +1,22 @@
-"""What every step works with: the settings, the store, the journal and the providers, once per event loop."""
+"""What a run works with, handed down to every step: settings, store, journal, budget, providers, turns, listeners."""
 
-import asyncio
+import contextlib
+import copy
+import logging
 import tempfile
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from avatar.models import Asset, ProviderName, Snapshot
+from avatar.models import Asset, AvatarJob, ProviderName, Snapshot
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
 
 if TYPE_CHECKING:
+    from avatar.events import Notice
     from avatar.money.follow import Doorbell
     from avatar.money.webhooks import Callbacks
     from avatar.providers.base import Provider
@@ -37,28 +39,60 @@ class Step:
 
 
 Listener = Callable[[Step], None]
-_listeners: list[Listener] = []
+#: Passes on what is worth telling the outside.
+Deliver = Callable[["Notice"], None]
 
 
-@contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Send every step announced in this process to `listener` while the block runs."""
-    _listeners.append(listener)
-    try:
-        yield
-    finally:
-        _listeners.remove(listener)
+def ignore(_: object) -> None:
+    """Where nobody listens."""
 
 
-def announce(step: Step) -> None:
-    for listener in tuple(_listeners):
-        listener(step)
+class Turns(Protocol):
+    """Counts the renders that the accounts have."""
+
+    def hold(self, provider: ProviderName, *, under_way: bool) -> AbstractAsyncContextManager[None]:
+        """Hold a turn while the block runs. A render that is `under_way` counts, and does not wait for its turn."""
+
+
+class NoTurns:
+    """Where nobody else counts: each render may go at once."""
+
+    def hold(self, provider: ProviderName, *, under_way: bool) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
+        return contextlib.nullcontext()
+
+
+@dataclass
+class Subject:
+    """What a run is about, as far as it is known by now."""
+
+    job: AvatarJob | None = None
+    job_id: str = ""
+    batch_id: str = ""
+
+
+log = logging.getLogger("avatar.notices")
 
 
 class Workspace:
-    """Settings, store, journal and providers that belong together. Makes no connection by itself."""
+    """What belongs together in one run. Makes no connection by itself.
 
-    def __init__(self, settings: AvatarSettings) -> None:
+    No model and no dataclass: Prefect would look through all of it for results of other tasks.
+
+    Args:
+        settings: everything else follows from them.
+        listener: is told where jobs stand.
+        deliver: is given what is worth telling the outside.
+        turns: counts the renders at the providers' accounts.
+    """
+
+    def __init__(
+        self,
+        settings: AvatarSettings,
+        *,
+        listener: Listener = ignore,
+        deliver: Deliver = ignore,
+        turns: Turns | None = None,
+    ) -> None:
         from avatar.money.budget import Budget
         from avatar.money.journal import Journal
 
@@ -66,8 +100,31 @@ class Workspace:
         self.store = Store(settings.store)
         self.journal = Journal(self.store, lease_seconds=settings.journal.lease_seconds)
         self.budget = Budget(self.store, per_day=settings.budget.per_day)
+        self.turns: Turns = turns or NoTurns()
+        self.subject = Subject()
+        self._listener, self._deliver = listener, deliver
         self._providers: dict[ProviderName, Provider] = {}
         self._callbacks: Callbacks | None = None
+
+    def but(
+        self, *, deliver: Deliver | None = None, turns: Turns | None = None, subject: Subject | None = None
+    ) -> Self:
+        """The same store, journal and providers, with what differs in one run. Only the original is closed."""
+        changes: dict[str, Any] = {"_deliver": deliver, "turns": turns, "subject": subject}
+        other = copy.copy(self)
+        vars(other).update({name: value for name, value in changes.items() if value is not None})
+        return other
+
+    def announce(self, step: Step) -> None:
+        """Tell whoever shows this run where a job stands."""
+        self._listener(step)
+
+    def post(self, notice: "Notice") -> None:
+        """Tell the outside, if anybody listens. Whatever goes wrong with that is a line in the log."""
+        try:
+            self._deliver(notice)
+        except Exception:  # the job is more than its notice
+            log.exception("The notice %s was not delivered.", notice.EVENT)
 
     def provider(self, name: ProviderName | None = None) -> "Provider":
         """The provider by that name, or the one the settings name."""
@@ -113,20 +170,8 @@ class Workspace:
     async def aclose(self) -> None:
         await self.store.aclose()
 
+    async def __aenter__(self) -> Self:
+        return self
 
-_open: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Workspace]" = weakref.WeakKeyDictionary()
-
-
-def workspace() -> Workspace:
-    """The workspace of the running event loop, made from the environment on first use."""
-    loop = asyncio.get_running_loop()
-    if loop not in _open:
-        _open[loop] = Workspace(AvatarSettings())
-    return _open[loop]
-
-
-async def close_workspace() -> None:
-    """Close the running loop's workspace, if one was opened."""
-    opened = _open.pop(asyncio.get_running_loop(), None)
-    if opened is not None:
-        await opened.aclose()
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

@@ -37,16 +37,12 @@ def run(manifest: str, at_once: int, environment: Mapping[str, str]) -> Needed:
 async def measured(order: Mapping[str, object]) -> Needed:
     from avatar.batch.models import Batch, RowState
     from avatar.media import confined
-    from avatar.workspace import close_workspace
     from flows.batch import generate_batch
 
-    try:
-        before, began = cpu_seconds(), time.monotonic()
-        summary = await generate_batch(Batch.model_validate(order))
-        confined.close()  # what the decoding processes used counts once they have ended
-        wall, cpu = time.monotonic() - began, cpu_seconds() - before
-    finally:
-        await close_workspace()
+    before, began = cpu_seconds(), time.monotonic()
+    summary = await generate_batch(Batch.model_validate(order))
+    confined.close()  # what the decoding processes used counts once they have ended
+    wall, cpu = time.monotonic() - began, cpu_seconds() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Needed(wall, cpu, peak, summary.count(RowState.PUBLISHED))
 

@@ -6,9 +6,11 @@ import uuid
 from dataclasses import replace
 
 from avatar.models import AvatarJob, RemoteState
-from avatar.workspace import Step, close_workspace, listening
+from avatar.settings import AvatarSettings
+from avatar.workspace import Step, Workspace
 from benchmarks.driven import Job, Order, Report, cpu_seconds, order_given
 from flows.generate import generate_avatar
+from tasks.context import in_workspace
 
 
 async def run(order: Order) -> Report:
@@ -22,27 +24,26 @@ async def run(order: Order) -> Report:
             noticed.setdefault(step.render_id, time.time())
 
     turns, before = asyncio.Semaphore(order.at_a_time), cpu_seconds()
-    with listening(note):
-        jobs = await asyncio.gather(*(one(order, turns, noticed, number) for number in range(order.jobs)))
+    async with Workspace(AvatarSettings(), listener=note) as workspace:
+        work = (one(workspace, order, turns, noticed, number) for number in range(order.jobs))
+        jobs = await asyncio.gather(*work)
     return Report(tuple(jobs), cpu_seconds() - before)
 
 
-async def one(order: Order, turns: asyncio.Semaphore, noticed: dict[str, float], number: int) -> Job:
+async def one(
+    workspace: Workspace, order: Order, turns: asyncio.Semaphore, noticed: dict[str, float], number: int
+) -> Job:
     job = AvatarJob(portrait=order.portrait, voice=order.voice, prompt=f"bench {uuid.uuid4()}")
     await asyncio.sleep(number * order.gap)
     async with turns:
         began = time.time()
-        video = await generate_avatar(job)
+        video = await in_workspace(generate_avatar, workspace)(job)
         (render,) = video.renders
         return Job(render.request_id, began, noticed[render.render_id], time.time())
 
 
 async def main() -> None:
-    try:
-        report = await run(order_given())
-    finally:
-        await close_workspace()
-    report.tell()
+    (await run(order_given())).tell()
 
 
 if __name__ == "__main__":

@@ -24,12 +24,10 @@ from avatar.batch.run import Floor
 from avatar.batch.sheets import SHEET_ROWS, read_outcomes
 from avatar.models import Model, shown
 from avatar.settings import BatchSettings, BudgetSettings
-from avatar.workspace import workspace
+from avatar.workspace import Workspace
 from flows.approval import ask, needs_approval
 from tasks.batch import check_batch, render_sheets, report_batch
-from tasks.context import equipment
-from tasks.events import announcing
-from tasks.turns import turns
+from tasks.context import with_workspace
 
 
 # Many jobs: every row of a manifest is checked and priced, then all of them are rendered, and each is accounted for.
@@ -42,7 +40,8 @@ def _batch_run_name() -> str:
 
 
 @flow(name="generate-batch", flow_run_name=_batch_run_name, retries=0, persist_result=False)
-async def generate_batch(batch: Batch) -> Summary:
+@with_workspace
+async def generate_batch(workspace: Workspace, batch: Batch) -> Summary:
     """Render every row of a manifest that has no video yet. One bad row or failed job never stops the others.
 
     Every row is checked and priced before anything is spent. Run again, it does only what is missing.
@@ -50,20 +49,19 @@ async def generate_batch(batch: Batch) -> Summary:
     Args:
         batch: where the rows are, and how to carry them out.
     """
-    async with announcing() as subject, equipment():
-        batch = batch.of(flow_run.scheduled_start_time.date())
-        checked = await check_batch(batch)
-        subject.batch_id = checked.batch_id
-        run = str(flow_run.id)
-        summary = await report_batch(checked, run, batch.name)
-        if batch.on_bad_rows is OnBadRows.STOP:
-            refuse_bad_rows(summary)
-        await check_budget(workspace(), batch, checked)
-        await approve_batch(checked, workspace().settings.budget)
-        if checked.ready:
-            await render_shards(batch, checked, run)
-            summary = await report_batch(checked, run, batch.name)
-        return require_videos(summary)
+    batch = batch.of(flow_run.scheduled_start_time.date())
+    checked = await check_batch(workspace, batch)
+    workspace.subject.batch_id = checked.batch_id
+    run = str(flow_run.id)
+    summary = await report_batch(workspace, checked, run, batch.name)
+    if batch.on_bad_rows is OnBadRows.STOP:
+        refuse_bad_rows(summary)
+    await check_budget(workspace, batch, checked)
+    await approve_batch(checked, workspace.settings.budget)
+    if checked.ready:
+        await render_shards(workspace, batch, checked, run)
+        summary = await report_batch(workspace, checked, run, batch.name)
+    return require_videos(summary)
 
 
 async def approve_batch(checked: Checked, budget: BudgetSettings) -> None:
@@ -135,26 +133,19 @@ def _run_name() -> str:
 
 
 @flow(name="render-shard", flow_run_name=_run_name, retries=0, persist_result=False)
-async def render_shard(shard: Shard) -> None:
+@with_workspace
+async def render_shard(workspace: Workspace, shard: Shard) -> None:
     """Render a part of a batch. Started by generate-batch.
 
     Args:
         shard: which part.
     """
-    async with equipment():
-        await carry_out(shard)
+    await carry_out(workspace, shard)
 
 
-async def carry_out(shard: Shard, *, whole: bool = False) -> None:
+async def carry_out(workspace: Workspace, shard: Shard, *, whole: bool = False) -> None:
     """Render the rows of a shard, or of a batch that is the `whole` of one, in this process."""
-    floor = Floor(
-        workspace(),
-        batch_id=shard.batch_id,
-        run=shard.run,
-        at_once=shard.at_once,
-        rows=shard.rows,
-        turns=turns(),
-    )
+    floor = Floor(workspace, batch_id=shard.batch_id, run=shard.run, at_once=shard.at_once, rows=shard.rows)
     await render_sheets(floor, shard.sheets, part="" if whole else shard.name)
 
 
@@ -180,9 +171,9 @@ def share_out(checked: Checked, run: str, at_once: int, *, parts: int) -> list[S
     ]
 
 
-async def render_shards(batch: Batch, checked: Checked, run: str) -> None:
+async def render_shards(workspace: Workspace, batch: Batch, checked: Checked, run: str) -> None:
     """Render every row that waits, in this process, or in child runs too if the batch is large."""
-    settings = workspace().settings.batch
+    settings = workspace.settings.batch
     at_once = batch.at_once or settings.at_once
     parts = count_parts(checked, at_once, settings)
     if parts > 1 and not await _is_deployed():
@@ -191,8 +182,8 @@ async def render_shards(batch: Batch, checked: Checked, run: str) -> None:
     children = [(await _start(shard), shard) for shard in others]
     if children:
         get_run_logger().info("%d child runs share this batch with this one.", len(children))
-    await carry_out(first, whole=not children)
-    await _finish_left_over(await _see_through(children))
+    await carry_out(workspace, first, whole=not children)
+    await _finish_left_over(workspace, await _see_through(workspace, children))
 
 
 async def _is_deployed() -> bool:
@@ -214,7 +205,7 @@ async def _start(shard: Shard) -> UUID:
     return run.id
 
 
-async def _see_through(children: Sequence[tuple[UUID, Shard]]) -> list[Shard]:
+async def _see_through(workspace: Workspace, children: Sequence[tuple[UUID, Shard]]) -> list[Shard]:
     """Wait for the child runs, and carry out here what no worker has begun: there may be none, or only ours.
 
     Returns:
@@ -235,7 +226,7 @@ async def _see_through(children: Sequence[tuple[UUID, Shard]]) -> list[Shard]:
                 await client.set_flow_run_state(
                     waiting[-1], Cancelled(message="The batch's own run does it.")
                 )
-                await carry_out(open_runs.pop(waiting[-1]))
+                await carry_out(workspace, open_runs.pop(waiting[-1]))
             elif open_runs:
                 await asyncio.sleep(LOOK_SECONDS)
     return ended
@@ -251,10 +242,11 @@ async def _state(client: PrefectClient, run_id: UUID) -> StateType | None:
     return None
 
 
-async def _finish_left_over(shards: Sequence[Shard]) -> None:
+async def _finish_left_over(workspace: Workspace, shards: Sequence[Shard]) -> None:
     """Carry out the sheets that a child run left when it died."""
     for shard in shards:
         for sheet in shard.sheets:
-            if await read_outcomes(workspace(), shard.batch_id, sheet, shard.run) is None:
+            if await read_outcomes(workspace, shard.batch_id, sheet, shard.run) is None:
                 rows = min(SHEET_ROWS, shard.rows - (sheet - shard.first) * SHEET_ROWS)
-                await carry_out(shard.model_copy(update={"first": sheet, "last": sheet, "rows": rows}))
+                part = shard.model_copy(update={"first": sheet, "last": sheet, "rows": rows})
+                await carry_out(workspace, part)

@@ -12,10 +12,10 @@ from avatar.job.produce import made_already, render_all
 from avatar.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment, Video, shown
 from avatar.money.quote import check_price, describe_plan
 from avatar.money.submit import its_turn
-from avatar.workspace import workspace
+from avatar.workspace import Workspace, ignore
 from flows.approval import approve
-from tasks.context import equipment
-from tasks.events import announcing, unannounced
+from tasks.context import with_workspace
+from tasks.events import tell_again
 from tasks.job import (
     collect_render,
     poll_render,
@@ -25,7 +25,6 @@ from tasks.job import (
     validate_inputs,
 )
 from tasks.results import cached
-from tasks.turns import turns
 
 
 def _run_name() -> str:
@@ -36,7 +35,8 @@ def _run_name() -> str:
 
 
 @flow(name="generate-avatar", flow_run_name=_run_name, retries=0, persist_result=False)
-async def generate_avatar(job: AvatarJob) -> Video:
+@with_workspace
+async def generate_avatar(workspace: Workspace, job: AvatarJob) -> Video:
     """Turn a portrait and a voice track into a checked, published talking video.
 
     A job that is already published returns at once and costs nothing.
@@ -44,37 +44,39 @@ async def generate_avatar(job: AvatarJob) -> Video:
     Args:
         job: the portrait, the voice, and how to render them.
     """
-    async with announcing(job) as subject, equipment():
-        portrait, voice = await upload_assets(job)
-        subject.job_id = job_id_of(job, portrait, voice)
-        if video := await made_already(workspace(), job, subject.job_id):
-            subject.found(video)
-            get_run_logger().info("Made already as %s; nothing to pay.", video.uri)
-            return video
-        plan = await cached(validate_inputs)(job, portrait, voice)
-        get_run_logger().info(describe_plan(plan))
-        check_price(plan.quote, job, workspace().settings.budget)
-        await approve(job, plan, workspace().settings, partial(preview, job, portrait, voice))
-        renders = await render_all(workspace(), job, plan, render_segment)
-        return await publish_video(plan, list(renders), accept=job.accept)
-
-
-async def preview(job: AvatarJob, portrait: Asset, voice: Asset) -> Video:
-    """The same job as the free preview renders it, for whoever is to approve the price."""
-    free = job.model_copy(update={"provider": ProviderName.PREVIEW, "max_cost": None})
-    if video := await made_already(workspace(), free, job_id_of(free, portrait, voice)):
+    portrait, voice = await upload_assets(workspace, job)
+    job_id = workspace.subject.job_id = job_id_of(workspace, job, portrait, voice)
+    if video := await made_already(workspace, job, job_id):
+        tell_again(workspace, video)
+        get_run_logger().info("Made already as %s; nothing to pay.", video.uri)
         return video
-    plan = await cached(validate_inputs)(free, portrait, voice)
-    with unannounced():
-        return await publish_video(plan, list(await render_all(workspace(), free, plan, render_segment)))
+    plan = await (await cached(validate_inputs, workspace))(workspace, job, portrait, voice)
+    get_run_logger().info(describe_plan(plan))
+    check_price(plan.quote, job, workspace.settings.budget)
+    await approve(job, plan, workspace.settings, partial(preview, workspace, job, portrait, voice))
+    renders = await render_all(workspace, job, plan, partial(render_segment, workspace))
+    return await publish_video(workspace, plan, list(renders), accept=job.accept)
 
 
-def job_id_of(job: AvatarJob, portrait: Asset, voice: Asset) -> str:
-    return identify(job, portrait, voice, workspace().provider(job.provider))
+async def preview(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> Video:
+    """The same job as the free preview renders it, for whoever is to approve the price. The outside is not told."""
+    workspace = workspace.but(deliver=ignore)
+    free = job.model_copy(update={"provider": ProviderName.PREVIEW, "max_cost": None})
+    if video := await made_already(workspace, free, job_id_of(workspace, free, portrait, voice)):
+        return video
+    plan = await (await cached(validate_inputs, workspace))(workspace, free, portrait, voice)
+    renders = await render_all(workspace, free, plan, partial(render_segment, workspace))
+    return await publish_video(workspace, plan, list(renders))
 
 
-async def render_segment(plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
-    async with its_turn(workspace(), plan, segment, claimed_on, turns()) as day:
-        submission = await submit_render(plan, segment, day)
-        await cached(poll_render)(submission)
-    return await collect_render(submission)
+def job_id_of(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> str:
+    return identify(job, portrait, voice, workspace.provider(job.provider))
+
+
+async def render_segment(
+    workspace: Workspace, plan: Plan, segment: Segment, claimed_on: str | None
+) -> Render:
+    async with its_turn(workspace, plan, segment, claimed_on) as day:
+        submission = await submit_render(workspace, plan, segment, day)
+        await poll_render(workspace, submission)
+    return await collect_render(workspace, submission)

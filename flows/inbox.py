@@ -1,6 +1,7 @@
 """The inbox: files dropped into the bucket by any S3 client become videos, without a command."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from prefect import flow
 from prefect.runtime import deployment, flow_run
@@ -19,10 +20,10 @@ from avatar.inbox.jobs import (
 from avatar.inbox.sweep import Sweep
 from avatar.inbox.uploads import Filed, Inbox, Taken
 from avatar.models import Model
-from avatar.workspace import workspace
+from avatar.workspace import Workspace
 from flows.batch import approve_batch, render_shards
 from tasks.batch import check_batch, report_batch
-from tasks.context import equipment
+from tasks.context import with_workspace
 from tasks.inbox import file_uploads, show_uploads
 from tasks.runs import is_under_way
 
@@ -41,18 +42,18 @@ class Look(Model):
 
 
 @flow(name="take-uploads", flow_run_name="take uploads", retries=0, persist_result=False)
-async def take_uploads(look: Look = Look()) -> None:  # noqa: B008 - frozen, and the form needs the default
+@with_workspace
+async def take_uploads(workspace: Workspace, look: Look = Look()) -> None:  # noqa: B008 - frozen, and the form needs the default
     """Render every complete upload of the inbox that no other run has taken, and file it away.
 
     Args:
         look: how to look through the inbox.
     """
-    async with equipment():
-        inbox, run = Inbox(workspace()), str(flow_run.id)
-        haul = await Sweep(inbox, run, is_under_way).run(look.wait_seconds)
-        filed = [*haul.filed, *(await carry_through(inbox, haul.taken, run) if haul.taken else ())]
-        await show_uploads(filed, haul.waiting)
-        require_done(filed)
+    inbox, run = Inbox(workspace), str(flow_run.id)
+    haul = await Sweep(inbox, run, partial(is_under_way, workspace.settings.recovery)).run(look.wait_seconds)
+    filed = [*haul.filed, *(await carry_through(inbox, haul.taken, run) if haul.taken else ())]
+    await show_uploads(inbox, filed, haul.waiting)
+    require_done(filed)
 
 
 async def carry_through(inbox: Inbox, taken: Sequence[Taken], run: str) -> list[Filed]:
@@ -63,10 +64,10 @@ async def carry_through(inbox: Inbox, taken: Sequence[Taken], run: str) -> list[
         outcomes = await render_uploads(inbox, taken, run)
     except AvatarError as error:
         stopped = error
-    filed = await file_uploads(taken, outcomes, stopped)
+    filed = await file_uploads(inbox.workspace, taken, outcomes, stopped)
     await discard_manifest(inbox, taken, run)
     if stopped is not None:
-        await show_uploads(filed, ())
+        await show_uploads(inbox, filed, ())
         raise stopped
     return filed
 
@@ -76,14 +77,15 @@ async def render_uploads(inbox: Inbox, taken: Sequence[Taken], run: str) -> Outc
     if not any(each.rows for each in taken):
         return {}
     batch = await write_manifest(inbox, taken, run)
-    checked = await keep_to_limit(workspace(), await check_batch(batch), taken)
-    await report_batch(checked, run, batch.name)
+    workspace = inbox.workspace
+    checked = await keep_to_limit(workspace, await check_batch(workspace, batch), taken)
+    await report_batch(workspace, checked, run, batch.name)
     try:
-        await approve_batch(checked, workspace().settings.budget)
+        await approve_batch(checked, workspace.settings.budget)
     except ApprovalDenied as error:
-        outcomes = await read_outcomes(workspace(), checked, run, taken)
+        outcomes = await read_outcomes(workspace, checked, run, taken)
         return refused(outcomes, error, passes=deployment.id is None)
     if checked.ready:
-        await render_shards(batch, checked, run)
-        await report_batch(checked, run, batch.name)
-    return await read_outcomes(workspace(), checked, run, taken)
+        await render_shards(workspace, batch, checked, run)
+        await report_batch(workspace, checked, run, batch.name)
+    return await read_outcomes(workspace, checked, run, taken)

@@ -13,9 +13,9 @@ from avatar.job.reconcile import finish_render, reconcile_renders
 from avatar.models import Model
 from avatar.money.settle import attach_request, declare_not_charged, signed_by
 from avatar.web.export import Exported, export_gallery
-from avatar.workspace import workspace
+from avatar.workspace import Workspace
 from tasks.artifacts import decorate, show_expired, show_reconciled
-from tasks.context import equipment
+from tasks.context import with_workspace
 from tasks.runs import end_cancelled_runs, resume_dead_runs
 
 
@@ -92,60 +92,60 @@ class Settlement(Model):
 
 
 @flow(name="reconcile", flow_run_name="put things straight")
-async def reconcile(upkeep: Upkeep = Upkeep()) -> None:  # noqa: B008 - frozen, and the form needs the default
+@with_workspace
+async def reconcile(workspace: Workspace, upkeep: Upkeep = Upkeep()) -> None:  # noqa: B008 - frozen, and the form needs the default
     """Finish, settle or report whatever earlier runs left behind. Never sends a paid request.
 
     Args:
         upkeep: how far to go.
     """
-    async with equipment():
-        found = await reconcile_renders(workspace(), idle_seconds=upkeep.idle_seconds)
-        resumed = await resume_dead_runs(workspace().settings.recovery) if upkeep.resume_runs else []
-        cancelled = await end_cancelled_runs(workspace().settings.recovery)
-        get_run_logger().info(
-            "Collected %d, published %d, still rendering %d, unknown %d; %d runs started again, %d ended as cancelled.",
-            len(found.collected), len(found.published), len(found.running), len(found.unknown), len(resumed),
-            len(cancelled),
-        )  # fmt: skip
-        await show_reconciled(found, resumed, cancelled)
+    found = await reconcile_renders(workspace, idle_seconds=upkeep.idle_seconds)
+    resumed = await resume_dead_runs(workspace.settings.recovery) if upkeep.resume_runs else []
+    cancelled = await end_cancelled_runs(workspace.settings.recovery)
+    get_run_logger().info(
+        "Collected %d, published %d, still rendering %d, unknown %d; %d runs started again, %d ended as cancelled.",
+        len(found.collected), len(found.published), len(found.running), len(found.unknown), len(resumed),
+        len(cancelled),
+    )  # fmt: skip
+    await show_reconciled(found, resumed, cancelled)
 
 
 @flow(name="resolve", flow_run_name="settle {settlement.render_id}")
-async def resolve(settlement: Settlement) -> str:
+@with_workspace
+async def resolve(workspace: Workspace, settlement: Settlement) -> str:
     """Settle a render whose outcome is unknown, as `avatar resolve` does. Spends nothing.
 
     Args:
         settlement: what was found out.
     """
-    async with equipment():
-        by = signed_by(settlement.who)
-        if settlement.verdict is Verdict.NOT_CHARGED:
-            await declare_not_charged(workspace(), settlement.render_id, by=by)
-            return "settled as not charged"
-        await attach_request(workspace(), settlement.render_id, settlement.request_id or "", by=by)
-        found = await finish_render(workspace(), settlement.render_id)
-        get_run_logger().info(found["text"])
-        return found["state"]
+    by = signed_by(settlement.who)
+    if settlement.verdict is Verdict.NOT_CHARGED:
+        await declare_not_charged(workspace, settlement.render_id, by=by)
+        return "settled as not charged"
+    await attach_request(workspace, settlement.render_id, settlement.request_id or "", by=by)
+    found = await finish_render(workspace, settlement.render_id)
+    get_run_logger().info(found["text"])
+    return found["state"]
 
 
 @flow(name="expire", flow_run_name="delete what is old enough")
-async def expire(expiry: Expiry = Expiry()) -> None:  # noqa: B008 - frozen, and the form needs the default
+@with_workspace
+async def expire(workspace: Workspace, expiry: Expiry = Expiry()) -> None:  # noqa: B008 - frozen, and the form needs the default
     """Delete what the rules of AVATAR_RETENTION__… say, and show it. Without a rule, nothing.
 
     Args:
         expiry: whether to delete, and how much.
     """
-    async with equipment():
-        rules = workspace().settings.retention.model_dump(exclude_none=True)
-        if not rules:
-            get_run_logger().info("No rule of AVATAR_RETENTION__… is set, so everything is kept.")
-            return
-        found = await apply_rules(workspace(), dry_run=expiry.dry_run, most=expiry.most)
-        verb = "Would delete" if expiry.dry_run else "Deleted"
-        get_run_logger().info(
-            "%s %d things; %d are old enough and kept.", verb, len(found.deleted), len(found.kept)
-        )
-        await show_expired(found, dry_run=expiry.dry_run)
+    rules = workspace.settings.retention.model_dump(exclude_none=True)
+    if not rules:
+        get_run_logger().info("No rule of AVATAR_RETENTION__… is set, so everything is kept.")
+        return
+    found = await apply_rules(workspace, dry_run=expiry.dry_run, most=expiry.most)
+    verb = "Would delete" if expiry.dry_run else "Deleted"
+    get_run_logger().info(
+        "%s %d things; %d are old enough and kept.", verb, len(found.deleted), len(found.kept)
+    )
+    await show_expired(found, dry_run=expiry.dry_run)
 
 
 class Export(Model):
@@ -162,21 +162,21 @@ class Export(Model):
 
 
 @flow(name="gallery", flow_run_name="export the gallery")
-async def gallery(export: Export = Export()) -> None:  # noqa: B008 - frozen, and the form needs the default
+@with_workspace
+async def gallery(workspace: Workspace, export: Export = Export()) -> None:  # noqa: B008 - frozen, and the form needs the default
     """Write every video and its page into a folder that opens from disk, as `avatar export` does. Only what is new.
 
     Args:
         export: where to.
     """
-    async with equipment():
-        default = workspace().settings.state_dir / "gallery"
-        folder = Path(export.folder).expanduser() if export.folder else default
-        done = await export_gallery(workspace(), folder)
-        get_run_logger().info("%d videos in %s; %d files copied.", done.videos, folder, done.copied)
-        page: Any = acreate_markdown_artifact(
-            key="gallery", markdown=_page(folder, done), description="The gallery as a folder"
-        )
-        await decorate(page, get_run_logger())
+    default = workspace.settings.state_dir / "gallery"
+    folder = Path(export.folder).expanduser() if export.folder else default
+    done = await export_gallery(workspace, folder)
+    get_run_logger().info("%d videos in %s; %d files copied.", done.videos, folder, done.copied)
+    page: Any = acreate_markdown_artifact(
+        key="gallery", markdown=_page(folder, done), description="The gallery as a folder"
+    )
+    await decorate(page, get_run_logger())
 
 
 def _page(folder: Path, done: Exported) -> str:

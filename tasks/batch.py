@@ -20,7 +20,7 @@ from avatar.batch.report import as_markdown, write_report
 from avatar.batch.run import Floor, run_row, run_sheet, run_sheets
 from avatar.batch.sheets import SHEET_ROWS
 from avatar.money.commit import Claim
-from avatar.workspace import Step, announce, workspace
+from avatar.workspace import Step, Workspace
 from tasks.artifacts import ARTIFACT_SECONDS, KEY_DIGITS, UPDATE_SECONDS, decorate
 from tasks.results import passes_by_itself
 
@@ -37,14 +37,14 @@ ROW_TASKS_UP_TO = 300
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def check_batch(batch: Batch) -> Checked:
+async def check_batch(workspace: Workspace, batch: Batch) -> Checked:
     """Read, decode, plan and price every row. Spends nothing."""
 
     def told(rows: int) -> None:
-        announce(Step("batch", f"{rows} rows checked"))
+        workspace.announce(Step("batch", f"{rows} rows checked"))
 
-    async with open_manifest(workspace(), batch) as manifest:
-        return await check_rows(workspace(), batch, manifest, told)
+    async with open_manifest(workspace, batch) as manifest:
+        return await check_rows(workspace, batch, manifest, told)
 
 
 class Work:
@@ -101,12 +101,12 @@ async def render_sheets(floor: Floor, sheets: range, *, part: str = "") -> None:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def report_batch(checked: Checked, run: str, name: str) -> Summary:
+async def report_batch(workspace: Workspace, checked: Checked, run: str, name: str) -> Summary:
     """Write the report of a batch, and show its summary; not before it began, unless there is something to tell."""
-    summary = await write_report(workspace(), checked, run, name=name)
+    summary = await write_report(workspace, checked, run, name=name)
     if summary.count(RowState.WAITING) == checked.ready > 0 and not summary.troubles:
         return summary
-    markdown = as_markdown(summary, f"s3://{workspace().store.bucket}/{summary.report_key}")
+    markdown = as_markdown(summary, f"s3://{workspace.store.bucket}/{summary.report_key}")
     artifact = acreate_markdown_artifact(
         key=f"batch-{checked.batch_id[:KEY_DIGITS]}",
         markdown=markdown,
@@ -131,7 +131,7 @@ async def shown(floor: Floor, part: str) -> AsyncIterator[None]:
 
 class _Progress:
     def __init__(self, floor: Floor, part: str) -> None:
-        self._tally, self._part = floor.tally, part
+        self._workspace, self._tally, self._part = floor.workspace, floor.tally, part
         name = f"batch-progress-{floor.batch_id[:KEY_DIGITS]} {part}".strip()
         self._key = name.replace(" ", "-")
         self._artifact: UUID | None = None
@@ -149,7 +149,7 @@ class _Progress:
         if text == self._last:
             return
         self._last = text
-        announce(Step("batch", text))
+        self._workspace.announce(Step("batch", text))
         get_run_logger().info(text)
         await decorate(self._write(text), get_run_logger())
 

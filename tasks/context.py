@@ -1,45 +1,63 @@
-"""What a flow needs around it before its first step: a store that answers, and a place for Prefect's results."""
+"""What a flow needs around it before its first step: a workspace on the right store, handed to it as an argument."""
 
 import asyncio
-import logging
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
-from prefect import get_run_logger
-from prefect.runtime import flow_run
+from prefect import Flow, get_run_logger
+from prefect.runtime import deployment, flow_run
 
-from avatar.errors import StillRendering
-from avatar.local import environment, services
+from avatar.errors import NotConfigured
+from avatar.local import find, services
+from avatar.models import AvatarJob
 from avatar.settings import AvatarSettings
-from avatar.workspace import close_workspace, workspace
-from tasks.events import announced
-from tasks.results import register_result_storage
+from avatar.workspace import Subject, Workspace
+from tasks.events import Events, tell_end
 from tasks.runs import check_resumes
 from tasks.turns import counted_turns
 
-#: Flows of this process that use the embedded store they found or started here; the last one lets go of it.
-_borrowers = 0
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Gives a run its workspace, and closes it at the end.
+Open = Callable[[], AbstractAsyncContextManager[Workspace]]
 
 
-@asynccontextmanager
-async def equipment() -> AsyncIterator[None]:
-    """Hold the store for as long as a flow runs; without AVATAR_STORE__ENDPOINT, the embedded one.
+def with_workspace(
+    body: Callable[Concatenate[Workspace, P], Awaitable[R]], opened: Open | None = None
+) -> Callable[P, Coroutine[Any, Any, R]]:
+    """A flow's function as Prefect and its users see it: without the workspace, which it gets when it runs.
 
-    A flow called from Python, or run by a worker that was started by hand, finds the embedded store through the
-    state directory as the `avatar` command does, or starts it.
+    Args:
+        body: the function; its first argument is the workspace.
+        opened: whose workspace it gets; unless given, one of its own, on the store that the settings name.
     """
-    await check_resumes(AvatarSettings().recovery)
-    async with AsyncExitStack() as stack:
-        if _borrowers or AvatarSettings().store.endpoint is None:
-            await stack.enter_async_context(_embedded_store())
-        await workspace().store.ensure_bucket()
-        await register_result_storage()
-        stack.enter_context(_without_alarm())
-        stack.enter_context(announced())
-        await stack.enter_async_context(counted_turns(workspace().settings, get_run_logger(), run_id()))
-        yield
+
+    @functools.wraps(body)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        subject, events = Subject(job=_job_in(args, kwargs)), Events()
+        try:
+            async with _ready((opened or own_workspace)(), subject, events) as workspace:
+                return await body(workspace, *args, **kwargs)
+        except Exception as error:
+            tell_end(events, subject, error)
+            raise
+
+    first, *others = inspect.signature(body, eval_str=True).parameters.values()
+    run.__annotations__.pop(first.name, None)
+    run.__signature__ = inspect.signature(body, eval_str=True).replace(parameters=others)  # type: ignore[attr-defined]
+    return run
+
+
+def in_workspace(flow: Flow[P, R], workspace: Workspace) -> Flow[P, R]:
+    """The same flow for a caller in this process, with a workspace of the caller's, who closes it."""
+    handed = flow.with_options()
+    handed.fn = with_workspace(inspect.unwrap(flow.fn), lambda: nullcontext(workspace))  # type: ignore[assignment]
+    return handed
 
 
 def run_id() -> UUID | None:
@@ -47,36 +65,51 @@ def run_id() -> UUID | None:
     return UUID(flow_run.id) if flow_run.id else None
 
 
-@contextmanager
-def _without_alarm() -> Iterator[None]:
-    """Keep Prefect from logging every closed polling window as a failure: the render's own lines tell the story."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        return not any(isinstance(argument, StillRendering) for argument in arguments)
-
-    logger = logging.getLogger("prefect.task_runs")
-    logger.addFilter(is_news)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_news)
+def _job_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> AvatarJob | None:
+    return next((each for each in (*args, *kwargs.values()) if isinstance(each, AvatarJob)), None)
 
 
 @asynccontextmanager
-async def _embedded_store() -> AsyncIterator[None]:
-    global _borrowers  # noqa: PLW0603 - one embedded store a process, however many flows run in it
-    local = services(AvatarSettings(), api=False, say=get_run_logger().info)
-    running = await asyncio.to_thread(local.__enter__)
-    before = dict(os.environ)
-    os.environ.update(environment(AvatarSettings(), running))
-    _borrowers += 1
-    try:
-        yield
-    finally:
-        _borrowers -= 1
-        if not _borrowers:
-            await close_workspace()
-            os.environ.clear()
-            os.environ.update(before)
-        await asyncio.to_thread(local.__exit__, None, None, None)
+async def _ready(
+    opened: AbstractAsyncContextManager[Workspace], subject: Subject, events: Events
+) -> AsyncIterator[Workspace]:
+    """A workspace for one run: its store answers, its events go to the server, its turns are counted there."""
+    async with opened as workspace:
+        await check_resumes(workspace.settings.recovery)
+        await workspace.store.ensure_bucket()
+        async with counted_turns(workspace.settings, get_run_logger(), run_id()) as turns:
+            yield workspace.but(deliver=events, turns=turns, subject=subject)
+
+
+@asynccontextmanager
+async def own_workspace() -> AsyncIterator[Workspace]:
+    """A workspace on the store of the settings; without AVATAR_STORE__ENDPOINT, on this machine's embedded one.
+
+    A flow that is called from Python starts that store if need be. A run of a deployment does not: with an empty
+    journal of its own it would buy what others have bought.
+
+    Raises:
+        NotConfigured: no store is named, and `avatar up` does not run on this machine.
+    """
+    settings = AvatarSettings()
+    if settings.store.endpoint is not None:
+        async with Workspace(settings) as workspace:
+            yield workspace
+    elif deployment.id is not None:
+        running = await asyncio.to_thread(find, settings)
+        if running.store is None:
+            raise NotConfigured(
+                "This worker has no store: AVATAR_STORE__ENDPOINT is not set, and `avatar up` does not run on its "
+                "machine. Nothing was sent or spent.",
+                hint="Start the worker with the AVATAR_STORE__… settings that the other workers have.",
+            )
+        async with Workspace(running.for_runs(settings)) as workspace:
+            yield workspace
+    else:
+        local = services(settings, api=False, say=get_run_logger().info)
+        running = await asyncio.to_thread(local.__enter__)
+        try:
+            async with Workspace(running.for_runs(settings)) as workspace:
+                yield workspace
+        finally:
+            await asyncio.to_thread(local.__exit__, None, None, None)

@@ -4,19 +4,20 @@ Prefect sends events from a thread in the background, and drops what a server th
 seconds: they are news, and nothing depends on them. Payloads: docs/events.md.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import logging
 from uuid import UUID, uuid4
 
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
-from avatar.events import Notice, about_error, about_video, delivered_by, post
-from avatar.models import AvatarJob, Video
-from avatar.workspace import workspace
+from avatar.events import BudgetRefusal, Notice, about_error, about_video
+from avatar.models import Video
+from avatar.workspace import Subject, Workspace
+
+log = logging.getLogger("avatar.notices")
 
 
-class _Announcer:
+class Events:
     """Emits each notice once; the rows of a batch that one limit stands against are one."""
 
     def __init__(self) -> None:
@@ -34,48 +35,17 @@ class _Announcer:
         )
 
 
-@contextmanager
-def announced() -> Iterator[None]:
-    """Emit what is posted in the block."""
-    with delivered_by(_Announcer()):
-        yield
+def tell_again(workspace: Workspace, video: Video) -> None:
+    """Tell of a video that was there already, if an earlier process of this very run may have died of telling."""
+    if (flow_run.run_count or 1) > 1:
+        workspace.post(about_video(workspace.settings, video))
 
 
-@contextmanager
-def unannounced() -> Iterator[None]:
-    """Emit nothing of the block: what is made in it is of no interest outside."""
-    with delivered_by(lambda _: None):
-        yield
-
-
-class Subject:
-    """What a flow run is about, as far as it is known by now."""
-
-    def __init__(self, job: AvatarJob | None = None) -> None:
-        self.job, self.job_id, self.batch_id = job, "", ""
-
-    def found(self, video: Video) -> None:
-        """Tell of a video that was there already, if an earlier process of this very run may have died of telling."""
-        if (flow_run.run_count or 1) > 1:
-            post(about_video(workspace().settings, video))
-
-
-@asynccontextmanager
-async def announcing(job: AvatarJob | None = None) -> AsyncIterator[Subject]:
-    """Emit what is posted in the block, and the error that ends it.
+def tell_end(events: Events, subject: Subject, error: Exception) -> None:
+    """Emit the error that ends a run of a job.
 
     Of a batch only a refusal by the budget is told here: its rows are told one by one.
     """
-    subject = Subject(job)
-    with announced():
-        try:
-            yield subject
-        except Exception as error:
-            _post_end(subject, error)
-            raise
-
-
-def _post_end(subject: Subject, error: Exception) -> None:
     job = subject.job
     notice = about_error(
         error,
@@ -85,5 +55,9 @@ def _post_end(subject: Subject, error: Exception) -> None:
         portrait=job.portrait if job else "",
         voice=job.voice if job else "",
     )
-    if notice is not None and (job is not None or notice.EVENT == "avatar.budget.refused"):
-        post(notice)
+    if notice is None or not (job or (subject.batch_id and isinstance(notice, BudgetRefusal))):
+        return
+    try:
+        events(notice)
+    except Exception:  # the run is more than its notice
+        log.exception("The notice %s was not delivered.", notice.EVENT)

@@ -13,7 +13,7 @@ from avatar.inbox.jobs import Outcomes, as_filed, judge
 from avatar.inbox.look import in_turns
 from avatar.inbox.sweep import describe
 from avatar.inbox.uploads import Ending, Filed, Inbox, Taken, Waiting
-from avatar.workspace import workspace
+from avatar.workspace import Workspace
 from tasks.artifacts import decorate
 from tasks.results import passes_by_itself
 
@@ -30,18 +30,17 @@ SHOWN = 200
     persist_result=False,
 )
 async def file_uploads(
-    taken: Sequence[Taken], outcomes: Outcomes, stopped: AvatarError | None = None
+    workspace: Workspace, taken: Sequence[Taken], outcomes: Outcomes, stopped: AvatarError | None = None
 ) -> list[Filed]:
     """Write down how every upload ended, then move them; what cannot be moved now is moved by a later sweep."""
-    inbox = Inbox(workspace())
+    inbox = Inbox(workspace)
     judged = [judge(inbox, each, outcomes.get(each.signature, ()), stopped) for each in taken]
     # All ends are written before anything is moved: a run that goes on from here must not render what has failed.
     decided = await in_turns(lambda each: decide(inbox, each), judged)
-    return await in_turns(_file, [each for each in decided if each is not None])
+    return await in_turns(lambda each: _file(inbox, each), [each for each in decided if each is not None])
 
 
-async def _file(taken: Taken) -> Filed:
-    inbox = Inbox(workspace())
+async def _file(inbox: Inbox, taken: Taken) -> Filed:
     try:
         return await file_away(inbox, taken)
     except AvatarError as error:
@@ -49,9 +48,9 @@ async def _file(taken: Taken) -> Filed:
         return as_filed(taken, inbox.folder(taken.name))
 
 
-async def show_uploads(filed: Sequence[Filed], waiting: Sequence[Waiting]) -> None:
+async def show_uploads(inbox: Inbox, filed: Sequence[Filed], waiting: Sequence[Waiting]) -> None:
     """Tell how uploads ended and what waits, in the log and as a page."""
-    logger, inbox = get_run_logger(), Inbox(workspace())
+    logger = get_run_logger()
     for each in filed:
         log = logger.info if each.ending is Ending.DONE else logger.warning
         changed = " It was changed meanwhile and is taken again." if each.changed else ""

@@ -8,16 +8,16 @@ from prefect.runtime import flow_run
 
 from avatar.job.inputs import ingest
 from avatar.job.plan import plan_cache_key, plan_job
+from avatar.job.produce import wait_until_done
 from avatar.job.publish import publish_video as publish
 from avatar.job.publish import require_published
 from avatar.models import Asset, AvatarJob, Plan, Render, Segment, Snapshot, Submission, Video
 from avatar.money.collect import collect_render as collect
-from avatar.money.follow import follow_render
 from avatar.money.submit import submit_render as submit_once
 from avatar.providers.answers import clean
-from avatar.workspace import Step, announce, workspace
+from avatar.workspace import Step, Workspace
 from tasks.artifacts import RenderProgress, show_video
-from tasks.results import RESULT_STORAGE, passes_by_itself
+from tasks.results import passes_by_itself
 
 
 # Assets: the inputs, stored by their content.
@@ -28,17 +28,17 @@ from tasks.results import RESULT_STORAGE, passes_by_itself
     retry_condition_fn=passes_by_itself,
     cache_policy=NO_CACHE,
 )
-async def upload_assets(job: AvatarJob) -> tuple[Asset, Asset]:
+async def upload_assets(workspace: Workspace, job: AvatarJob) -> tuple[Asset, Asset]:
     """Store portrait and voice by content. The same bytes a second time move nothing."""
-    announce(Step("upload", "storing portrait and voice"))
-    portrait = await ingest(workspace(), job.portrait, what="portrait")
-    voice = await ingest(workspace(), job.voice, what="voice")
+    workspace.announce(Step("upload", "storing portrait and voice"))
+    portrait = await ingest(workspace, job.portrait, what="portrait")
+    voice = await ingest(workspace, job.voice, what="voice")
     return portrait, voice
 
 
 # The voice and its portrait: decoded fully, converted where needed, cut and priced before any money is spent.
 def _plan_key(_: Any, parameters: dict[str, Any]) -> str:
-    return plan_cache_key(workspace(), parameters["job"], parameters["portrait"], parameters["voice"])
+    return plan_cache_key(*(parameters[name] for name in ("workspace", "job", "portrait", "voice")))
 
 
 @task(
@@ -47,23 +47,22 @@ def _plan_key(_: Any, parameters: dict[str, Any]) -> str:
     retry_delay_seconds=[1, 3, 10],
     retry_condition_fn=passes_by_itself,
     cache_policy=CacheKeyFnPolicy(cache_key_fn=_plan_key),
-    persist_result=True,
-    result_storage=RESULT_STORAGE,
     result_serializer="json",
-    log_prints=False,
 )
-async def validate_inputs(job: AvatarJob, portrait: Asset, voice: Asset) -> Plan:
+async def validate_inputs(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> Plan:
     """Decode both inputs to the end, ready them for the provider, and quote the job. Spends nothing."""
-    announce(Step("validate", "decoding portrait and voice"))
-    return await plan_job(workspace(), job, portrait, voice)
+    workspace.announce(Step("validate", "decoding portrait and voice"))
+    return await plan_job(workspace, job, portrait, voice)
 
 
 # Submission: the one paid request of a render. No retries here; see `avatar.money.submit`.
 @task(task_run_name="submit segment {segment.index} to {plan.provider}", retries=0, cache_policy=NO_CACHE)
-async def submit_render(plan: Plan, segment: Segment, claimed_on: str | None = None) -> Submission:
+async def submit_render(
+    workspace: Workspace, plan: Plan, segment: Segment, claimed_on: str | None = None
+) -> Submission:
     """Have the provider accept this render exactly once, and return its receipt."""
-    announce(Step("submit", f"asking {plan.provider} for {segment.seconds:.1f} s of video"))
-    record = await submit_once(workspace(), plan, segment, claimed_on=claimed_on)
+    workspace.announce(Step("submit", f"asking {plan.provider} for {segment.seconds:.1f} s of video"))
+    record = await submit_once(workspace, plan, segment, claimed_on=claimed_on)
     if record.entry.submission is None:
         raise RuntimeError(f"render {record.entry.render_id} is {record.state} without a submission")
     get_run_logger().info(
@@ -76,35 +75,23 @@ async def submit_render(plan: Plan, segment: Segment, claimed_on: str | None = N
     return record.entry.submission
 
 
-# Polling: wait for a render, in attempts that Prefect retries until it is done.
-#: The polling deadline ends the wait, not the number of attempts.
-MANY = 100_000
-
-
-def _poll_key(_: Any, parameters: dict[str, Any]) -> str:
-    submission: Submission = parameters["submission"]
-    return f"polls/{submission.render_id}/{submission.submitted_at:%Y%m%dT%H%M%S%f}"
-
-
+# Polling: one task run for the whole wait, window by window; a provider that is away for longer is tried again.
 @task(
     task_run_name="wait for {submission.provider} request",
-    retries=MANY,
-    retry_delay_seconds=1,
+    retries=10,
+    retry_delay_seconds=[1, 2, 5, 10, 20, 30, 60],
     retry_condition_fn=passes_by_itself,
-    cache_policy=CacheKeyFnPolicy(cache_key_fn=_poll_key),
-    persist_result=True,
-    result_storage=RESULT_STORAGE,
-    result_serializer="json",
+    cache_policy=NO_CACHE,
 )
-async def poll_render(submission: Submission) -> Snapshot:
-    """Wait one polling window for the render. Raises `StillRendering`, which is retried, until it is done."""
+async def poll_render(workspace: Workspace, submission: Submission) -> None:
+    """Wait until the provider is done with the render."""
     progress = RenderProgress(submission.render_id, get_run_logger())
 
     async def on_snapshot(snapshot: Snapshot, age: float) -> None:
-        announce(Step("render", snapshot.state, submission.render_id, snapshot, age))
+        workspace.announce(Step("render", snapshot.state, submission.render_id, snapshot, age))
         await progress.show(snapshot, age)
 
-    return await follow_render(workspace(), submission.render_id, on_snapshot)
+    await wait_until_done(workspace, submission.render_id, on_snapshot)
 
 
 # Collection: the finished render, fetched from the provider and kept in the store.
@@ -115,10 +102,10 @@ async def poll_render(submission: Submission) -> Snapshot:
     retry_condition_fn=passes_by_itself,
     cache_policy=NO_CACHE,
 )
-async def collect_render(submission: Submission) -> Render:
+async def collect_render(workspace: Workspace, submission: Submission) -> Render:
     """Journal the provider's result, download its video, check that it decodes, and keep it under `renders/`."""
-    announce(Step("collect", "fetching the video", submission.render_id))
-    return await collect(workspace(), submission.render_id)
+    workspace.announce(Step("collect", "fetching the video", submission.render_id))
+    return await collect(workspace, submission.render_id)
 
 
 # Publishing: inspect the video, put it in place with poster and manifest, and show it in the Prefect UI.
@@ -129,9 +116,11 @@ async def collect_render(submission: Submission) -> Render:
     retry_condition_fn=passes_by_itself,
     cache_policy=NO_CACHE,
 )
-async def publish_video(plan: Plan, renders: list[Render], *, accept: bool = False) -> Video:
+async def publish_video(
+    workspace: Workspace, plan: Plan, renders: list[Render], *, accept: bool = False
+) -> Video:
     """Assemble, inspect and publish; leave the artifacts that people look at; raise if it did not pass."""
-    announce(Step("publish", "checking and publishing"))
-    video = await publish(workspace(), plan, renders, accept=accept, flow_run_url=flow_run.ui_url)
-    await show_video(workspace(), video)
+    workspace.announce(Step("publish", "checking and publishing"))
+    video = await publish(workspace, plan, renders, accept=accept, flow_run_url=flow_run.ui_url)
+    await show_video(workspace, video)
     return require_published(video)

@@ -6,27 +6,29 @@ makes harmless.
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, Self, TypeVar
 
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.exceptions import ObjectNotFound as BlockNotFound
 from prefect.filesystems import WritableFileSystem
-from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
+from pydantic import PrivateAttr
 
 from avatar.errors import Transient
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
-from avatar.workspace import workspace
+from avatar.workspace import Workspace
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 BLOCK_NAME = "results"
-#: How decorators name the storage; resolved when a task runs.
-RESULT_STORAGE = f"avatar-store/{BLOCK_NAME}"
+#: Seconds between tries to load or save the block.
+PAUSES = (0.1, 0.3, 1.0, 3.0)
 
 
 class AvatarStore(WritableFileSystem):
@@ -36,55 +38,54 @@ class AvatarStore(WritableFileSystem):
     _block_type_slug = "avatar-store"
 
     prefix: str = "results/"
+    #: The store of the run that uses it. Whoever else loads it opens the one of the settings.
+    _store: Store | None = PrivateAttr(None)
+
+    def on(self, store: Store) -> Self:
+        self._store = store
+        return self
 
     async def aread_path(self, path: str) -> bytes:
-        return (await workspace().store.get(self.prefix + path)).data
-
-    async def awrite_path(self, path: str, content: bytes) -> None:
-        await workspace().store.put(self.prefix + path, content, content_type="application/json")
-
-    # Prefect passes `_sync` and takes a TypeError for a cache miss, so it must be accepted.
-    def read_path(self, path: str, **_: Any) -> bytes:  # type: ignore[override]
-        async def read(store: Store) -> bytes:
+        async with self._opened() as store:
             return (await store.get(self.prefix + path)).data
 
-        content: bytes = _outside_the_loop(read)
-        return content
-
-    def write_path(self, path: str, content: bytes, **_: Any) -> None:  # type: ignore[override]
-        async def write(store: Store) -> None:
+    async def awrite_path(self, path: str, content: bytes) -> None:
+        async with self._opened() as store:
             await store.put(self.prefix + path, content, content_type="application/json")
 
-        _outside_the_loop(write)
-
-
-def _outside_the_loop(use: Any) -> Any:
-    """Run an async use of the store from synchronous code, whether or not a loop runs in this thread."""
-
-    async def run() -> Any:
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Store]:
+        if self._store is not None:
+            yield self._store
+            return
         store = Store(AvatarSettings().store)
         try:
-            return await use(store)
+            yield store
         finally:
             await store.aclose()
 
+    # Prefect passes `_sync` and takes a TypeError for a cache miss, so it must be accepted.
+    def read_path(self, path: str, **_: Any) -> bytes:  # type: ignore[override]
+        return _outside_the_loop(self.aread_path(path))
+
+    def write_path(self, path: str, content: bytes, **_: Any) -> None:  # type: ignore[override]
+        _outside_the_loop(self.awrite_path(path, content))
+
+
+def _outside_the_loop(use: Coroutine[Any, Any, R]) -> R:
+    """Run an async use of the store from synchronous code, whether or not a loop runs in this thread."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(run())).result()
+        return pool.submit(asyncio.run, use).result()
 
 
-_saved: dict[str, AvatarStore] = {}
+async def cached(step: Task[P, R], workspace: Workspace) -> Task[P, R]:
+    """A task whose results are kept in the workspace's store."""
+    return step.with_options(persist_result=True, result_storage=(await _block()).on(workspace.store))
 
 
-async def register_result_storage() -> None:
-    """Make sure the Prefect server knows the storage block, once per process and server."""
-    url = str(PREFECT_API_URL.value())
-    if url not in _saved:
-        _saved[url] = await _load_or_save()
-
-
-async def _load_or_save() -> AvatarStore:
-    """The block, saved if it is not there. Runs that start together on a new server all try to be the first."""
-    for pause in (0.1, 0.3, 1.0, 3.0):
+async def _block() -> AvatarStore:
+    """The storage block, saved if it is not there. Runs that start together on a new server all try to be the first."""
+    for pause in PAUSES:
         with contextlib.suppress(BlockNotFound, ValueError):
             return await AvatarStore.aload(BLOCK_NAME)
         with contextlib.suppress(ObjectAlreadyExists):
@@ -93,12 +94,6 @@ async def _load_or_save() -> AvatarStore:
             return block
         await asyncio.sleep(pause)
     return await AvatarStore.aload(BLOCK_NAME)
-
-
-def cached(step: Task[P, R]) -> Task[P, R]:
-    """A task with the registered storage at hand: by its name alone Prefect would ask the server at every run."""
-    block = _saved.get(str(PREFECT_API_URL.value()))
-    return step.with_options(result_storage=block) if block is not None else step
 
 
 async def passes_by_itself(_task: Task[Any, Any], _run: TaskRun, state: State) -> bool:

@@ -20,18 +20,16 @@ from prefect.states import AwaitingRetry, Cancelled, Failed
 
 from avatar.errors import AvatarError
 from avatar.settings import RecoverySettings
-from avatar.workspace import workspace
 
 # Whether a flow run that has taken something still works on it, or will go on with it.
 _OVER = {None, StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
 
 
-async def is_under_way(run_id: str) -> bool:
+async def is_under_way(recovery: RecoverySettings, run_id: str) -> bool:
     """False once the run is over for good. One that crashed is not, as long as it is started again by itself.
 
     Raises what the client raises if the server does not answer: nobody knows then.
     """
-    recovery = workspace().settings.recovery
     async with get_client() as client:
         try:
             run = await client.read_flow_run(UUID(run_id))

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass
 from logging import LoggerAdapter
 from typing import Any, TypeVar
@@ -28,8 +28,8 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from avatar.models import ProviderName
-from avatar.money.submit import NoTurns, Turns
 from avatar.settings import AvatarSettings
+from avatar.workspace import Turns
 
 # The limits of the providers' accounts, as Prefect's global concurrency limits: people see and change them in its UI.
 #: The providers that have an account.
@@ -386,22 +386,12 @@ class Slots:
         self._leases.close()
 
 
-_current: ContextVar[Turns] = ContextVar("turns", default=NoTurns())  # noqa: B039 - it has no state
-
-
-def turns() -> Turns:
-    """The turns of the flow run that this is called in; outside of one, nobody counts."""
-    return _current.get()
-
-
 @asynccontextmanager
-async def counted_turns(settings: AvatarSettings, log: Log, run: UUID | None) -> AsyncIterator[None]:
-    """Have `turns()` counted by the Prefect server while the block runs."""
+async def counted_turns(settings: AvatarSettings, log: Log, run: UUID | None) -> AsyncIterator[Turns]:
+    """Turns that the Prefect server counts while the block runs."""
     async with get_client() as client:
         slots = Slots(Leases(client, log, run), settings)
-        token = _current.set(slots)
         try:
-            yield
+            yield slots
         finally:
-            _current.reset(token)
             await slots.aclose()

@@ -25,13 +25,13 @@ from avatar.errors import (
     Transient,
     VideoRejected,
 )
-from avatar.events import about_error, post
+from avatar.events import about_error
 from avatar.job.produce import LONG, SHORT, made_already, patiently, render_all, wait_until_done
 from avatar.job.publish import publish_video, require_published
 from avatar.models import Plan, Render, Segment, Video
 from avatar.money.collect import collect_render
 from avatar.money.commit import Claim, release_unspent
-from avatar.money.submit import NoTurns, Turns, its_turn, submit_render
+from avatar.money.submit import its_turn, submit_render
 from avatar.workspace import Workspace
 
 # The day's money for the rows of a sheet, set aside a group at a time.
@@ -138,7 +138,6 @@ class Floor:
         run: the flow run that checked it.
         at_once: turns of this process.
         rows: how many rows it is given.
-        turns: counts the renders of all batches and jobs at the provider's account.
     """
 
     def __init__(
@@ -149,10 +148,8 @@ class Floor:
         run: str,
         at_once: int,
         rows: int,
-        turns: Turns | None = None,
     ) -> None:
         self.workspace, self.batch_id, self.run, self.at_once = workspace, batch_id, run, at_once
-        self._account = turns or NoTurns()
         self.tally = Tally(rows)
         self.places = asyncio.Semaphore(2 * at_once)
         self._turns = asyncio.Semaphore(at_once)
@@ -171,7 +168,7 @@ class Floor:
         return await patiently(lambda: self._publish(plan, renders, accept=job.accept), LONG), False
 
     async def _render(self, plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
-        account = its_turn(self.workspace, plan, segment, claimed_on, self._account)
+        account = its_turn(self.workspace, plan, segment, claimed_on)
         async with self._turns, account as day:
             self.tally.rendering += 1
             try:
@@ -239,7 +236,7 @@ def _tell(floor: Floor, row: Row, error: Exception) -> None:
         voice=facts.voice,
     )
     if notice is not None and not isinstance(error, Halted):
-        post(notice)
+        floor.workspace.post(notice)
 
 
 #: The first that fits names the state.

@@ -15,7 +15,7 @@ from avatar.batch.report import as_result
 from avatar.commands.generate import _absolute, _hand_over, quieten
 from avatar.errors import AvatarError
 from avatar.settings import AvatarSettings
-from avatar.workspace import Listener, Step
+from avatar.workspace import Listener, Step, Workspace
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -26,17 +26,17 @@ LINE_SECONDS = 2.0
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from avatar.local import environment, services
+    from avatar.local import prefect_variables, services
 
     batch = _batch(arguments)
     live = sys.stderr.isatty() and not arguments.json and not arguments.debug
     with services(AvatarSettings(), say=_say) as running, _display(live=live) as listener:
-        os.environ.update(environment(AvatarSettings(), running))
+        os.environ.update(prefect_variables(AvatarSettings(), running))  # before Prefect is imported
         quieten(debug=arguments.debug)
         from prefect.exceptions import TerminationSignal
 
         try:
-            ended, flow_run_id = asyncio.run(_generate(batch, listener))
+            ended, flow_run_id = asyncio.run(_generate(running.for_runs(AvatarSettings()), batch, listener))
         except TerminationSignal:  # SIGTERM, as Prefect raises it
             raise KeyboardInterrupt from None
     return _tell(ended, arguments, flow_run_id)
@@ -63,20 +63,21 @@ def _voice(voice: str) -> str:
     return _absolute(voice) + ("/" if voice.endswith("/") and "://" not in voice else "")
 
 
-async def _generate(batch: Batch, listener: Listener) -> tuple[Summary | AvatarError, str]:
-    from avatar.workspace import close_workspace, listening
+async def _generate(
+    settings: AvatarSettings, batch: Batch, listener: Listener
+) -> tuple[Summary | AvatarError, str]:
     from flows.batch import generate_batch
+    from tasks.context import in_workspace
 
-    try:
-        with listening(listener):
-            state: Any = await generate_batch(batch, return_state=True)
-        ended = await state.aresult(raise_on_failure=False)
-        if isinstance(ended, BaseException) and not isinstance(ended, AvatarError):
-            raise ended
-        return ended, str(state.state_details.flow_run_id)
-    finally:
-        await _hand_over()
-        await close_workspace()
+    async with Workspace(settings, listener=listener) as workspace:
+        try:
+            state: Any = await in_workspace(generate_batch, workspace)(batch, return_state=True)
+            ended = await state.aresult(raise_on_failure=False)
+            if isinstance(ended, BaseException) and not isinstance(ended, AvatarError):
+                raise ended
+            return ended, str(state.state_details.flow_run_id)
+        finally:
+            await _hand_over()
 
 
 def _tell(ended: Summary | AvatarError, arguments: argparse.Namespace, flow_run_id: str) -> int:

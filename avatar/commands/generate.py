@@ -98,21 +98,22 @@ LINK_LIFETIME = timedelta(days=7)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from avatar.local import environment, services
+    from avatar.local import prefect_variables, services
 
     job = _job(arguments)
     with (
         Display(live=sys.stderr.isatty() and not arguments.json and not arguments.debug) as display,
         services(AvatarSettings(), say=display.say) as running,
     ):
-        os.environ.update(environment(AvatarSettings(), running))
+        os.environ.update(prefect_variables(AvatarSettings(), running))  # before Prefect is imported
         quieten(debug=arguments.debug)
         from prefect.exceptions import TerminationSignal
 
+        settings = running.for_runs(AvatarSettings())
         try:
-            video, url, flow_run_id = asyncio.run(_generate(job, arguments, display))
+            video, url, flow_run_id = asyncio.run(_generate(settings, job, arguments, display))
         except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C; SIGTERM, as Prefect raises it
-            asyncio.run(_tell_what_goes_on(display.renders, cancel=arguments.cancel_on_stop))
+            asyncio.run(_tell_what_goes_on(settings, display.renders, cancel=arguments.cancel_on_stop))
             raise KeyboardInterrupt from None
     _print(video, arguments, url=url, flow_run_id=flow_run_id)
     return 0
@@ -144,24 +145,23 @@ def _absolute(source: str) -> str:
 
 
 async def _generate(
-    job: AvatarJob, arguments: argparse.Namespace, display: Display
+    settings: AvatarSettings, job: AvatarJob, arguments: argparse.Namespace, display: Display
 ) -> tuple[Video, str, str]:
-    from avatar.workspace import close_workspace, listening, workspace
     from flows.generate import generate_avatar
+    from tasks.context import in_workspace
 
-    try:
-        if arguments.force:
-            job = await _next_take(job)
-        with listening(display.step):
-            state: Any = await generate_avatar(job, return_state=True)
-        video: Video = await state.aresult()
-        if arguments.out:
-            await workspace().store.download(video.key, Path(arguments.out))
-        url = await workspace().store.presign(video.key, expires=LINK_LIFETIME)
-        return video, url, str(state.state_details.flow_run_id)
-    finally:
-        await _hand_over()
-        await close_workspace()
+    async with Workspace(settings, listener=display.step) as workspace:
+        try:
+            if arguments.force:
+                job = await _next_take(workspace, job)
+            state: Any = await in_workspace(generate_avatar, workspace)(job, return_state=True)
+            video: Video = await state.aresult()
+            if arguments.out:
+                await workspace.store.download(video.key, Path(arguments.out))
+            url = await workspace.store.presign(video.key, expires=LINK_LIFETIME)
+            return video, url, str(state.state_details.flow_run_id)
+        finally:
+            await _hand_over()
 
 
 async def _hand_over() -> None:
@@ -175,28 +175,26 @@ async def _hand_over() -> None:
             await drained
 
 
-async def _next_take(job: AvatarJob) -> AvatarJob:
+async def _next_take(workspace: Workspace, job: AvatarJob) -> AvatarJob:
     """The lowest take that is not published: a forced take that was cut short is continued, not bought again."""
     from avatar.job.inputs import ingest
     from avatar.job.plan import identify
     from avatar.job.publish import find_video
-    from avatar.workspace import workspace
 
-    await workspace().store.ensure_bucket()
-    portrait = await ingest(workspace(), job.portrait, what="portrait")
-    voice = await ingest(workspace(), job.voice, what="voice")
-    provider = workspace().provider(job.provider)
-    while await find_video(workspace(), identify(job, portrait, voice, provider)):
+    await workspace.store.ensure_bucket()
+    portrait = await ingest(workspace, job.portrait, what="portrait")
+    voice = await ingest(workspace, job.voice, what="voice")
+    provider = workspace.provider(job.provider)
+    while await find_video(workspace, identify(job, portrait, voice, provider)):
         job = job.model_copy(update={"take": job.take + 1})
     return job
 
 
-async def _tell_what_goes_on(renders: set[str], *, cancel: bool) -> None:
+async def _tell_what_goes_on(settings: AvatarSettings, renders: set[str], *, cancel: bool) -> None:
     """After Ctrl-C or SIGTERM: what was bought and goes on at the provider, or what cancelling it came to."""
     from avatar.money.settle import cancel_render
 
-    workspace = Workspace(AvatarSettings())
-    try:
+    async with Workspace(settings) as workspace:
         for render_id in renders:
             record = await workspace.journal.head(render_id)
             if record is None or record.state is not RenderState.SUBMITTED or record.entry.submission is None:
@@ -210,8 +208,6 @@ async def _tell_what_goes_on(renders: set[str], *, cancel: bool) -> None:
                     "the same command fetches it, `avatar cancel` stops it.",
                     file=sys.stderr,
                 )
-    finally:
-        await workspace.aclose()
 
 
 def _print(video: Video, arguments: argparse.Namespace, *, url: str, flow_run_id: str) -> None:

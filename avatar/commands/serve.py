@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,19 +24,15 @@ def _say(text: str) -> None:
 
 def with_store(work: Callable[[Workspace], Awaitable[T]]) -> T:
     """Run `work` with a workspace on the configured store, or on the embedded one, started if need be."""
-    from avatar.local import environment, services
+    from avatar.local import services
 
-    async def run() -> T:
-        workspace = Workspace(AvatarSettings())
-        try:
+    async def run(settings: AvatarSettings) -> T:
+        async with Workspace(settings) as workspace:
             await workspace.store.ensure_bucket()
             return await work(workspace)
-        finally:
-            await workspace.aclose()
 
     with services(AvatarSettings(), api=False, say=_say) as running:
-        os.environ.update(environment(AvatarSettings(), running))
-        return asyncio.run(run())
+        return asyncio.run(run(running.for_runs(AvatarSettings())))
 
 
 # What `avatar gallery` and `avatar bridge` share: where they listen, and a bucket that is there.
@@ -67,7 +62,7 @@ def say(text: str) -> None:
 
 # `avatar bridge`: take notifications of uploads from the bucket, and webhooks of providers.
 def run_bridge(arguments: argparse.Namespace) -> int:
-    from avatar.local import environment, find, services
+    from avatar.local import find, services
     from avatar.local.prefect_api import PrefectAccess
     from avatar.web.bridge import check_reach
 
@@ -81,8 +76,7 @@ def run_bridge(arguments: argparse.Namespace) -> int:
     if settings.store.endpoint and api_url:
         return _serve(settings, api_url)
     with services(settings, api=not api_url, say=lambda text: print(text, file=sys.stderr)) as running:
-        os.environ.update(environment(settings, running))
-        return _serve(running.applied_to(settings), api_url or running.api_url)
+        return _serve(running.for_runs(settings), api_url or running.api_url)
 
 
 def _serve(settings: AvatarSettings, api_url: str) -> int:

@@ -10,7 +10,7 @@ from avatar.batch.models import SERVED, Batch, Checked, OnBadRows, Outcome, RowS
 from avatar.batch.report import each_outcome
 from avatar.batch.sheets import JSON_LINES, read_rows, write_rows
 from avatar.errors import AvatarError, BatchIncomplete, Refused
-from avatar.events import BudgetRefusal, player_url, post
+from avatar.events import BudgetRefusal, player_url
 from avatar.inbox.look import ROWS
 from avatar.inbox.take import put_off
 from avatar.inbox.uploads import Ending, Filed, Inbox, Taken
@@ -64,7 +64,7 @@ async def keep_to_limit(workspace: Workspace, checked: Checked, taken: Sequence[
             )
             checked = await _take_out(workspace, checked, lines, reason)
             key = f"{checked.batch_id}:{lines.start}"
-            post(BudgetRefusal(key=key, batch_id=checked.batch_id, reason=reason))
+            workspace.post(BudgetRefusal(key=key, batch_id=checked.batch_id, reason=reason))
     return checked
 
 

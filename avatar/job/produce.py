@@ -34,7 +34,7 @@ from avatar.models import (
     VideoState,
 )
 from avatar.money.commit import Claim, commit_job, release_unspent
-from avatar.money.follow import follow_render
+from avatar.money.follow import OnSnapshot, follow_render
 from avatar.money.quote import check_price, order_for, quote_segments
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
@@ -202,7 +202,11 @@ async def _or_fail_over(work: _Work, plan: Plan, segment: Segment) -> Render:
         return await work.render(other[0], segment, other[1])
 
 
-async def wait_until_done(workspace: Workspace, render_id: str) -> None:
+async def _unseen(_: Snapshot, __: float) -> None:
+    """Nobody looks at the single looks of a batch."""
+
+
+async def wait_until_done(workspace: Workspace, render_id: str, on_snapshot: OnSnapshot = _unseen) -> None:
     """Follow a render window by window until the provider is done with it.
 
     Raises:
@@ -212,17 +216,13 @@ async def wait_until_done(workspace: Workspace, render_id: str) -> None:
 
     async def is_done() -> bool:
         try:
-            await follow_render(workspace, render_id, _unseen)
+            await follow_render(workspace, render_id, on_snapshot)
         except StillRendering:
             return False
         return True
 
     while not await patiently(is_done, LONG):
         continue
-
-
-async def _unseen(_: Snapshot, __: float) -> None:
-    """Nobody looks at the single looks of a batch."""
 
 
 async def patiently(step: Callable[[], Awaitable[T]], pauses: Sequence[float]) -> T:

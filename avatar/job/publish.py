@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from avatar.errors import ObjectNotFound, StoreUnavailable, VideoRejected
-from avatar.events import about_video, post
+from avatar.events import about_video
 from avatar.media.facts import VideoFacts
 from avatar.media.inspect import inspect_video
 from avatar.media.stills import Stills
@@ -256,7 +256,7 @@ async def _put_in_place(workspace: Workspace, prefix: str, made: Assembled) -> d
 async def _write_manifest(workspace: Workspace, video: Video) -> None:
     manifest = video.model_dump_json(indent=2).encode()
     await workspace.store.put(video.manifest_key, manifest, content_type="application/json")
-    post(about_video(workspace.settings, video))
+    workspace.post(about_video(workspace.settings, video))
 
 
 def _describe(

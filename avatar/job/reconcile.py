@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from avatar.errors import AvatarError, ObjectNotFound, RenderFailed
-from avatar.events import about_error, post
+from avatar.events import about_error
 from avatar.job.publish import find_video, publish_video
 from avatar.models import Plan, RemoteState, Render, Submission
 from avatar.money.budget import Claim
@@ -119,7 +119,7 @@ async def _bring_home(workspace: Workspace, record: Record, found: Reconciled) -
         if notice := about_error(
             error, run=f"{render_id}:{record.entry.attempt}", job_id=record.entry.job_id
         ):
-            post(notice)
+            workspace.post(notice)
         raise
     found.collected.append(render_id)
     if plan is not None and await _publish_if_whole(workspace, plan, render):

@@ -1,4 +1,4 @@
-"""The environment in which flows find the services: for this process before it imports Prefect, and for children."""
+"""The environment in which flows find the services."""
 
 import os
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import HttpUrl, SecretStr
 
 from avatar.local.prefect_api import PrefectAccess
 from avatar.local.record import StateDirectory
@@ -46,20 +46,29 @@ class Services:
         """`settings` with the embedded store filled in."""
         return settings.model_copy(update={"store": self.store}) if self.store else settings
 
+    def for_runs(self, settings: AvatarSettings) -> AvatarSettings:
+        """`settings` as a flow run needs them: with the embedded store, the gallery's links, and no relative path."""
+        more: dict[str, Any] = {"state_dir": StateDirectory(settings.state_dir).path}
+        if self.gallery_url and settings.gallery.public_url is None:
+            more["gallery"] = settings.gallery.model_copy(update={"public_url": HttpUrl(self.gallery_url)})
+        return self.applied_to(settings).model_copy(update=more)
+
 
 def environment(settings: AvatarSettings, services: Services) -> dict[str, str]:
     """Every variable a flow's process needs to see the same settings and services as this one.
 
     It includes what came from a `.env` file, since a worker's flows run in another directory, and so it
-    holds secrets: pass it on, never print it. For this process: `os.environ.update(...)` before Prefect
-    is imported.
+    holds secrets: pass it on, never print it.
     """
+    return prefect_variables(settings, services) | flatten(
+        "AVATAR_", services.for_runs(settings).model_dump(exclude_unset=True)
+    )
+
+
+def prefect_variables(settings: AvatarSettings, services: Services) -> dict[str, str]:
+    """Those that Prefect reads when it is imported."""
     variables = {name: value for name, value in _CLIENT.items() if name not in os.environ}
     variables |= PrefectAccess().variables()
-    variables |= flatten("AVATAR_", services.applied_to(settings).model_dump(exclude_unset=True))
-    variables["AVATAR_STATE_DIR"] = str(StateDirectory(settings.state_dir).path)
-    if services.gallery_url and settings.gallery.public_url is None:
-        variables["AVATAR_GALLERY__PUBLIC_URL"] = services.gallery_url
     if services.api_url:
         variables["PREFECT_API_URL"] = services.api_url
     if services.started_api:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from avatar.errors import AvatarError, InvalidInput, StoreUnavailable, Transient
-from avatar.events import about_unknown, post
+from avatar.events import about_unknown
 from avatar.models import RemoteState, Submission
 from avatar.money import receipts
 from avatar.money.journal import Failure, Record, RenderState
@@ -155,7 +155,7 @@ async def current(workspace: Workspace, render_id: str) -> Record | None:
     elif record.state is RenderState.INTENT:
         written = await workspace.journal.append(record, RenderState.UNKNOWN, failure=_silent_holder(record))
         if written is not None:
-            post(about_unknown(written))
+            workspace.post(about_unknown(written))
     else:
         return record
     return written or await workspace.journal.head(render_id)

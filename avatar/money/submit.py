@@ -9,9 +9,9 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from avatar.errors import (
     AvatarError,
@@ -23,8 +23,8 @@ from avatar.errors import (
     Throttled,
     Transient,
 )
-from avatar.events import about_unknown, post
-from avatar.models import Plan, ProviderName, Segment, Submission
+from avatar.events import about_unknown
+from avatar.models import Plan, Segment, Submission
 from avatar.money import receipts
 from avatar.money.commit import unpaid
 from avatar.money.follow import raise_failed, raise_unknown
@@ -33,7 +33,7 @@ from avatar.money.quote import Order, order_for
 from avatar.money.state import current
 from avatar.money.webhooks import Callbacks
 from avatar.providers.base import RenderInputs
-from avatar.workspace import Step, Workspace, announce
+from avatar.workspace import Step, Workspace
 
 # An intent while its paid request is under way: kept alive, then followed by how it ended.
 #: States in which the provider has accepted the render.
@@ -106,23 +106,9 @@ CLAIM_ANEW_AFTER = 3600.0
 _UNDER_WAY = {RenderState.INTENT, RenderState.SUBMITTED}
 
 
-class Turns(Protocol):
-    """Counts the renders that the accounts have."""
-
-    def hold(self, provider: ProviderName, *, under_way: bool) -> AbstractAsyncContextManager[None]:
-        """Hold a turn while the block runs. A render that is `under_way` counts, and does not wait for its turn."""
-
-
-class NoTurns:
-    """Where nobody else counts: each render may go at once."""
-
-    def hold(self, provider: ProviderName, *, under_way: bool) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
-        return contextlib.nullcontext()
-
-
 @asynccontextmanager
 async def its_turn(
-    workspace: Workspace, plan: Plan, segment: Segment, claimed_on: str | None, turns: Turns
+    workspace: Workspace, plan: Plan, segment: Segment, claimed_on: str | None
 ) -> AsyncIterator[str | None]:
     """Wait for a turn before the intent is written, and hold it while the provider has the render.
 
@@ -139,7 +125,7 @@ async def its_turn(
         yield claimed_on
         return
     began = time.monotonic()
-    async with turns.hold(plan.provider, under_way=under_way):
+    async with workspace.turns.hold(plan.provider, under_way=under_way):
         if claimed_on is not None and time.monotonic() - began > CLAIM_ANEW_AFTER:
             claimed_on = await _claim_anew(workspace, order)
         yield claimed_on
@@ -279,7 +265,7 @@ async def _settled(workspace: Workspace, order: Order) -> Record | None:
             if record.entry.failure and record.entry.failure.billed is False:
                 return record
             raise_failed(record)
-        announce(
+        workspace.announce(
             Step("submit", f"another run ({record.entry.holder}) is submitting it; waiting", order.render_id)
         )
         await asyncio.sleep(1.0)
@@ -304,7 +290,7 @@ async def _send(workspace: Workspace, order: Order, inputs: RenderInputs, intent
         # Also a cancellation or a defect of ours in mid-request: the request may have left.
         record = await asyncio.shield(_note_unknown(holding, as_failure(error, "answer_lost")))
         if record.state is RenderState.UNKNOWN:
-            post(about_unknown(record))
+            workspace.post(about_unknown(record))
         if isinstance(error, OutcomeUnknown):
             raise_unknown(record)
         raise

@@ -65,6 +65,13 @@ class Run:
         assert rows
         return [row["message"] for row in self._rows("/logs/filter", "logs", "flow_run_id")]
 
+    def artifacts(self, kind: str) -> list[dict[str, Any]]:
+        wanted = {"flow_run_id": {"any_": [self.flow_run_id]}, "type": {"any_": [kind]}}
+        found: list[dict[str, Any]] = httpx.post(
+            f"{self.api_url}/artifacts/filter", json={"artifacts": wanted}, timeout=20
+        ).json()
+        return found
+
     def _until(
         self, path: str, kind: str, field: str, wanted: Callable[[Any], Any], at_least: int
     ) -> list[Any]:
@@ -96,7 +103,6 @@ async def produce(
     """Runs `generate_avatar` on this test's bucket; keywords are environment variables."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-    from avatar.workspace import close_workspace
     from flows.generate import generate_avatar
 
     monkeypatch.chdir(tmp_path)  # away from a developer's .env
@@ -114,5 +120,4 @@ async def produce(
         return Run(api_url, str(state.state_details.flow_run_id), outcome)
 
     yield run
-    await close_workspace()
     gc.collect()  # see PREFECTS_SOCKETS: they are to be found here and not in a later test

@@ -15,7 +15,7 @@ import pytest
 
 from avatar.batch.models import Batch
 from avatar.errors import BatchIncomplete, BudgetRefused, OutcomeUnknown, RenderFailed, VideoRejected
-from avatar.events import NOTICES, Notice, delivered_by
+from avatar.events import NOTICES, Notice
 from avatar.job.reconcile import reconcile_renders
 from avatar.models import AvatarJob, ProviderName, Video
 from avatar.settings import AvatarSettings
@@ -161,8 +161,8 @@ async def test_rows_that_one_limit_stands_against_are_one_thing(
 ) -> None:
     """Three rows too many for the day: three notices with the same id."""
     works, told = make_works(budget={"per_day": "0.40"}), list[Notice]()
-    with delivered_by(told.append):
-        await works.run(manifest(rows(4)), at_once=1)
+    works.workspace = works.workspace.but(deliver=told.append)
+    await works.run(manifest(rows(4)), at_once=1)
     ids = [notice.id for notice in told if notice.EVENT == "avatar.budget.refused"]
     assert (len(ids), len(set(ids))) == (3, 1)
 
@@ -172,14 +172,14 @@ async def test_reconcile_tells_of_a_request_whose_sender_died(
 ) -> None:
     """It becomes unknown, and is told once however often it is looked at."""
     fal = {"key": sandbox.key, "queue_url": sandbox.url}
-    workspace, told = Workspace(make_settings(fal=fal, journal={"lease_seconds": 2})), list[Notice]()
+    told = list[Notice]()
+    workspace = Workspace(make_settings(fal=fal, journal={"lease_seconds": 2}), deliver=told.append)
     begun = {"render_id": "a" * 32, "job_id": "b" * 32, "provider": ProviderName.FAL, "quoted": Decimal(1)}
-    with delivered_by(told.append):
-        await workspace.journal.begin(None, **begun)
-        async with asyncio.timeout(20):
-            while not (await reconcile_renders(workspace, idle_seconds=0)).unknown:
-                await asyncio.sleep(0.5)
-        await reconcile_renders(workspace, idle_seconds=0)
+    await workspace.journal.begin(None, **begun)
+    async with asyncio.timeout(20):
+        while not (await reconcile_renders(workspace, idle_seconds=0)).unknown:
+            await asyncio.sleep(0.5)
+    await reconcile_renders(workspace, idle_seconds=0)
     await workspace.aclose()
     (notice,) = told
     assert (notice.EVENT, notice.resource) == ("avatar.submission.unknown", f"avatar.submission.{'a' * 32}")

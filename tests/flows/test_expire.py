@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from avatar.models import AvatarJob
+from avatar.store.store import Store
 from tests.batch.conftest import media  # noqa: F401 - fixture
 from tests.flows.conftest import PREFECTS_SOCKETS, Produce, Run
 
@@ -20,18 +21,16 @@ def artifacts(run: Run) -> list[dict[str, Any]]:
 
 
 async def test_expire_does_nothing_until_a_rule_is_set(
-    produce: Produce, monkeypatch: pytest.MonkeyPatch
+    produce: Produce, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a rule it says so; with one, a table tells what it deleted."""
-    from avatar.workspace import close_workspace, workspace
     from flows.upkeep import Expiry, expire
 
     idle = await produce(Expiry(), flow=expire)
     assert artifacts(idle) == []
     assert any("so everything is kept" in line for line in idle.logs("so everything is kept"))
-    await close_workspace()
     monkeypatch.setenv("AVATAR_RETENTION__BATCHES_DAYS", "1")
-    await workspace().store.put("batches/b1/report.csv", b"line", content_type="text/csv")
+    await store.put("batches/b1/report.csv", b"line", content_type="text/csv")
     dry = await produce(Expiry(dry_run=True), flow=expire)
     (table,) = artifacts(dry)
     assert "0 things would be deleted" in table["description"]

@@ -85,14 +85,15 @@ async def test_a_paid_render_is_bought_once(
 
 
 async def test_a_long_render_is_waited_for_in_windows(produce: Produce, sandbox: Sandbox) -> None:
-    """A render longer than the polling window takes several attempts, one POST, and no noise in the log."""
+    """A render longer than the polling window takes several of them, one POST, one progress artifact, no noise."""
     sandbox.reset(render_seconds=4)
     run = await produce(JOB, **sandbox.fal_env(), AVATAR_POLLING__WINDOW_SECONDS="1")
     assert run.video.state == "published"
     assert sandbox.state()["posts"] == 1
     waits = [row for row in run.task_runs(len(STEPS)) if row["name"] == "wait for fal request"]
     assert [row["state_type"] for row in waits] == ["COMPLETED"]
-    assert waits[0]["run_count"] > 1
+    assert waits[0]["run_count"] == 1
+    assert len(run.artifacts("progress")) == 1
     assert not [line for line in run.logs("Published") if "Traceback" in line]
 
 

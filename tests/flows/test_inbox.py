@@ -10,7 +10,8 @@ import pytest
 
 from avatar.errors import BatchIncomplete
 from avatar.inbox import take as taking
-from avatar.settings import StoreSettings
+from avatar.settings import RecoverySettings, StoreSettings
+from avatar.workspace import Workspace
 from tests.batch.conftest import media  # noqa: F401 - a fixture
 from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce
 from tests.flows.test_batch import artifacts
@@ -102,10 +103,9 @@ async def test_overlapping_sweeps_pay_once(sweep, user, drop, sandbox):
     assert len([key for key in user.listing() if key.endswith("result.json")]) == 4
 
 
-async def test_a_lost_answer_leaves_the_upload_where_it_is(sweep, user, drop, sandbox):
+async def test_a_lost_answer_leaves_the_upload_where_it_is(sweep, user, drop, sandbox, make_settings):
     """Its outcome unknown it is not sent again, stays, and is published by a later sweep once it is settled."""
     from avatar.money.settle import declare_not_charged
-    from avatar.workspace import workspace
 
     sandbox.behave("submit", "drop")
     drop("anna")
@@ -114,22 +114,20 @@ async def test_a_lost_answer_leaves_the_upload_where_it_is(sweep, user, drop, sa
     assert "anna/portrait.png" in user.listing()
     await sweep()
     assert sandbox.state()["posts"] == 1
-    (render_id,) = await workspace().journal.open_renders()
-    await declare_not_charged(workspace(), render_id, by="a test")
+    async with Workspace(make_settings()) as workspace:
+        (render_id,) = await workspace.journal.open_renders()
+        await declare_not_charged(workspace, render_id, by="a test")
     assert (await sweep()).outcome is None
     assert (sandbox.state()["posts"], ".done/anna/result.json" in user.listing()) == (2, True)
 
 
 async def test_the_budget_of_the_day_is_shared_upload_by_upload(sweep, user, drop, sandbox):
     """What fits is rendered, the rest stays until there is money again."""
-    from avatar.workspace import close_workspace
-
     for name in ("anna", "bob"):
         drop(name)
     await sweep(**sandbox.fal_env(), AVATAR_BUDGET__PER_DAY=str(PRICE))
     left = {key.partition("/")[0] for key in user.listing()} - {".done", ".taken"}
     assert (sandbox.state()["accepts"], len(left)) == (1, 1)
-    await close_workspace()  # the settings are read anew
     assert (await sweep(AVATAR_BUDGET__PER_DAY="10")).outcome is None
     assert sandbox.state()["accepts"] == 2
 
@@ -181,7 +179,7 @@ async def test_a_run_is_over_when_it_will_not_go_on(api, states, deployed, alive
     for state in states:
         asked = {"state": {"type": state}, "force": True}
         await _post(api, f"/flow_runs/{run_id}/set_state", **asked)
-    assert await is_under_way(run_id) is alive
+    assert await is_under_way(RecoverySettings(), run_id) is alive
 
 
 async def test_a_run_that_nobody_knows_is_over(api):
@@ -189,7 +187,7 @@ async def test_a_run_that_nobody_knows_is_over(api):
     from tasks.runs import is_under_way
 
     for name in ("00000000-0000-0000-0000-000000000000", "not a run"):
-        assert not await is_under_way(name)
+        assert not await is_under_way(RecoverySettings(), name)
 
 
 async def _create(api: httpx.AsyncClient, *, deployed: bool) -> str:

@@ -24,7 +24,6 @@ from avatar.local.record import ApiEntry, StateDirectory
 from avatar.local.server import ensure_server
 from avatar.models import AvatarJob, ProviderName
 from avatar.settings import AvatarSettings, FalSettings
-from avatar.workspace import close_workspace
 from tasks.turns import Lease, Leases, Limit
 from tests.batch.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Local, Produce
@@ -159,7 +158,6 @@ async def test_a_change_in_the_ui_holds_unless_the_setting_is_stated(
     limits.change("avatar-fal", limit=7)
     await produce(given.job("two"), **sandbox.fal_env())
     assert limits.read("avatar-fal")["limit"] == 7
-    await close_workspace()  # as a process with other settings
     await produce(given.job("three"), **sandbox.fal_env(), AVATAR_FAL__AT_ONCE="3")
     assert limits.read("avatar-fal")["limit"] == 3
 
@@ -191,9 +189,8 @@ class Counter:
 async def carry(works: Works, checked: Checked, run: str) -> list[bool]:  # noqa: F811
     """The turns that a run over a batch holds."""
     counter = Counter()
-    floor = Floor(
-        works.workspace, batch_id=checked.batch_id, run=run, at_once=4, rows=checked.rows, turns=counter
-    )
+    workspace = works.workspace.but(turns=counter)
+    floor = Floor(workspace, batch_id=checked.batch_id, run=run, at_once=4, rows=checked.rows)
     await run_sheets(floor, range(checked.sheets))
     return counter.held
 
