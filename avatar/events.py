@@ -14,7 +14,7 @@ from avatar.models import Model, ProviderName, Video, VideoState, shown
 from avatar.settings import AvatarSettings
 
 if TYPE_CHECKING:
-    from avatar.money.journal import Record
+    from avatar.money.journal import Entry, Record, Stray
 
 
 # Links to videos that stay valid: those of the gallery, unlike presigned ones.
@@ -117,6 +117,45 @@ class SubmissionUnknown(Notice):
         return f"avatar.submission.{self.render_id}"
 
 
+class RenderStalled(Notice):
+    """An accepted render is not to be had by itself: a person must look. It is paid for, or may be."""
+
+    EVENT: ClassVar[str] = "avatar.render.stalled"
+
+    render_id: str = Field(description="the render, to be given to `avatar resolve`")
+    job_id: str = Field(description="the job it was for")
+    provider: ProviderName = Field(description="who accepted it")
+    request_id: str | None = Field(description="the provider's name for it")
+    at_risk: Decimal = Field(description="what was or may have been charged")
+    kind: str = Field(
+        description="`lost`, `overdue`, `unreadable` (its result), `unplayable` (its video), or `stray` (accepted "
+        "for an attempt that had been given up, beside the request that is followed)"
+    )
+    reason: str = Field(description="what was seen")
+    hint: str = Field(description="the next step")
+
+    @property
+    def resource(self) -> str:
+        return f"avatar.render.{self.render_id}"
+
+
+class BillDiffers(Notice):
+    """What was charged for a render is not what it was quoted at."""
+
+    EVENT: ClassVar[str] = "avatar.bill.differs"
+
+    render_id: str = Field(description="the render")
+    job_id: str = Field(description="the job it was for")
+    provider: ProviderName = Field(description="who charged it")
+    request_id: str | None = Field(description="the provider's name for it")
+    quoted: Decimal = Field(description="price before it ran")
+    billed: Decimal = Field(description="what was charged")
+
+    @property
+    def resource(self) -> str:
+        return f"avatar.bill.{self.render_id}"
+
+
 class BudgetRefusal(Notice):
     """A limit that the user set stood against a job or a batch. Nothing was spent. Told once for a run of a batch."""
 
@@ -138,6 +177,8 @@ NOTICES: tuple[type[Notice], ...] = (
     VideoRejected,
     VideoFailed,
     SubmissionUnknown,
+    RenderStalled,
+    BillDiffers,
     BudgetRefusal,
 )
 
@@ -181,7 +222,62 @@ def about_unknown(record: "Record") -> SubmissionUnknown:
         request_id=seen,
         at_risk=entry.quoted,
         reason=failure.message if failure else "The answer was lost.",
-        hint=f"avatar resolve {entry.render_id} --request-id {seen or 'ID'}, or --not-charged if it is not there.",
+        hint=f"avatar resolve {entry.render_id} --request-id {seen or 'ID'}; --not-charged only if the provider shows no "
+        "such request.",
+    )
+
+
+def next_step(render_id: str) -> str:
+    """What a person can do about a render that stalled."""
+    return (
+        f"`avatar resolve {render_id}` with --video-url URL (the video, as the provider's pages have it), --request-id ID, "
+        "or --not-charged."
+    )
+
+
+def about_stalled(record: "Record") -> RenderStalled:
+    """What is told of a render that was just given up on."""
+    entry, failure = record.entry, record.entry.failure
+    return RenderStalled(
+        key=f"{entry.render_id}:{entry.seq}",
+        render_id=entry.render_id,
+        job_id=entry.job_id,
+        provider=entry.provider,
+        request_id=entry.submission.request_id if entry.submission else None,
+        at_risk=entry.quoted,
+        kind=failure.kind if failure else "stalled",
+        reason=failure.message if failure else "",
+        hint=next_step(entry.render_id),
+    )
+
+
+def about_stray(stray: "Stray") -> RenderStalled:
+    """What is told of a request that was accepted beside the one that is followed."""
+    request_id = stray.submission.request_id
+    return RenderStalled(
+        key=f"{stray.render_id}:{request_id}",
+        render_id=stray.render_id,
+        job_id=stray.job_id,
+        provider=stray.submission.provider,
+        request_id=request_id,
+        at_risk=stray.quoted,
+        kind="stray",
+        reason=f"Attempt {stray.attempt} had been given up when {stray.submission.provider} accepted it as request "
+        f"{request_id}; the journal follows another. Both may be charged.",
+        hint=f"Ask the provider for a refund, then: avatar resolve {stray.render_id} --not-charged --request-id {request_id}",
+    )
+
+
+def about_bill(entry: "Entry", quoted: Decimal, billed: Decimal) -> BillDiffers:
+    """What is told of a bill that is not the quote."""
+    return BillDiffers(
+        key=f"{entry.render_id}:{entry.attempt}:{billed}",
+        render_id=entry.render_id,
+        job_id=entry.job_id,
+        provider=entry.provider,
+        request_id=entry.submission.request_id if entry.submission else None,
+        quoted=quoted,
+        billed=billed,
     )
 
 

@@ -30,6 +30,12 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_one_input)
 
 
+class Stored(Model):
+    """What is kept in the store. Fields that a later version added are kept when it is read and written again."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 # The nouns of the project as frozen models (vocabulary: README, "Words").
 #: The paid model, by the one name it has in ids: the same model behind two doors is bought once.
 KLING_AVATAR = "kling-ai-avatar-v2-pro"
@@ -119,7 +125,7 @@ class AvatarJob(Model):
     )
 
 
-class Asset(Model):
+class Asset(Stored):
     """An input stored by its content."""
 
     key: str
@@ -128,7 +134,7 @@ class Asset(Model):
     content_type: str
 
 
-class Portrait(Model):
+class Portrait(Stored):
     """A portrait, decoded and ready for a provider.
 
     `sha256` names the source with the preparation applied to it, so that an upgrade of an image library,
@@ -143,7 +149,7 @@ class Portrait(Model):
     notes: tuple[str, ...] = ()
 
 
-class Voice(Model):
+class Voice(Stored):
     """A voice track, decoded to the end."""
 
     source: Asset
@@ -158,7 +164,7 @@ class Voice(Model):
     notes: tuple[str, ...] = ()
 
 
-class Segment(Model):
+class Segment(Stored):
     """A piece of the voice no longer than the provider's limit."""
 
     index: int = Field(ge=0)
@@ -184,7 +190,7 @@ class Limits:
     image_formats: tuple[str, ...] = ("JPEG", "PNG")
 
 
-class Quote(Model):
+class Quote(Stored):
     """Price of a job before it runs."""
 
     provider: ProviderName
@@ -194,9 +200,10 @@ class Quote(Model):
     currency: str = "USD"
 
 
-class Plan(Model):
+class Plan(Stored):
     """Everything decided about a job before money is spent."""
 
+    format: int = 1
     job_id: str
     prompt: str
     model: str
@@ -209,7 +216,7 @@ class Plan(Model):
     continuity: Continuity = Continuity.CUT
 
 
-class Submission(Model):
+class Submission(Stored):
     """The provider's receipt for a render."""
 
     render_id: str
@@ -246,7 +253,7 @@ class Snapshot(Model):
     word: str = Field("", description="the status word as the provider wrote it")
 
 
-class RemoteVideo(Model):
+class RemoteVideo(Stored):
     """A finished render at the provider."""
 
     url: str
@@ -264,7 +271,7 @@ class CancelOutcome(StrEnum):
     UNSUPPORTED = "unsupported"  #: the provider documents no cancel
 
 
-class Render(Model):
+class Render(Stored):
     """One paid (or previewed) render, kept in the store."""
 
     render_id: str
@@ -282,7 +289,7 @@ class Render(Model):
     collected_at: datetime
 
 
-class Check(Model):
+class Check(Stored):
     """One thing looked at before publishing."""
 
     name: str
@@ -291,15 +298,16 @@ class Check(Model):
     passed: bool
 
 
-class Cost(Model):
+class Cost(Stored):
     quoted: Decimal
     billed: Decimal
     currency: str = "USD"
 
 
-class Video(Model):
+class Video(Stored):
     """The published result of a job."""
 
+    format: int = 1
     job_id: str
     state: VideoState = VideoState.PUBLISHED
     provider: ProviderName
@@ -377,3 +385,16 @@ def shown(source: str) -> str:
         return source
     scheme, _, rest = source.partition("://")
     return f"{scheme}://{re.split(r'[?#]', rest, maxsplit=1)[0].rpartition('@')[2]}"
+
+
+#: Names how the last frame of a render is taken. It is part of the identity of what is rendered from it.
+CHAIN_SPEC = "f1"
+
+
+def chained(plan: Plan, render: Render) -> Plan:
+    """The plan of what follows `render` in a chain, as far as names go: its portrait is the last frame of `render`."""
+    identity = hashlib.sha256(f"{render.sha256}:{CHAIN_SPEC}".encode()).hexdigest()
+    portrait = plan.portrait.model_copy(
+        update={"sha256": identity, "width": render.width, "height": render.height, "notes": ()}
+    )
+    return plan.model_copy(update={"portrait": portrait})

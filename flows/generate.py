@@ -73,10 +73,8 @@ def job_id_of(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asse
     return identify(job, portrait, voice, workspace.provider(job.provider))
 
 
-async def render_segment(
-    workspace: Workspace, plan: Plan, segment: Segment, claimed_on: str | None
-) -> Render:
-    async with its_turn(workspace, plan, segment, claimed_on) as day:
-        submission = await submit_render(workspace, plan, segment, day)
+async def render_segment(workspace: Workspace, plan: Plan, segment: Segment, claim: str | None) -> Render:
+    async with its_turn(workspace, plan, segment):
+        submission = await submit_render(workspace, plan, segment, claim)
         await poll_render(workspace, submission)
     return await collect_render(workspace, submission)

@@ -58,11 +58,11 @@ async def validate_inputs(workspace: Workspace, job: AvatarJob, portrait: Asset,
 # Submission: the one paid request of a render. No retries here; see `avatar.money.submit`.
 @task(task_run_name="submit segment {segment.index} to {plan.provider}", retries=0, cache_policy=NO_CACHE)
 async def submit_render(
-    workspace: Workspace, plan: Plan, segment: Segment, claimed_on: str | None = None
+    workspace: Workspace, plan: Plan, segment: Segment, claim: str | None = None
 ) -> Submission:
     """Have the provider accept this render exactly once, and return its receipt."""
     workspace.announce(Step("submit", f"asking {plan.provider} for {segment.seconds:.1f} s of video"))
-    record = await submit_once(workspace, plan, segment, claimed_on=claimed_on)
+    record = await submit_once(workspace, plan, segment, claim=claim)
     if record.entry.submission is None:
         raise RuntimeError(f"render {record.entry.render_id} is {record.state} without a submission")
     get_run_logger().info(

@@ -26,12 +26,13 @@ from avatar.errors import (
     VideoRejected,
 )
 from avatar.events import about_error
-from avatar.job.produce import LONG, SHORT, made_already, patiently, render_all, wait_until_done
+from avatar.job.produce import made_already, render_all, wait_until_done
 from avatar.job.publish import publish_video, require_published
 from avatar.models import Plan, Render, Segment, Video
 from avatar.money.collect import collect_render
 from avatar.money.commit import Claim, release_unspent
 from avatar.money.submit import its_turn, submit_render
+from avatar.waiting import LONG, SHORT, patiently
 from avatar.workspace import Workspace
 
 # The day's money for the rows of a sheet, set aside a group at a time.
@@ -47,41 +48,39 @@ class Purse:
     def __init__(self, workspace: Workspace, rows: Sequence[Row]) -> None:
         self._workspace = workspace
         self._ahead = deque(row for row in rows if row.plan is not None and row.owed)
-        self._claimed: dict[str, str] = {}  # the day, by render
-        self._unused: dict[str, Plan] = {}  # by the first render they are claimed under
+        self._unused: dict[str, str] = {}  # keys of claims, by render
         self._lock = asyncio.Lock()
 
-    async def claim(self, amounts: Mapping[str, Decimal]) -> str:
-        """As `Budget.claim`: the day the claims stand on."""
+    async def claim(self, amounts: Mapping[str, Decimal]) -> dict[str, str]:
+        """As `Budget.claim`. What was claimed ahead so long ago that it may be given back is claimed anew."""
         async with self._lock:
-            if not all(name in self._claimed for name in amounts):
+            usable = self._workspace.budget.is_usable
+            if not all(usable(self._unused.get(name)) for name in amounts):
                 await self._claim_group(amounts)
-            for name in amounts:
-                self._unused.pop(name, None)
-            return self._claimed[next(iter(amounts))]
+            return {name: self._unused.pop(name) for name in amounts}
 
     async def _claim_group(self, amounts: Mapping[str, Decimal]) -> None:
         budget = self._workspace.budget
+        stale = {name: key for name in amounts if (key := self._unused.pop(name, None))}
         group = self._next_rows() if budget.per_day is not None else []
         together = {name: sum_ for row in group for name, sum_ in row.owed.items()} | dict(amounts)
         try:
-            day = await budget.claim(together)
-            self._unused |= {next(iter(row.owed)): row.plan for row in group if row.plan}
+            self._unused |= await budget.claim(together)
         except BudgetRefused:
             if not group:
                 raise
-            together = dict(amounts)
-            day = await budget.claim(together)
-        self._claimed |= dict.fromkeys(together, day)
+            self._unused |= await budget.claim(amounts)
+        finally:
+            for key in stale.values():
+                await budget.release(key)
 
     def _next_rows(self) -> list[Row]:
         return [self._ahead.popleft() for _ in range(min(GROUP, len(self._ahead)))]
 
     async def give_back(self) -> None:
         """Release what was set aside for rows that did not get so far as to need it."""
-        for name, plan in self._unused.items():
-            with contextlib.suppress(StoreUnavailable):  # `reconcile` gives it back then
-                await release_unspent(self._workspace, plan, self._claimed[name])
+        with contextlib.suppress(StoreUnavailable):  # `reconcile` gives it back then
+            await release_unspent(self._workspace, self._unused)
         self._unused.clear()
 
 
@@ -167,18 +166,18 @@ class Floor:
         renders = await render_all(workspace, job, plan, self._render, claim=claim)
         return await patiently(lambda: self._publish(plan, renders, accept=job.accept), LONG), False
 
-    async def _render(self, plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
-        account = its_turn(self.workspace, plan, segment, claimed_on)
-        async with self._turns, account as day:
+    async def _render(self, plan: Plan, segment: Segment, claim: str | None) -> Render:
+        account = its_turn(self.workspace, plan, segment)
+        async with self._turns, account:
             self.tally.rendering += 1
             try:
-                render_id = await self._submit(plan, segment, day)
+                render_id = await self._submit(plan, segment, claim)
                 await wait_until_done(self.workspace, render_id)
             finally:
                 self.tally.rendering -= 1
         return await patiently(lambda: self._collect(render_id), LONG)
 
-    async def _submit(self, plan: Plan, segment: Segment, claimed_on: str | None) -> str:
+    async def _submit(self, plan: Plan, segment: Segment, claim: str | None) -> str:
         """Sent once at most. A provider whose answers keep getting lost is not sent the rest of the batch."""
         most = self.workspace.settings.batch.stop_after_unknown
         if self._unknown >= most:
@@ -188,7 +187,7 @@ class Floor:
                 hint="Settle those (`avatar resolve`), then run the batch again.",
             )
         try:
-            record = await submit_render(self.workspace, plan, segment, claimed_on=claimed_on)
+            record = await submit_render(self.workspace, plan, segment, claim=claim)
         except OutcomeUnknown:
             self._unknown += 1
             raise

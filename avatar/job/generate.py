@@ -77,7 +77,7 @@ def _refuse_unapproved(plan: Plan, job: AvatarJob, budget: BudgetSettings) -> No
     )
 
 
-async def _render(workspace: Workspace, plan: Plan, segment: Segment, claimed_on: str | None) -> Render:
-    record = await submit_render(workspace, plan, segment, claimed_on=claimed_on)
+async def _render(workspace: Workspace, plan: Plan, segment: Segment, claim: str | None) -> Render:
+    record = await submit_render(workspace, plan, segment, claim=claim)
     await wait_until_done(workspace, record.entry.render_id)
     return await collect_render(workspace, record.entry.render_id)

@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from avatar.errors import (
     AvatarError,
@@ -16,34 +14,32 @@ from avatar.errors import (
     StillRendering,
     StoreUnavailable,
     SubmitRefused,
-    Transient,
 )
 from avatar.job.publish import accept_video, find_video, require_published
 from avatar.media.stills import last_frame
 from avatar.models import (
+    CHAIN_SPEC,
     Asset,
     AvatarJob,
     Continuity,
     Limits,
     Plan,
-    Portrait,
     Render,
     Segment,
     Snapshot,
     Video,
     VideoState,
+    chained,
 )
-from avatar.money.commit import Claim, commit_job, release_unspent
+from avatar.money.commit import Claim, commit_job, open_job, release_unspent
 from avatar.money.follow import OnSnapshot, follow_render
 from avatar.money.quote import check_price, order_for, quote_segments
 from avatar.store.objects import hash_file
+from avatar.waiting import LONG, patiently
 from avatar.workspace import Workspace
 
+
 # `continuity=chain`: every segment starts from the last frame of the one before it.
-#: Names how the frame is taken. It is part of the identity of what is rendered from it.
-CHAIN_SPEC = "f1"
-
-
 async def continue_from(workspace: Workspace, plan: Plan, render: Render) -> Plan:
     """The plan with the last frame of `render` as its portrait.
 
@@ -60,22 +56,19 @@ async def continue_from(workspace: Workspace, plan: Plan, render: Render) -> Pla
             digest = await asyncio.to_thread(hash_file, frame)
             kept = await workspace.store.put_file(key, frame, content_type="image/png", sha256=digest)
     asset = Asset(key=key, sha256=kept.sha256 or "", size=kept.size, content_type="image/png")
-    identity = hashlib.sha256(f"{render.sha256}:{CHAIN_SPEC}".encode()).hexdigest()
-    portrait = Portrait(
-        source=plan.portrait.source, asset=asset, sha256=identity, width=render.width, height=render.height
-    )
-    return plan.model_copy(update={"portrait": portrait})
+    following = chained(plan, render)
+    return following.model_copy(update={"portrait": following.portrait.model_copy(update={"asset": asset})})
 
 
 async def hand_on_claim(
-    workspace: Workspace, first: Plan, now: Plan, segment: Segment, claimed_on: str | None
+    workspace: Workspace, first: Plan, now: Plan, segment: Segment, claims: dict[str, str]
 ) -> None:
     """The price was claimed under the id the segment has with the first portrait; move it to its real id."""
-    if claimed_on is None:
-        return
     order = order_for(workspace, now, segment)
     placeholder = order_for(workspace, first, segment)
-    await workspace.budget.move(claimed_on, placeholder.render_id, order.render_id, order.quoted)
+    key = claims.pop(placeholder.render_id, None)
+    if key is not None:
+        claims[order.render_id] = await workspace.budget.move(key, order.render_id, order.quoted)
 
 
 # Ask another provider, and only after the first one surely neither made nor charged the render.
@@ -95,8 +88,8 @@ def fits(segment: Segment, limits: Limits) -> bool:
 
 async def stand_in(
     workspace: Workspace, job: AvatarJob, plan: Plan, segment: Segment, error: BaseException
-) -> tuple[Plan, str | None] | None:
-    """The plan by which AVATAR_FAILOVER renders `segment`, and the day its price is claimed on.
+) -> tuple[Plan, str] | None:
+    """The plan by which AVATAR_FAILOVER renders `segment`, and the claim for its price.
 
     Returns:
         None if there is no other provider, it would not take the segment, or the failure is not surely unbilled.
@@ -116,7 +109,8 @@ async def stand_in(
     check_price(quote, job, workspace.settings.budget)
     other = plan.model_copy(update={"provider": name, "quote": quote})
     order = order_for(workspace, other, segment)
-    return other, await workspace.budget.claim({order.render_id: order.quoted})
+    claims = await workspace.budget.claim({order.render_id: order.quoted})
+    return other, claims[order.render_id]
 
 
 def explain(error: AvatarError, name: str) -> str:
@@ -125,13 +119,8 @@ def explain(error: AvatarError, name: str) -> str:
 
 log = logging.getLogger("avatar.produce")
 
-T = TypeVar("T")
-#: Submits, waits for and collects one render; the string is the day its price is claimed on.
+#: Submits, waits for and collects one render; the string is the key of its claim.
 RenderOne = Callable[[Plan, Segment, str | None], Awaitable[Render]]
-
-#: Seconds between the tries of a free step. No paid request is ever sent through them.
-SHORT = (1.0, 3.0, 10.0)
-LONG = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 60.0, 60.0)
 
 
 async def made_already(workspace: Workspace, job: AvatarJob, job_id: str) -> Video | None:
@@ -154,21 +143,29 @@ class _Work:
 
     workspace: Workspace
     job: AvatarJob
-    claimed_on: str | None
+    claims: dict[str, str]
     render: RenderOne
+
+    async def carry_out(self, plan: Plan, segment: Segment) -> Render:
+        order = order_for(self.workspace, plan, segment)
+        return await self.render(plan, segment, self.claims.get(order.render_id))
 
 
 async def render_all(
     workspace: Workspace, job: AvatarJob, plan: Plan, render: RenderOne, *, claim: Claim | None = None
 ) -> Sequence[Render]:
     """Render every segment, at once or one after another. What is claimed and not spent is given back."""
-    work = _Work(workspace, job, await commit_job(workspace, plan, claim=claim), render)
+    claims = await patiently(lambda: commit_job(workspace, plan, claim=claim))
+    work = _Work(workspace, job, claims, render)
     try:
-        return await (_chain if plan.continuity is Continuity.CHAIN else _abreast)(work, plan)
+        renders = await (_chain if plan.continuity is Continuity.CHAIN else _abreast)(work, plan)
     except AvatarError:
         with contextlib.suppress(StoreUnavailable):  # `reconcile` gives it back then
-            await release_unspent(workspace, plan, work.claimed_on)
+            await release_unspent(workspace, work.claims)
         raise
+    with contextlib.suppress(StoreUnavailable):
+        await open_job(workspace, plan.job_id)  # a sign of life, before it is put together
+    return renders
 
 
 async def _abreast(work: _Work, plan: Plan) -> Sequence[Render]:
@@ -186,20 +183,28 @@ async def _chain(work: _Work, plan: Plan) -> Sequence[Render]:
     for segment in plan.segments:
         following = await continue_from(work.workspace, plan, renders[-1]) if renders else plan
         if renders:
-            await hand_on_claim(work.workspace, plan, following, segment, work.claimed_on)
+            await hand_on_claim(work.workspace, plan, following, segment, work.claims)
         renders.append(await _or_fail_over(work, following, segment))
     return renders
 
 
 async def _or_fail_over(work: _Work, plan: Plan, segment: Segment) -> Render:
     try:
-        return await work.render(plan, segment, work.claimed_on)
+        return await work.carry_out(plan, segment)
     except (SubmitRefused, RenderFailed) as error:
         other = await stand_in(work.workspace, work.job, plan, segment, error)
         if other is None:
             raise
         log.warning(explain(error, other[0].provider))
-        return await work.render(other[0], segment, other[1])
+        await _take_over(work, other[0], segment, other[1])
+        return await work.carry_out(other[0], segment)
+
+
+async def _take_over(work: _Work, plan: Plan, segment: Segment, key: str) -> None:
+    """The other provider's claim in place of the first one's, which goes after it."""
+    render_id = order_for(work.workspace, plan, segment).render_id
+    before, work.claims[render_id] = work.claims.get(render_id), key
+    await work.workspace.budget.release(before)
 
 
 async def _unseen(_: Snapshot, __: float) -> None:
@@ -223,14 +228,3 @@ async def wait_until_done(workspace: Workspace, render_id: str, on_snapshot: OnS
 
     while not await patiently(is_done, LONG):
         continue
-
-
-async def patiently(step: Callable[[], Awaitable[T]], pauses: Sequence[float]) -> T:
-    """Try a step that may be repeated again after each of `pauses` (seconds). Only `Transient` failures count."""
-    for pause in pauses:
-        try:
-            return await step()
-        except Transient as error:
-            log.warning("%s Trying again in %.0f s.", error, pause)
-            await asyncio.sleep(pause)
-    return await step()

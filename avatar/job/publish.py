@@ -25,7 +25,9 @@ from avatar.media.inspect import inspect_video
 from avatar.media.stills import Stills
 from avatar.media.stitch import Part, stitch
 from avatar.models import Check, Cost, Plan, Render, Video, VideoState
+from avatar.money.commit import close_job
 from avatar.money.journal import Record, RenderState
+from avatar.money.quote import bill_differs
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
 
@@ -244,18 +246,29 @@ def require_published(video: Video) -> Video:
 async def _put_in_place(workspace: Workspace, prefix: str, made: Assembled) -> dict[str, Any]:
     sha256 = await asyncio.to_thread(hash_file, made.path)
     store = workspace.store
-    await store.put_file(f"{prefix}video.mp4", made.path, content_type="video/mp4", sha256=sha256)
+    key = await _free_key(workspace, prefix, sha256)
+    await store.put_file(key, made.path, content_type="video/mp4", sha256=sha256)
     for name, picture in (("poster.jpg", made.stills.poster), ("contact.jpg", made.stills.contact)):
         digest = await asyncio.to_thread(hash_file, picture)
         await store.put_file(
             f"{prefix}{name}", picture, content_type="image/jpeg", sha256=digest, overwrite=True
         )
-    return {"sha256": sha256, "size": made.path.stat().st_size}
+    uri = f"s3://{store.bucket}/{key}"
+    return {"sha256": sha256, "size": made.path.stat().st_size, "key": key, "uri": uri}
+
+
+async def _free_key(workspace: Workspace, prefix: str, sha256: str) -> str:
+    """Where the video goes. Nothing is overwritten: another version of a media library may write other bytes."""
+    kept = await workspace.store.exists(f"{prefix}video.mp4")
+    return (
+        f"{prefix}video.mp4" if kept is None or kept.sha256 == sha256 else f"{prefix}video-{sha256[:16]}.mp4"
+    )
 
 
 async def _write_manifest(workspace: Workspace, video: Video) -> None:
     manifest = video.model_dump_json(indent=2).encode()
     await workspace.store.put(video.manifest_key, manifest, content_type="application/json")
+    await close_job(workspace, video.job_id)
     workspace.post(about_video(workspace.settings, video))
 
 
@@ -267,8 +280,6 @@ def _describe(
         job_id=plan.job_id,
         provider=renders[0].provider,
         model=plan.model,
-        uri=f"s3://{workspace.store.bucket}/{prefix}video.mp4",
-        key=f"{prefix}video.mp4",
         poster_key=f"{prefix}poster.jpg",
         contact_key=f"{prefix}contact.jpg",
         manifest_key=f"{prefix}manifest.json",
@@ -279,7 +290,7 @@ def _describe(
         segments=plan.segments,
         renders=tuple(renders),
         checks=made.checks,
-        notes=made.notes,
+        notes=(*made.notes, *_bills(workspace, renders)),
         portrait=plan.portrait,
         voice=plan.voice,
         prompt=plan.prompt,
@@ -289,6 +300,15 @@ def _describe(
         versions=_versions(),
         **more,
     )
+
+
+def _bills(workspace: Workspace, renders: Sequence[Render]) -> list[str]:
+    """A note for each render whose bill is not its quote."""
+    return [
+        f"render {render.render_id} was quoted at ${render.quoted} and billed at ${render.billed}"
+        for render in renders
+        if bill_differs(render.quoted, render.billed, workspace.provider(render.provider).price_per_second)
+    ]
 
 
 @cache

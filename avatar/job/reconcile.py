@@ -1,35 +1,66 @@
-"""Put straight whatever runs left behind. Polls, collects and classifies; never sends a paid request."""
+"""Put straight whatever runs left behind. Polls, collects, publishes and books; never sends a paid request.
+
+Whatever is wrong with one render, one job or one day is told, and stops none of the others.
+"""
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from avatar.errors import AvatarError, ObjectNotFound, RenderFailed
+from avatar.errors import (
+    DownloadFailed,
+    ObjectNotFound,
+    ProviderFailure,
+    RenderFailed,
+    RenderLost,
+    StillRendering,
+    Transient,
+)
 from avatar.events import about_error
 from avatar.job.publish import find_video, publish_video
-from avatar.models import Plan, RemoteState, Render, Submission
-from avatar.money.budget import Claim
-from avatar.money.collect import collect_render
-from avatar.money.commit import load_plan, unpaid
+from avatar.money import receipts
+from avatar.money.budget import BILLED, DIFFERS, LEAKED_SECONDS, Claim
+from avatar.money.collect import FETCH_AGAIN, book_invoice, collect_render
+from avatar.money.commit import (
+    close_job,
+    find_open,
+    job_orders,
+    load_plan,
+    open_job,
+    open_jobs,
+    unpaid,
+)
+from avatar.money.follow import age_of, judge_look
 from avatar.money.journal import Record, RenderState
-from avatar.money.quote import order_for
 from avatar.money.state import current
+from avatar.money.verdicts import give_up, submission_of
 from avatar.money.webhooks import WANTED, drop_hints, hinted_renders
+from avatar.waiting import Moment
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.reconcile")
 
-#: Renders looked at together.
+#: Renders or jobs looked at together.
 ABREAST = 8
-#: A claim whose render was never sent is taken for leaked after this long by the store's clock, in seconds: longer
-#: than a job waits for its turn.
-LEAKED_AFTER = 6 * 3600.0
-#: Days back in which leaked claims are looked for.
+#: Days back in which leaked claims and bills are looked for.
 DAYS_BACK = 7
+#: Seconds between two looks at a render that has stalled: half its age, within these bounds.
+STALLED_LOOKS = (600.0, 21_600.0)
+#: Tries after which an open job that cannot be brought to its end is left to people. The pauses between them double.
+MOST_TRIES = 10
+#: Seconds without a sign of life after which a job of which nothing was bought is no longer open: no run waits so long.
+FORGOTTEN_SECONDS = 2 * 86_400.0
+#: No claim is given back longer than this after the look that found it leaked, in seconds.
+SOON = 60.0
+#: Requests whose bills are asked for together.
+BILLS = 50
+#: Seconds between two looks at the provider's books, and what notes the last one.
+BILLS_EVERY, BILLS_ASKED = 3600.0, "bills/asked.json"
 
 _AT_REST = {RenderState.NOT_SENT, RenderState.REFUSED, RenderState.RESOLVED, RenderState.FAILED}
+_ACCEPTED = {RenderState.SUBMITTED, RenderState.RENDERED, RenderState.STALLED, RenderState.COLLECTED}
 
 
 @dataclass
@@ -40,10 +71,13 @@ class Reconciled:
     published: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    stalled: list[str] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
     attached: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
+    invoiced: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    jobs: set[str] = field(default_factory=set)  #: of what was collected
 
 
 def default_idle_seconds(workspace: Workspace) -> float:
@@ -52,43 +86,72 @@ def default_idle_seconds(workspace: Workspace) -> float:
 
 
 async def reconcile_renders(workspace: Workspace, *, idle_seconds: float | None = None) -> Reconciled:
-    """Finish or settle every open render, publish the jobs that became whole, return leaked claims.
+    """Finish or settle every open render, publish the open jobs that are whole, return leaked claims, book bills.
 
     Args:
         workspace: settings, store and journal.
-        idle_seconds: renders whose run gave a sign of life within this time, by the store's clock, are left to it.
+        idle_seconds: renders and jobs whose run gave a sign of life within this time, by the store's clock, are left
+            to it.
+
+    Raises:
+        StoreUnavailable: what is open cannot be listed.
     """
     found = Reconciled()
     idle = default_idle_seconds(workspace) if idle_seconds is None else idle_seconds
-    turn = asyncio.Semaphore(ABREAST)
     hinted = await hinted_renders(workspace.store)
+    kept = set(receipts.kept(workspace.settings.state_dir))
 
-    async def one(render_id: str) -> None:
+    async def render(render_id: str) -> None:
+        if render_id in kept:
+            await current(workspace, render_id)
+        news = render_id in hinted and await _use_hint(workspace, render_id, found)
+        if news or await workspace.journal.idle_for(render_id) >= idle:
+            await _reconcile_render(workspace, render_id, found)
+
+    async def job(job_id: str) -> None:
+        await _reconcile_job(workspace, job_id, found, 0.0 if job_id in found.jobs else idle)
+
+    renders = set(await workspace.journal.open_renders()) | hinted | kept
+    await _each(sorted(renders), "Render", render, found)
+    await _each(await open_jobs(workspace), "Job", job, found)
+    today = datetime.now(UTC).date()
+    days = [f"{today - timedelta(days=back):%Y-%m-%d}" for back in range(DAYS_BACK)]
+    await _each(days, "The claims of", lambda day: _return_claims(workspace, day, found), found)
+    if await _asks_for_bills(workspace):
+        await _each(days, "The bills of", lambda day: _book_invoices(workspace, day, found), found)
+    return found
+
+
+async def _each(
+    names: Iterable[str], what: str, step: Callable[[str], Awaitable[None]], found: Reconciled
+) -> None:
+    """Do it for all, some at a time. Trouble with one is noted, whatever it is."""
+    turn = asyncio.Semaphore(ABREAST)
+
+    async def one(name: str) -> None:
         async with turn:
             try:
-                news = render_id in hinted and await _use_hint(workspace, render_id, found)
-                if news or await workspace.journal.idle_for(render_id) >= idle:
-                    await _reconcile_render(workspace, render_id, found)
-            except AvatarError as error:
-                log.warning("Render %s is left as it is: %s", render_id, error)
-                found.failed[render_id] = str(error)
+                await step(name)
+            except Exception as error:  # noqa: BLE001 - a full disk, a stray object, a defect: the others go on
+                log.warning("%s %s is left as it is: %s", what, name, error)
+                found.failed[name] = str(error) or type(error).__name__
 
-    renders = set(await workspace.journal.open_renders()) | hinted
-    await asyncio.gather(*(one(render_id) for render_id in sorted(renders)))
-    await _return_claims(workspace, found)
-    return found
+    await asyncio.gather(*(one(name) for name in names))
 
 
 async def _reconcile_render(workspace: Workspace, render_id: str, found: Reconciled) -> None:
     record = await current(workspace, render_id)
     if record is None:
         return  # announced, not begun: its run is about to write the intent, or never will
-    if record.state in {RenderState.SUBMITTED, RenderState.RENDERED, RenderState.COLLECTED}:
+    if record.strays:
+        found.stalled.append(render_id)
+    if record.state in _ACCEPTED:
         await _bring_home(workspace, record, found)
     elif record.state is RenderState.UNKNOWN:
         found.unknown.append(render_id)
     elif record.state in _AT_REST and (record.age is None or record.age > record.entry.lease_seconds):
-        await workspace.journal.close(render_id)
+        if not record.strays:
+            await workspace.journal.close(render_id)
         found.settled.append(render_id)
 
 
@@ -107,87 +170,190 @@ async def _use_hint(workspace: Workspace, render_id: str, found: Reconciled) -> 
 
 
 async def _bring_home(workspace: Workspace, record: Record, found: Reconciled) -> None:
+    """Collect a render that is done; what cannot be had for too long ends in front of a person."""
     render_id = record.entry.render_id
-    if record.state is RenderState.SUBMITTED and not await _is_done(workspace, record):
-        found.running.append(render_id)
+    if not await _is_due(workspace, record):
+        (found.stalled if record.state is RenderState.STALLED else found.running).append(render_id)
         return
-    plan = await _plan_of(workspace, record)
-    # The index entry goes when the render is collected, so the job is published first if this was its last one.
     try:
-        render = await collect_render(workspace, render_id)
+        if record.entry.remote is None:
+            submission = submission_of(record)
+            look = await workspace.provider(submission.provider).poll(submission)
+            await judge_look(workspace, record, look)
+        await collect_render(workspace, render_id)
+    except StillRendering:
+        found.running.append(render_id)
     except RenderFailed as error:  # written down just now, with no run of its job to tell of it
-        if notice := about_error(
-            error, run=f"{render_id}:{record.entry.attempt}", job_id=record.entry.job_id
-        ):
+        run = f"{render_id}:{record.entry.attempt}"
+        if notice := about_error(error, run=run, job_id=record.entry.job_id):
             workspace.post(notice)
         raise
-    found.collected.append(render_id)
-    if plan is not None and await _publish_if_whole(workspace, plan, render):
-        found.published.append(plan.job_id)
+    except (Transient, DownloadFailed, RenderLost) as error:
+        await _trouble(workspace, record, error)
+        raise
+    except ProviderFailure:
+        found.stalled.append(render_id)
+        raise
+    else:
+        found.collected.append(render_id)
+        await _note_job(workspace, record)
+        found.jobs.add(record.entry.job_id)
 
 
-async def _is_done(workspace: Workspace, record: Record) -> bool:
-    submission: Submission | None = record.entry.submission
-    if submission is None:
+async def _is_due(workspace: Workspace, record: Record) -> bool:
+    """Whether it is time for another look: one that stalled, or a video that did not play, is looked at ever less often."""
+    entry, age = record.entry, record.age or 0.0
+    if record.state is RenderState.RENDERED and entry.tries:
+        return age >= FETCH_AGAIN[min(entry.tries, len(FETCH_AGAIN)) - 1]
+    if record.state is not RenderState.STALLED and not (
+        record.state is RenderState.COLLECTED and record.strays
+    ):
+        return True
+    if entry.failure is not None and entry.failure.kind == "unplayable":
         return False
-    snapshot = await workspace.provider(submission.provider).poll(submission)
-    return snapshot.state in {RemoteState.DONE, RemoteState.FAILED}
+    shortest, longest = STALLED_LOOKS
+    due = await workspace.journal.idle_for(entry.render_id) >= min(longest, max(shortest, age / 2))
+    if due:
+        await workspace.journal.keep_open(entry.render_id)
+    return due
 
 
-async def _plan_of(workspace: Workspace, record: Record) -> Plan | None:
+async def _trouble(workspace: Workspace, record: Record, error: Exception) -> None:
+    """A render that is done and cannot be fetched: given up on after the deadline, at the second look at the earliest."""
+    entry, submission = record.entry, submission_of(record)
+    if age_of(submission) <= workspace.settings.polling.deadline_seconds:
+        return
+    looked_before = (
+        await workspace.journal.idle_for(entry.render_id) < workspace.settings.polling.deadline_seconds
+    )
+    await workspace.journal.keep_open(entry.render_id)
+    if looked_before:
+        newest = await workspace.journal.head(entry.render_id)
+        if newest is not None and newest.state in _ACCEPTED - {RenderState.COLLECTED}:
+            await give_up(
+                workspace, newest, "lost" if isinstance(error, RenderLost) else "overdue", str(error)
+            )
+
+
+async def _note_job(workspace: Workspace, record: Record) -> None:
+    """A render that a version before open jobs were noted left behind: its job is to be published."""
+    job_id = record.entry.job_id
+    if await find_open(workspace, job_id) is None and await find_video(workspace, job_id) is None:
+        await open_job(workspace, job_id)
+
+
+async def _reconcile_job(workspace: Workspace, job_id: str, found: Reconciled, idle: float) -> None:
+    """Bring an open job to its end. One that cannot be now is looked at ever less often."""
+    opened = await find_open(workspace, job_id)
+    if (
+        opened is None
+        or (idle and opened.job.tries >= MOST_TRIES)
+        or opened.idle < idle * 2**opened.job.tries
+    ):
+        return
+    published = False
     try:
-        return await load_plan(workspace, record.entry.job_id)
+        published = await finish_job(workspace, job_id)
+        if published:
+            found.published.append(job_id)
+        elif opened.idle > FORGOTTEN_SECONDS and await _is_unpaid(workspace, job_id):
+            await close_job(workspace, job_id)
+    finally:
+        if not published and await find_open(workspace, job_id):
+            await open_job(workspace, job_id, since=opened.job.since, tries=opened.job.tries + 1)
+
+
+async def _is_unpaid(workspace: Workspace, job_id: str) -> bool:
+    orders = await job_orders(workspace, await load_plan(workspace, job_id))
+    return all(unpaid(head) for _, head in orders)
+
+
+async def finish_job(workspace: Workspace, job_id: str) -> bool:
+    """Do what is left of a job without spending: publish it if all its renders are in the store.
+
+    Returns:
+        Whether it was published just now. A job that has its record already is closed.
+    """
+    try:
+        plan = await load_plan(workspace, job_id)
     except ObjectNotFound:
-        return None
-
-
-async def _publish_if_whole(workspace: Workspace, plan: Plan, last: Render) -> bool:
-    """Publish the job if all its renders are in the store. False: some are missing, or it is published."""
-    renders = [last] if len(plan.segments) == 1 else await _collected(workspace, plan)
-    if len(renders) < len(plan.segments) or await find_video(workspace, plan.job_id):
+        await close_job(workspace, job_id)
+        return False
+    if await find_video(workspace, job_id):
+        await close_job(workspace, job_id)
+        return False
+    orders = await job_orders(workspace, plan)
+    renders = [head.entry.render for _, head in orders if head is not None and head.entry.render is not None]
+    if len(renders) < len(orders):
         return False
     await publish_video(workspace, plan, renders)
     return True
 
 
-async def _collected(workspace: Workspace, plan: Plan) -> Sequence[Render]:
-    heads = [
-        await workspace.journal.head(order_for(workspace, plan, segment).render_id)
-        for segment in plan.segments
-    ]
-    return [head.entry.render for head in heads if head is not None and head.entry.render is not None]
-
-
-async def _return_claims(workspace: Workspace, found: Reconciled) -> None:
-    """Give back money that was set aside for renders that were never sent."""
-    today = datetime.now(UTC).date()
-    for back in range(DAYS_BACK):
-        day = f"{today - timedelta(days=back):%Y-%m-%d}"
-        claims = await workspace.budget.claims(day)
-        for claim in claims:
-            if claim.state == "open" and await _is_leaked(workspace, claim):
-                await workspace.budget.release(day, claim.render_id)
-                found.released.append(claim.render_id)
+async def _return_claims(workspace: Workspace, day: str, found: Reconciled) -> None:
+    """Give back money that was set aside and, by the claim's own last sign of life, left behind unpaid."""
+    for claim in await workspace.budget.objects(day):
+        if claim.state != "open":
+            continue
+        looked = Moment.now()
+        if await _is_leaked(workspace, claim) and looked.passed < SOON:
+            await workspace.budget.release(claim.key)
+            found.released.append(claim.render_id)
 
 
 async def _is_leaked(workspace: Workspace, claim: Claim) -> bool:
+    stat = await workspace.store.exists(claim.key)
+    if stat is None or stat.age is None or stat.age <= LEAKED_SECONDS:
+        return False
     head = await workspace.journal.head(claim.render_id)
-    if head is None:
-        stat = await workspace.store.exists(claim.key)
-        return stat is not None and stat.age is not None and stat.age > LEAKED_AFTER
-    if head.state is RenderState.COLLECTED:
-        return head.entry.claimed_on != claim.day  # bought under another day's claim, for another job
-    return unpaid(head) and head.age is not None and head.age > LEAKED_AFTER
+    if head is None or unpaid(head):
+        return True
+    if head.entry.claim is not None:
+        return head.entry.claim != claim.key  # bought on another claim
+    return head.state is RenderState.COLLECTED and head.entry.claimed_on != claim.day
+
+
+async def _book_invoices(workspace: Workspace, day: str, found: Reconciled) -> None:
+    """Book what the provider's own books say, in place of what its answers said."""
+    bills = [claim for claim in await workspace.budget.claims(day) if claim.token in {BILLED, DIFFERS}]
+    heads = [await workspace.journal.head(claim.render_id) for claim in bills]
+    by_request = {
+        submission_of(head).request_id: head
+        for head in heads
+        if head is not None
+        and head.entry.submission
+        and workspace.provider(head.entry.provider).capabilities.bills
+    }
+    ids = sorted(by_request)
+    for start in range(0, len(ids), BILLS):
+        asked = ids[start : start + BILLS]
+        provider = workspace.provider(by_request[asked[0]].entry.provider)
+        for request_id, amount in (await provider.bills(asked)).items():
+            if (head := by_request.get(request_id)) is not None:
+                await book_invoice(workspace, head.entry, amount)
+                found.invoiced.append(head.entry.render_id)
+
+
+async def _asks_for_bills(workspace: Workspace) -> bool:
+    """Whether the provider tells bills, and has not been asked within the hour, by whomever."""
+    if not workspace.provider().capabilities.bills:
+        return False
+    stat = await workspace.store.exists(BILLS_ASKED)
+    if stat is not None and (stat.age is None or stat.age < BILLS_EVERY):
+        return False
+    await workspace.store.put(BILLS_ASKED, b"{}", content_type="application/json")
+    return True
 
 
 async def finish_render(workspace: Workspace, render_id: str) -> dict[str, str]:
     """Bring one settled render as far as it will go now, and say how far that is."""
     found = Reconciled()
     await _reconcile_render(workspace, render_id, found)
-    if found.published:
+    head = await workspace.journal.head(render_id)
+    if head is not None and render_id in found.collected and await finish_job(workspace, head.entry.job_id):
         return {
             "state": "published",
-            "text": f"Render {render_id} is collected; job {found.published[0]} is published.",
+            "text": f"Render {render_id} is collected; job {head.entry.job_id} is published.",
         }
     if found.collected:
         return {

@@ -8,12 +8,24 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from avatar.errors import DownloadFailed, ObjectNotFound, Refused, RenderFailed, RenderLost, VideoRejected
+from avatar.errors import (
+    DownloadFailed,
+    ObjectNotFound,
+    ProviderUnavailable,
+    Refused,
+    RenderFailed,
+    RenderLost,
+    ResultUnreadable,
+    StillRendering,
+    VideoRejected,
+)
+from avatar.events import about_bill
 from avatar.media.probe import VideoFacts, probe_video
 from avatar.models import Model, RemoteVideo, Render
-from avatar.money.follow import record_failure
-from avatar.money.journal import Entry, Failure, Record, RenderState
-from avatar.money.quote import CENT_FRACTION
+from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
+from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
+from avatar.money.quote import CENT_FRACTION, bill_differs
+from avatar.money.verdicts import confirm_failure, give_up
 from avatar.money.webhooks import drop_hints
 from avatar.providers.base import Provider
 from avatar.store.objects import hash_file
@@ -49,15 +61,19 @@ async def read_mark(store: Store, kind: str, name: str) -> Mark | None:
 
 #: Times a video is fetched that does not decode: a transfer can be damaged without being cut.
 FETCHES = 3
+#: Seconds after which a video that did not play is fetched again, round after round. Then a person must look.
+FETCH_AGAIN = (300.0, 1800.0, 7200.0, 21600.0)
 
 
 async def collect_render(workspace: Workspace, render_id: str) -> Render:
     """Return the render as kept in the store, fetching it from the provider if it is not there yet.
 
     Raises:
-        RenderFailed: the provider's result says that it failed; recorded.
+        RenderFailed: the provider's result says that it failed, and its status that it ended; recorded.
+        ResultUnreadable: the result names no video; recorded with the answer, verbatim.
         RenderLost, DownloadFailed, ProviderUnavailable: not fetched; the request id is kept, try again.
-        VideoRejected: the video does not decode, after `FETCHES` downloads. The file is kept.
+        VideoRejected: the video does not decode, after `FETCHES` downloads. The file is kept; after as many rounds as
+            `FETCH_AGAIN` has pauses, the render has stalled and is booked.
     """
     record = await workspace.journal.head(render_id)
     if record is None or record.entry.submission is None:
@@ -72,9 +88,23 @@ async def collect_render(workspace: Workspace, render_id: str) -> Render:
         record, facts = await _fetch(workspace, record, path)
         render = await _keep(workspace, record, path, facts)
     if record.state is not RenderState.COLLECTED:
-        record = await workspace.journal.append(record, RenderState.COLLECTED, render=render) or record
-    await _book(workspace, record, render)
-    return render
+        record = await _collected(workspace, record, render)
+    await _book(workspace, record, record.entry.render or render)
+    return record.entry.render or render
+
+
+async def _collected(workspace: Workspace, record: Record, render: Render) -> Record:
+    """Written down, or what another wrote who collected it at the same moment."""
+    while (written := await workspace.journal.append(record, RenderState.COLLECTED, render=render)) is None:
+        newest = await workspace.journal.head(render.render_id)
+        if newest is None or RenderState.COLLECTED not in TRANSITIONS[newest.state] | {newest.state}:
+            raise StillRendering(
+                f"Render {render.render_id} was moved on by another.", render_id=render.render_id
+            )
+        record = newest
+        if record.state is RenderState.COLLECTED:
+            return record
+    return written
 
 
 async def _refuse_expired(workspace: Workspace, entry: Entry) -> None:
@@ -92,15 +122,38 @@ async def _refuse_expired(workspace: Workspace, entry: Entry) -> None:
 
 
 async def _book(workspace: Workspace, record: Record, render: Render) -> None:
-    """What was set aside becomes what was billed; then the render is at rest."""
-    if record.entry.claimed_on is not None:
-        await workspace.budget.settle(record.entry.claimed_on, render.render_id, render.billed)
-    await workspace.journal.close(render.render_id)
+    """What was set aside becomes what was billed; then the render is at rest, unless something else was accepted."""
+    await book_bill(workspace, record.entry, render.billed)
+    if not record.strays:
+        await workspace.journal.close(render.render_id)
     if workspace.settings.bridge.public_url is not None:
         await drop_hints(workspace.store, render.render_id)
 
 
+async def book_bill(workspace: Workspace, entry: Entry, billed: Decimal) -> None:
+    """Book what the provider's answer says that it charges, and tell if that is not what was quoted."""
+    if entry.claimed_on is None:
+        return
+    differs = bill_differs(entry.quoted, billed, workspace.provider(entry.provider).price_per_second)
+    token = DIFFERS if differs else BILLED
+    await workspace.budget.settle(entry.claimed_on, entry.render_id, billed, claim=entry.claim, token=token)
+    if differs:
+        workspace.post(about_bill(entry, entry.quoted, billed))
+
+
+async def book_invoice(workspace: Workspace, entry: Entry, amount: Decimal) -> None:
+    """Book what the provider's own books say, and tell if that is not what was quoted."""
+    if entry.claimed_on is None:
+        return
+    differs = bill_differs(entry.quoted, amount, workspace.provider(entry.provider).price_per_second)
+    token = INVOICE_DIFFERS if differs else INVOICED
+    await workspace.budget.settle(entry.claimed_on, entry.render_id, amount, claim=entry.claim, token=token)
+    if differs:
+        workspace.post(about_bill(entry, entry.quoted, amount))
+
+
 async def _fetch(workspace: Workspace, record: Record, path: Path) -> tuple[Record, VideoFacts]:
+    """The video as a file that plays, and the record by which it was fetched."""
     provider = workspace.provider(record.entry.provider)
     for last in (False,) * (FETCHES - 1) + (True,):
         record = await _with_result(workspace, record, provider)
@@ -109,7 +162,7 @@ async def _fetch(workspace: Workspace, record: Record, path: Path) -> tuple[Reco
             return record, await asyncio.to_thread(probe_video, path)
         except VideoRejected as error:
             if last:
-                raise await _keep_broken(workspace, record, path, error) from error
+                raise await _keep_unplayable(workspace, record, path, error) from error
     raise AssertionError("unreachable")  # pragma: no cover
 
 
@@ -125,13 +178,15 @@ async def _ask_result(workspace: Workspace, record: Record, provider: Provider) 
         remote = await provider.collect(submission)
     except RenderFailed as error:
         if record.state is not RenderState.COLLECTED:
-            await record_failure(
-                workspace, record, Failure(kind=error.kind, message=str(error), billed=error.billed)
-            )
+            await confirm_failure(workspace, record, error)
+        raise
+    except ResultUnreadable as error:
+        if record.state is not RenderState.COLLECTED:
+            await give_up(workspace, record, "unreadable", str(error), answer=error.answer)
         raise
     if record.state is RenderState.COLLECTED:  # the journal is at rest; only the file had gone
         return Record(record.entry.model_copy(update={"remote": remote}), record.age)
-    written = await workspace.journal.append(record, RenderState.RENDERED, remote=remote)
+    written = await workspace.journal.append(record, RenderState.RENDERED, remote=remote, failure=None)
     return written or await workspace.journal.head(record.entry.render_id) or record
 
 
@@ -144,7 +199,15 @@ async def _download(workspace: Workspace, record: Record, provider: Provider, pa
             raise
         # Its URL has expired; the provider may still give a fresh one for the request id.
         record = await _ask_result(workspace, record, provider)
-        await provider.download(_remote(record), path)
+        try:
+            await provider.download(_remote(record), path)
+        except DownloadFailed as again:
+            if getattr(again, "kind", "") != "expired":
+                raise
+            # A link as fresh as this one is not there yet.
+            raise ProviderUnavailable(
+                again.message, provider=record.entry.provider, render_id=record.entry.render_id
+            ) from again
     return record
 
 
@@ -183,20 +246,41 @@ async def _store_video(workspace: Workspace, render_id: str, path: Path) -> tupl
     return key, sha256
 
 
-async def _keep_broken(
+async def _keep_unplayable(
     workspace: Workspace, record: Record, path: Path, error: VideoRejected
 ) -> VideoRejected:
-    key, _ = await _store_video(workspace, record.entry.render_id, path)
-    submission = record.entry.submission
-    return VideoRejected(
-        f"The video of render {record.entry.render_id} cannot be played: {error} It was fetched {FETCHES} times. "
-        f"The file is kept as {key}; it is not bought again by itself.",
-        provider=record.entry.provider,
-        render_id=record.entry.render_id,
-        request_id=submission.request_id if submission else None,
-        cost_at_risk=record.entry.quoted,
-        hint="Ask the provider for a refund with the request id; another take buys it anew.",
+    """Keep the file, note the round, and give up after the last one: it is booked then, and told."""
+    entry = record.entry
+    key, _ = await _store_video(workspace, entry.render_id, path)
+    text = (
+        f"The video of render {entry.render_id} cannot be played: {error} It was fetched "
+        f"{FETCHES * (entry.tries + 1)} times. The file is kept as {key}; it is not bought again by itself."
     )
+    if record.state is RenderState.RENDERED:
+        last = entry.tries >= len(FETCH_AGAIN)
+        failure = Failure(kind="unplayable", message=text)
+        noted = await workspace.journal.append(
+            record, RenderState.RENDERED, failure=failure, tries=entry.tries + 1
+        )
+        if noted is not None and last:
+            await give_up(workspace, noted, "unplayable", text)
+            await book_bill(workspace, entry, _billed_unseen(workspace, entry))
+    return VideoRejected(
+        text,
+        provider=entry.provider,
+        render_id=entry.render_id,
+        request_id=entry.submission.request_id if entry.submission else None,
+        cost_at_risk=entry.quoted,
+        hint="Ask the provider for a refund with the request id; another take (--force) buys it anew.",
+    )
+
+
+def _billed_unseen(workspace: Workspace, entry: Entry) -> Decimal:
+    """US dollars for a video that nobody could look at: what the provider says it bills, else the quote."""
+    seconds = entry.remote.billed_seconds if entry.remote else None
+    if seconds is None:
+        return entry.quoted
+    return (seconds * workspace.provider(entry.provider).price_per_second).quantize(CENT_FRACTION)
 
 
 def _billed(remote: RemoteVideo, facts: VideoFacts, provider: Provider) -> Decimal:

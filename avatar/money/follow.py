@@ -6,22 +6,23 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from avatar.errors import (
     AvatarError,
-    OutcomeUnknown,
     ProviderFailure,
-    RenderFailed,
     RenderLost,
     StillRendering,
     Transient,
 )
+from avatar.events import next_step
 from avatar.models import RemoteState, Snapshot, Submission
-from avatar.money.journal import Failure, Record, RenderState
+from avatar.money.journal import Record, RenderState
+from avatar.money.verdicts import give_up, raise_failed, second_witness, submission_of
 from avatar.money.webhooks import PREFIX, render_of
 from avatar.providers.base import Provider
 from avatar.providers.watching import ENDED
+from avatar.providers.wire import about_render
 from avatar.store.store import Store
 from avatar.workspace import Workspace
 
@@ -138,42 +139,6 @@ async def _next(looks: AsyncGenerator[Snapshot, None]) -> Snapshot | None:
     return await anext(looks, None)
 
 
-# What a person is told of a render that only a person can move on.
-def raise_unknown(record: Record) -> NoReturn:
-    """Tell a person what may have been charged, and how to find out."""
-    entry = record.entry
-    why = entry.failure.message if entry.failure else "the answer was lost."
-    seen = entry.failure.request_id if entry.failure else None
-    raise OutcomeUnknown(
-        f"Whether {entry.provider} accepted render {entry.render_id} is not known: {why} Up to ${entry.quoted:.2f} may "
-        f"have been charged. It is not sent again. Look for a request made around {entry.at:%Y-%m-%d %H:%M:%S} UTC, "
-        f"tagged render={entry.render_id}, on the provider's dashboard.",
-        provider=entry.provider,
-        render_id=entry.render_id,
-        cost_at_risk=entry.quoted,
-        request_id=seen,
-        hint=f"avatar resolve {entry.render_id} --request-id {seen or 'ID'}, or --not-charged if it is not there.",
-    )
-
-
-def raise_failed(record: Record) -> NoReturn:
-    entry, failure = record.entry, record.entry.failure
-    kind, message = (failure.kind, failure.message) if failure else ("failed", "no reason given")
-    billed = failure.billed if failure else None
-    raise RenderFailed(
-        f"{entry.provider} failed render {entry.render_id} ({kind}): {message} "
-        + ("It was not charged." if billed is False else f"Up to ${entry.quoted:.2f} may have been charged.")
-        + " It is not sent again by itself.",
-        provider=entry.provider,
-        render_id=entry.render_id,
-        request_id=entry.submission.request_id if entry.submission else None,
-        cost_at_risk=None if billed is False else entry.quoted,
-        hint="Change the input, or ask for another take.",
-        kind=kind,
-        billed=billed,
-    )
-
-
 OnSnapshot = Callable[[Snapshot, float], Awaitable[None]]
 
 
@@ -188,27 +153,23 @@ async def follow_render(workspace: Workspace, render_id: str, on_snapshot: OnSna
     Raises:
         StillRendering: the window closed first; call again.
         RenderFailed: the provider says that it failed; recorded.
-        RenderLost: the provider does not know the request; nothing is recorded, since a wrong address or
-            account looks the same.
-        ProviderFailure: the deadline passed; the request id is kept and another run continues.
+        RenderLost: the provider does not know the request; recorded as stalled once the deadline has passed, since
+            a wrong address or account looks the same.
+        ProviderFailure: the deadline passed; recorded as stalled. The request id is kept and another run continues.
     """
     record = await workspace.journal.head(render_id)
     if record is None or record.entry.submission is None:
         raise RenderLost(f"The journal holds no submission for render {render_id}.", render_id=render_id)
-    if record.state in {RenderState.RENDERED, RenderState.COLLECTED}:
+    if record.state is RenderState.COLLECTED or record.entry.remote is not None:
         return Snapshot(state=RemoteState.DONE, progress=1.0)
     if record.state is RenderState.FAILED:
         raise_failed(record)
     await workspace.journal.keep_open(render_id)
-    snapshot = await _watch(workspace, record, on_snapshot)
-    if snapshot is not None and snapshot.state is RemoteState.DONE:
-        return snapshot
-    await _raise_ended(workspace, record, snapshot)
-    raise StillRendering(f"Render {render_id} is not done yet.", render_id=render_id)
+    return await judge_look(workspace, record, await _watch(workspace, record, on_snapshot))
 
 
 async def _watch(workspace: Workspace, record: Record, on_snapshot: OnSnapshot) -> Snapshot | None:
-    submission = _submission(record)
+    submission = submission_of(record)
     last: Snapshot | None = None
     async with aclosing(_looks(workspace, submission)) as looks:
         async for snapshot in looks:
@@ -231,53 +192,56 @@ async def _looks(workspace: Workspace, submission: Submission) -> AsyncGenerator
                 yield snapshot
 
 
-async def _raise_ended(workspace: Workspace, record: Record, snapshot: Snapshot | None) -> None:
-    submission = _submission(record)
-    if snapshot is not None and snapshot.state is RemoteState.FAILED:
-        failure = Failure(kind=snapshot.kind or "failed", message=snapshot.message, billed=snapshot.billed)
-        await record_failure(workspace, record, failure)
-    if snapshot is not None and snapshot.state is RemoteState.LOST:
-        raise RenderLost(
-            f"{submission.provider} does not know request {submission.request_id} (any more), although it accepted "
-            f"it at {submission.submitted_at:%Y-%m-%d %H:%M} UTC. ${record.entry.quoted:.2f} may have been charged.",
-            provider=submission.provider,
-            render_id=record.entry.render_id,
-            request_id=submission.request_id,
-            cost_at_risk=record.entry.quoted,
-            hint="Check that the key and the base URL are those it was submitted with, then run again.",
-        )
-    age = age_of(submission)
-    if age > workspace.settings.polling.deadline_seconds:
-        raise ProviderFailure(
-            f"Render {record.entry.render_id} is not done {age / 60:.0f} minutes after it was submitted. It goes on at "
-            f"{submission.provider} as request {submission.request_id}, and is not lost: run the job again to "
-            "continue waiting. It is not paid for twice.",
-            provider=submission.provider,
-            render_id=record.entry.render_id,
-            request_id=submission.request_id,
-            hint="AVATAR_POLLING__DEADLINE_SECONDS sets how long to wait.",
-        )
+async def judge_look(workspace: Workspace, record: Record, look: Snapshot | None) -> Snapshot:
+    """The last look at a render, if it is done. Raises as `follow_render`, and `StillRendering` if it goes on."""
+    submission = submission_of(record)
+    if look is not None and look.state is RemoteState.DONE:
+        return look
+    if (
+        look is not None
+        and look.state is RemoteState.FAILED
+        and await second_witness(workspace, record, look)
+    ):
+        return Snapshot(state=RemoteState.DONE, progress=1.0)
+    overdue = age_of(submission) > workspace.settings.polling.deadline_seconds
+    if look is not None and look.state is RemoteState.LOST:
+        raise await _lost(workspace, record, overdue=overdue)
+    if overdue:
+        raise await _overdue(workspace, record)
+    raise StillRendering(f"Render {submission.render_id} is not done yet.", render_id=submission.render_id)
 
 
-async def record_failure(workspace: Workspace, record: Record, failure: Failure) -> None:
-    """Record that the provider failed the render for certain, and raise it."""
-    failed = await workspace.journal.append(record, RenderState.FAILED, failure=failure)
-    if failed is None:
-        failed = await workspace.journal.head(record.entry.render_id)
-    if failure.billed is False and record.entry.claimed_on is not None:
-        await workspace.budget.release(record.entry.claimed_on, record.entry.render_id)
-    await workspace.journal.close(record.entry.render_id)
-    raise_failed(failed or record)
+async def _lost(workspace: Workspace, record: Record, *, overdue: bool) -> RenderLost:
+    submission = submission_of(record)
+    text = (
+        f"{submission.provider} does not know request {submission.request_id} (any more), although it accepted "
+        f"it at {submission.submitted_at:%Y-%m-%d %H:%M} UTC. ${record.entry.quoted:.2f} may have been charged."
+    )
+    if overdue:
+        await give_up(workspace, record, "lost", text)
+    return about_render(
+        submission,
+        RenderLost,
+        text,
+        cost_at_risk=record.entry.quoted,
+        hint="Check that the key and the base URL are those it was submitted with, then run again. "
+        f"{next_step(submission.render_id)}",
+    )
+
+
+async def _overdue(workspace: Workspace, record: Record) -> ProviderFailure:
+    submission = submission_of(record)
+    text = (
+        f"Render {submission.render_id} is not done {age_of(submission) / 60:.0f} minutes after it was submitted. It goes "
+        f"on at {submission.provider} as request {submission.request_id}, and is not lost: run the job again to "
+        "continue waiting. It is not paid for twice."
+    )
+    await give_up(workspace, record, "overdue", text)
+    return about_render(
+        submission, ProviderFailure, text, hint="AVATAR_POLLING__DEADLINE_SECONDS sets how long to wait."
+    )
 
 
 def age_of(submission: Submission) -> float:
     """Seconds since the submit, by this machine's clock (for display and the deadline, not for leases)."""
     return max(0.0, (datetime.now(UTC) - submission.submitted_at).total_seconds())
-
-
-def _submission(record: Record) -> Submission:
-    if record.entry.submission is None:  # narrowed by the caller; a defect otherwise
-        raise RenderLost(
-            f"Render {record.entry.render_id} has no submission.", render_id=record.entry.render_id
-        )
-    return record.entry.submission

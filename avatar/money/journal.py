@@ -2,24 +2,30 @@
 
 `journal/<render_id>/<seq>.json` is written with a conditional create only and never rewritten. Whoever creates
 entry *seq* owns that step; everybody else reads it and follows. `TRANSITIONS` is the whole state machine.
+
+Each paid request of a render is an attempt. An attempt writes only after its own entries: a holder that lost its turn
+keeps a request id that it still gets beside the journal, as `journal/<render_id>/strays/<digest>.json`.
 """
 
 import asyncio
+import hashlib
 import os
+import re
 import socket
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
 from avatar.errors import AvatarError, StoreUnavailable
-from avatar.models import Model, ProviderName, RemoteVideo, Render, Submission
+from avatar.models import ProviderName, RemoteVideo, Render, Stored, Submission
 from avatar.store.store import Store
+from avatar.waiting import LONG, patiently
 
 
 class RenderState(StrEnum):
@@ -31,30 +37,38 @@ class RenderState(StrEnum):
     SUBMITTED = "submitted"  #: accepted; the request id is known; it will be charged
     RENDERED = "rendered"  #: the provider finished; its result is recorded, the video not yet fetched
     COLLECTED = "collected"  #: the video is in the store
+    STALLED = "stalled"  #: accepted, and not to be had by itself: lost, overdue, unreadable or unplayable
     FAILED = "failed"  #: the provider accepted it, then said for certain that it failed
 
 
+#: Of the entries written here. Format 1 had neither `claim` nor `tries`, and no state `stalled`.
+FORMAT = 2
+
+Kept = TypeVar("Kept", bound=Stored)
 _S = RenderState
 #: Which state may follow which. None is a render nobody has asked for yet.
 TRANSITIONS: dict[RenderState | None, frozenset[RenderState]] = {
     None: frozenset({_S.INTENT}),
     # An intent follows an intent only as its own holder's sign of life.
     _S.INTENT: frozenset({_S.INTENT, _S.SUBMITTED, _S.NOT_SENT, _S.REFUSED, _S.UNKNOWN}),
-    _S.NOT_SENT: frozenset({_S.INTENT}),
-    _S.REFUSED: frozenset({_S.INTENT}),
-    # The holder may come back late with its answer; a person or a webhook may bring the request id.
+    # Where nothing was charged, a request of an earlier attempt may still turn out to be accepted.
+    _S.NOT_SENT: frozenset({_S.INTENT, _S.SUBMITTED}),
+    _S.REFUSED: frozenset({_S.INTENT, _S.SUBMITTED}),
+    # The holder may come back late with its answer; a person, a webhook or the provider's history may bring the id.
     _S.UNKNOWN: frozenset({_S.SUBMITTED, _S.REFUSED, _S.NOT_SENT, _S.RESOLVED}),
     _S.RESOLVED: frozenset({_S.INTENT, _S.SUBMITTED}),
-    _S.SUBMITTED: frozenset({_S.RENDERED, _S.FAILED}),
-    # A second `rendered` records a result that was fetched anew because its URL had expired.
-    _S.RENDERED: frozenset({_S.RENDERED, _S.COLLECTED, _S.FAILED}),
+    _S.SUBMITTED: frozenset({_S.RENDERED, _S.STALLED, _S.FAILED}),
+    # A second `rendered` records a result that was fetched anew, or a video that did not play.
+    _S.RENDERED: frozenset({_S.RENDERED, _S.COLLECTED, _S.STALLED, _S.FAILED}),
+    # The provider may know it again, or a person brings the video or its request, or says that it was not charged.
+    _S.STALLED: frozenset({_S.SUBMITTED, _S.RENDERED, _S.COLLECTED, _S.STALLED, _S.FAILED, _S.RESOLVED}),
     _S.COLLECTED: frozenset(),
-    _S.FAILED: frozenset({_S.INTENT, _S.RESOLVED}),
+    _S.FAILED: frozenset({_S.INTENT, _S.SUBMITTED, _S.RENDERED, _S.RESOLVED}),
 }
 
 
-class Failure(Model):
-    """Why a render was refused, failed or is unknown."""
+class Failure(Stored):
+    """Why a render was refused, failed, is unknown or has stalled."""
 
     kind: str
     message: str
@@ -62,11 +76,23 @@ class Failure(Model):
     billed: bool | None = None
     request_id: str | None = Field(None, description="seen in an answer that could not be trusted")
     retry_after: float | None = None
+    answer: str | None = Field(None, description="what came back and could not be understood, verbatim")
 
 
-class Entry(Model):
+class Sent(Stored):
+    """What the paid request asks for, as the provider's own pages show it."""
+
+    endpoint: str
+    prompt: str
+    portrait: str = Field(description="the file's name, in which its content's hash stands")
+    voice: str = Field(description="the file's name")
+    at: datetime = Field(description="the sender's clock, before it was sent")
+
+
+class Entry(Stored):
     """One step of one render. The newest entry carries all that is still true, so that it can be read alone."""
 
+    format: int = 1
     render_id: str
     seq: int = Field(ge=1)
     state: RenderState
@@ -78,7 +104,10 @@ class Entry(Model):
     job_id: str
     quoted: Decimal
     claimed_on: str | None = Field(None, description="UTC day of the budget the sum is claimed on")
+    claim: str | None = Field(None, description="the claim's object; entries of format 1 name none")
     attempt: int = Field(1, ge=1, description="how many paid requests were begun for this render")
+    sent: Sent | None = None
+    tries: int = Field(0, ge=0, description="how often its video was fetched and did not play")
     submission: Submission | None = None
     failure: Failure | None = None
     remote: RemoteVideo | None = Field(
@@ -88,12 +117,31 @@ class Entry(Model):
     settled_by: str | None = None
 
 
+class Stray(Stored):
+    """A request that was accepted for an attempt which had lost its turn. It is paid for, and nothing follows it."""
+
+    format: int = 1
+    render_id: str
+    job_id: str
+    attempt: int
+    holder: str
+    at: datetime
+    quoted: Decimal
+    submission: Submission
+
+    @property
+    def key(self) -> str:
+        digest = hashlib.sha256(self.submission.request_id.encode()).hexdigest()[:32]
+        return f"{stray_prefix(self.render_id)}{digest}.json"
+
+
 @dataclass(frozen=True)
 class Record:
     """An entry as it stands in the store, with its age by the store's clock (None: the store gave no clock)."""
 
     entry: Entry
     age: float | None
+    strays: bool = False  #: whether requests were accepted that the journal does not follow
 
     @property
     def state(self) -> RenderState:
@@ -118,6 +166,13 @@ def render_prefix(render_id: str) -> str:
     return f"journal/{render_id}/"
 
 
+def stray_prefix(render_id: str) -> str:
+    return f"journal/{render_id}/strays/"
+
+
+_ENTRY = re.compile(r"journal/[^/]+/[0-9]+\.json")
+
+
 def open_key(render_id: str) -> str:
     """Index of renders not at rest, so that reconciling need not read the whole journal."""
     return f"open/{render_id}.json"
@@ -133,13 +188,34 @@ class Journal:
 
     async def head(self, render_id: str) -> Record | None:
         """The newest entry, or None if nobody has asked for this render yet."""
-        stats = await self.store.list(render_prefix(render_id))
-        return await self._read(stats[-1].key) if stats else None
+        entries, strays = await self._keys(render_id)
+        return replace(await self._read(entries[-1]), strays=bool(strays)) if entries else None
 
     async def history(self, render_id: str) -> tuple[Record, ...]:
         """All entries, oldest first."""
-        stats = await self.store.list(render_prefix(render_id))
-        return tuple(await asyncio.gather(*(self._read(stat.key) for stat in stats)))
+        entries, _ = await self._keys(render_id)
+        return tuple(await asyncio.gather(*(self._read(key) for key in entries)))
+
+    async def strays(self, render_id: str) -> tuple[Stray, ...]:
+        """Requests that were accepted and that the journal does not follow."""
+        _, keys = await self._keys(render_id)
+        blobs = await asyncio.gather(*(self.store.get(key) for key in keys))
+        return tuple(self._parse(Stray, key, blob.data) for key, blob in zip(keys, blobs, strict=True))
+
+    async def keep_stray(self, stray: Stray) -> None:
+        """Keep a request id that the journal has no place for; the same one again changes nothing."""
+        await self.keep_open(stray.render_id)
+        await self.store.create(stray.key, stray.model_dump_json().encode())
+
+    async def drop_stray(self, stray: Stray) -> None:
+        """The journal follows it now, or a person has settled it."""
+        await self.store.remove(stray.key)
+
+    async def _keys(self, render_id: str) -> tuple[list[str], list[str]]:
+        """Keys of its entries, oldest first, and of its strays."""
+        keys = [stat.key for stat in await self.store.list(render_prefix(render_id))]
+        strays = [key for key in keys if key.startswith(stray_prefix(render_id))]
+        return [key for key in keys if _ENTRY.fullmatch(key)], strays
 
     async def open_renders(self) -> list[str]:
         """Ids of renders that were begun and are not known to be at rest."""
@@ -163,7 +239,8 @@ class Journal:
         job_id: str,
         provider: ProviderName,
         quoted: Decimal,
-        claimed_on: str | None = None,
+        claim: str | None = None,
+        sent: Sent | None = None,
     ) -> Record | None:
         """Write the intent that must stand before a paid request. None: somebody else was first."""
         await self.keep_open(render_id)
@@ -174,10 +251,12 @@ class Journal:
             job_id=job_id,
             provider=provider,
             quoted=quoted,
-            claimed_on=claimed_on,
+            claim=claim,
+            sent=sent,
+            claimed_on=claim.split("/")[1] if claim else None,
             attempt=after.entry.attempt + 1 if after else 1,
         )
-        return await self._create(after, entry)
+        return await self._create(after, entry, pauses=LONG)
 
     async def append(self, after: Record, state: RenderState, **facts: Any) -> Record | None:
         """Write the next step with `facts` (fields of `Entry`). None: somebody else wrote it first."""
@@ -192,29 +271,39 @@ class Journal:
         carried = after.entry.model_dump() if after else {}
         if facts["state"] is RenderState.INTENT and after and after.state is not RenderState.INTENT:
             carried |= dict.fromkeys(("submission", "failure", "remote", "render", "settled_by"))
+            carried |= {"tries": 0}
         fresh = {
             "seq": after.entry.seq + 1 if after else 1,
             "at": datetime.now(UTC),
             "holder": self.holder,
+            "format": max(FORMAT, carried.get("format", 1)),
             "token": uuid.uuid4().hex,
             "lease_seconds": self.lease_seconds,
         }
         return Entry.model_validate(carried | fresh | facts)
 
-    async def _create(self, after: Record | None, entry: Entry) -> Record | None:
+    async def _create(
+        self, after: Record | None, entry: Entry, *, pauses: Sequence[float] = ()
+    ) -> Record | None:
         if entry.state not in TRANSITIONS[after.state if after else None]:
             raise IllegalTransition(
                 f"Render {entry.render_id} cannot go from {after.state if after else 'nothing'} to {entry.state}.",
                 render_id=entry.render_id,
             )
         key = f"{render_prefix(entry.render_id)}{entry.seq:06d}.json"
-        won = await self.store.create(key, entry.model_dump_json().encode())
+        body = entry.model_dump_json().encode()
+        # The same bytes each time: an earlier try whose answer was lost is recognised as our own.
+        won = await patiently(lambda: self.store.create(key, body), pauses)
         return Record(entry, age=0.0) if won else None
 
     async def _read(self, key: str) -> Record:
         blob = await self.store.get(key)
+        return Record(self._parse(Entry, key, blob.data), age=blob.stat.age)
+
+    @staticmethod
+    def _parse(kind: type[Kept], key: str, data: bytes) -> Kept:
         try:
-            return Record(Entry.model_validate_json(blob.data), age=blob.stat.age)
+            return kind.model_validate_json(data)
         except ValidationError as error:
             raise StoreUnavailable(
                 f"Journal entry {key} cannot be read ({error.error_count()} faults), so nothing is sent for it. "

@@ -35,6 +35,11 @@ def quote_segments(
     )
 
 
+def bill_differs(quoted: Decimal, billed: Decimal, price_per_second: Decimal) -> bool:
+    """Whether a bill is further from its quote than the rounding of a length explains: a second, and 5 per cent."""
+    return abs(billed - quoted) > price_per_second + quoted / 20
+
+
 def check_price(quote: Quote, job: AvatarJob, budget: BudgetSettings) -> None:
     """Raise `BudgetRefused` if one job alone is above what the user allows for one job."""
     limits = {"max_cost (--max-cost)": job.max_cost, "AVATAR_BUDGET__PER_JOB": budget.per_job}

@@ -10,49 +10,51 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from avatar.models import Submission
-from avatar.money.journal import Journal
+from avatar.models import Stored, Submission
 
 
 def _path(state_dir: Path, render_id: str) -> Path:
     return state_dir / "receipts" / f"{render_id}.json"
 
 
-def keep(state_dir: Path, submission: Submission) -> None:
+class Receipt(Stored):
+    """What the provider answered to one attempt. Receipts of format 1 name no attempt."""
+
+    format: int = 1
+    attempt: int | None = None
+    submission: Submission
+
+
+def keep(state_dir: Path, submission: Submission, attempt: int) -> None:
     """Write the receipt durably. A full or read-only disk is no reason to stop: the journal comes next."""
     path = _path(state_dir, submission.render_id)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_suffix(".draft")
         with draft.open("w") as file:
-            file.write(submission.model_dump_json())
+            file.write(Receipt(format=2, attempt=attempt, submission=submission).model_dump_json())
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
 
 
-async def find_new(state_dir: Path, journal: Journal, render_id: str) -> Submission | None:
-    """The receipt of a render that the journal lacks, if this machine has one.
-
-    One that the journal holds is of an earlier request, left by a process that died before it could drop it:
-    taken for the newest request's, it would hide that one, which may be paid for.
-    """
-    receipt = find(state_dir, render_id)
-    if receipt is None:
-        return None
-    journaled = [record.entry.submission for record in await journal.history(render_id)]
-    if receipt.request_id in {submission.request_id for submission in journaled if submission}:
-        drop(state_dir, render_id)
-        return None
-    return receipt
-
-
-def find(state_dir: Path, render_id: str) -> Submission | None:
+def find(state_dir: Path, render_id: str) -> Receipt | None:
     """The receipt of a render, if this machine has one that the journal may lack."""
-    try:
-        return Submission.model_validate_json(_path(state_dir, render_id).read_bytes())
-    except (OSError, ValidationError):
-        return None
+    with contextlib.suppress(OSError):
+        data = _path(state_dir, render_id).read_bytes()
+        for parse in (Receipt.model_validate_json, _of_format_1):
+            with contextlib.suppress(ValidationError):
+                return parse(data)
+    return None
+
+
+def _of_format_1(data: bytes) -> Receipt:
+    return Receipt(submission=Submission.model_validate_json(data))
+
+
+def kept(state_dir: Path) -> list[str]:
+    """Renders of which this machine has a receipt."""
+    return sorted(path.stem for path in (state_dir / "receipts").glob("*.json"))
 
 
 def drop(state_dir: Path, render_id: str) -> None:

@@ -1,18 +1,21 @@
 """Stop a render at the provider, and say honestly whether that saves money."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from avatar.errors import InvalidInput, RenderFailed
-from avatar.models import CancelOutcome
-from avatar.money.follow import record_failure
+from avatar.models import CancelOutcome, RemoteVideo
 from avatar.money.journal import Failure, Record, RenderState
-from avatar.money.state import confirm_request, current
+from avatar.money.state import attach, confirm_request, current, look_in_history
+from avatar.money.verdicts import record_failure, release_claim
 from avatar.workspace import Workspace
 
-
 # Settle a render whose outcome is unknown: a person, or a webhook, brings what the machine cannot know.
+#: States that a person can move on.
+_OPEN = {RenderState.UNKNOWN, RenderState.STALLED, RenderState.FAILED}
+
+
 async def attach_request(workspace: Workspace, render_id: str, request_id: str, *, by: str) -> Record:
     """Attach the provider's request id, after the provider confirmed that it knows it. Spends nothing.
 
@@ -21,24 +24,107 @@ async def attach_request(workspace: Workspace, render_id: str, request_id: str, 
         ProviderUnavailable: the provider could not be asked; try again.
     """
     record = await _unsettled(workspace, render_id)
-    if record.entry.submission is not None and record.entry.submission.request_id == request_id:
-        return record
+    if record.state is RenderState.FAILED:
+        raise InvalidInput(
+            f"{record.entry.provider} itself said that render {render_id} failed; a request id cannot change that.",
+            hint="--not-charged lets it be asked for again; --video-url brings its video, if there is one after all.",
+        )
     submission = await confirm_request(workspace, record, request_id)
-    return await _write(workspace, record, RenderState.SUBMITTED, submission=submission, settled_by=by)
+    followed = await attach(workspace, record, submission, by)
+    return _written(record, followed, followed is not None and followed.entry.submission == submission)
 
 
-async def declare_not_charged(workspace: Workspace, render_id: str, *, by: str) -> Record:
-    """Record a person's word that the provider has no such request, so that it may be asked for again.
+async def attach_video(
+    workspace: Workspace, render_id: str, url: str, *, by: str, request_id: str | None = None
+) -> Record:
+    """Take a person's word for where the video of a render is; `collect` fetches and inspects it. Spends nothing.
+
+    Args:
+        workspace: settings, store and journal.
+        render_id: a render that is unknown, has stalled, or failed by the provider's word.
+        url: the video, as the provider's own pages have it.
+        by: who says so.
+        request_id: the request that it is the result of, if the journal does not know it.
 
     Raises:
-        InvalidInput: there is nothing to settle.
+        InvalidInput: there is nothing to settle, or no request is known.
     """
     record = await _unsettled(workspace, render_id)
-    written = await _write(workspace, record, RenderState.RESOLVED, settled_by=by)
+    submission = record.entry.submission
+    if submission is None:
+        if request_id is None:
+            raise InvalidInput(
+                f"The journal knows no request of render {render_id}.",
+                hint=f"avatar resolve {render_id} --video-url URL --request-id ID",
+            )
+        record = await attach_request(workspace, render_id, request_id, by=by)
+        submission = record.entry.submission
+    await workspace.journal.keep_open(render_id)
+    await workspace.budget.restore(record.entry.claim)
+    remote = RemoteVideo(url=url)
+    facts = {"remote": remote, "failure": None, "tries": 0, "settled_by": by}
+    written = await workspace.journal.append(record, RenderState.RENDERED, **facts)
+    return _written(record, written, written is not None)
+
+
+async def declare_not_charged(
+    workspace: Workspace, render_id: str, *, by: str, request_id: str | None = None
+) -> Record:
+    """Record a person's word that a render was not charged, so that it may be asked for again.
+
+    Args:
+        workspace: settings, store and journal.
+        render_id: a render that is unknown, has stalled, or failed; or one with a stray request.
+        by: who says so.
+        request_id: a stray that was refunded; the render itself stays as it is.
+
+    Raises:
+        InvalidInput: there is nothing to settle, or the provider's list of requests shows it.
+    """
+    if request_id is not None:
+        return await _drop_stray(workspace, render_id, request_id)
+    record = await _unsettled(workspace, render_id)
+    await _check_history(workspace, record)
+    written = await workspace.journal.append(record, RenderState.RESOLVED, settled_by=by)
+    record = _written(record, written, written is not None)
+    await release_claim(workspace, record.entry)
     if record.entry.claimed_on is not None:
-        await workspace.budget.release(record.entry.claimed_on, render_id)
-    await workspace.journal.close(render_id)
-    return written
+        await workspace.budget.strike(record.entry.claimed_on, render_id)
+    if not record.strays:
+        await workspace.journal.close(render_id)
+    return record
+
+
+async def _drop_stray(workspace: Workspace, render_id: str, request_id: str) -> Record:
+    record = await workspace.journal.head(render_id)
+    for stray in await workspace.journal.strays(render_id):
+        if record is not None and stray.submission.request_id == request_id:
+            await workspace.journal.drop_stray(stray)
+            return record
+    raise InvalidInput(f"Render {render_id} has no stray request {request_id!r}.", render_id=render_id)
+
+
+async def _check_history(workspace: Workspace, record: Record) -> None:
+    """Refuse a word that the provider's own list of requests contradicts."""
+    if record.state is not RenderState.UNKNOWN or not (found := await look_in_history(workspace, record)):
+        return
+    raise InvalidInput(
+        f"{record.entry.provider}'s list of requests shows {', '.join(found)} for render {record.entry.render_id}. "
+        "Nothing was changed.",
+        render_id=record.entry.render_id,
+        hint=f"avatar resolve {record.entry.render_id} --request-id {found[0]}",
+    )
+
+
+async def what_history_shows(workspace: Workspace, render_id: str) -> str:
+    """What the provider's list of requests says of a render, for a person who is about to declare it not charged."""
+    record = await workspace.journal.head(render_id)
+    found = await look_in_history(workspace, record) if record is not None else None
+    if record is None or found is None:
+        return "The provider's list of requests cannot be read."
+    if found:
+        return f"{record.entry.provider}'s list of requests shows {', '.join(found)}."
+    return f"{record.entry.provider}'s list of requests does not show it, which proves nothing: it may be incomplete."
 
 
 async def _unsettled(workspace: Workspace, render_id: str) -> Record:
@@ -47,8 +133,7 @@ async def _unsettled(workspace: Workspace, render_id: str) -> Record:
         raise InvalidInput(
             f"The journal knows no render {render_id!r}.", hint="`avatar status` lists open renders."
         )
-    failed = record.state is RenderState.FAILED
-    if record.state is RenderState.UNKNOWN or failed:
+    if record.state in _OPEN:
         return record
     if record.state is RenderState.INTENT:
         age = f"{record.age:.0f} s ago" if record.age is not None else "at a time the store does not tell"
@@ -62,20 +147,13 @@ async def _unsettled(workspace: Workspace, render_id: str) -> Record:
     )
 
 
-async def _write(workspace: Workspace, record: Record, state: RenderState, **facts: object) -> Record:
-    if record.state is RenderState.FAILED and state is RenderState.SUBMITTED:
+def _written(before: Record, after: Record | None, ours: bool) -> Record:
+    if after is None or not ours:
         raise InvalidInput(
-            f"{record.entry.provider} itself said that render {record.entry.render_id} failed; a request id cannot "
-            "change that.",
-            hint="--not-charged lets it be asked for again.",
-        )
-    written = await workspace.journal.append(record, state, **facts)
-    if written is None:
-        raise InvalidInput(
-            f"Render {record.entry.render_id} was settled by somebody else just now.",
+            f"Render {before.entry.render_id} was settled by somebody else just now.",
             hint="See `avatar status`.",
         )
-    return written
+    return replace(after, strays=before.strays)
 
 
 def signed_by(person: str) -> str:

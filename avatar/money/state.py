@@ -2,12 +2,16 @@
 
 import asyncio
 import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from avatar.errors import AvatarError, InvalidInput, StoreUnavailable, Transient
-from avatar.events import about_unknown
+from avatar.events import about_stray, about_unknown
 from avatar.models import RemoteState, Submission
 from avatar.money import receipts
-from avatar.money.journal import Failure, Record, RenderState
+from avatar.money.journal import Entry, Failure, Record, RenderState, Stray
 from avatar.money.webhooks import OPEN_ENDED, Hint, hints_for, request_ids
 from avatar.providers.watching import NOT_FOUND
 from avatar.workspace import Workspace
@@ -98,14 +102,27 @@ async def _confirmed(workspace: Workspace, record: Record, hint: Hint) -> Submis
 
 
 async def _attach(workspace: Workspace, record: Record, hint: Hint, submission: Submission) -> Record:
-    await workspace.journal.keep_open(hint.render_id)
     settled_by = f"{hint.provider} webhook received {hint.received_at:%Y-%m-%d %H:%M:%S} UTC"
+    return await attach(workspace, record, submission, settled_by) or record
+
+
+async def attach(
+    workspace: Workspace, record: Record, submission: Submission, settled_by: str
+) -> Record | None:
+    """Follow a request that did not come as an answer. What was given back for it is set aside again first.
+
+    Returns:
+        Where the render stands then: others may have written at the same moment.
+    """
+    render_id = record.entry.render_id
+    await workspace.journal.keep_open(render_id)
+    await workspace.budget.restore(record.entry.claim)
     written = await workspace.journal.append(
-        record, RenderState.SUBMITTED, submission=submission, settled_by=settled_by
+        record, RenderState.SUBMITTED, submission=submission, settled_by=settled_by, failure=None, remote=None
     )
     if written is not None:
-        log.warning("Render %s is request %s, as a webhook told.", hint.render_id, hint.request_id)
-    return written or await workspace.journal.head(hint.render_id) or record
+        log.warning("Render %s is request %s: %s.", render_id, submission.request_id, settled_by)
+    return written or await workspace.journal.head(render_id)
 
 
 async def find_holder(workspace: Workspace, hint: Hint) -> str | None:
@@ -131,8 +148,9 @@ async def find_holder(workspace: Workspace, hint: Hint) -> str | None:
 async def current(workspace: Workspace, render_id: str) -> Record | None:
     """Where a render stands, after what can be told without sending anything that is paid for.
 
-    A receipt on this machine, or a webhook that the provider confirms, settles an unknown render; an intent whose
-    holder is gone and that neither settles becomes unknown.
+    A receipt on this machine, a webhook that the provider confirms, or the provider's own history settles an unknown
+    render; an intent whose holder is gone and that none of them settles becomes unknown. A request that was accepted
+    late is followed if no other was.
 
     Raises:
         StoreUnavailable: the store failed.
@@ -140,25 +158,150 @@ async def current(workspace: Workspace, render_id: str) -> Record | None:
             cannot be asked now.
     """
     record = await workspace.journal.head(render_id)
-    if record is None or record.state not in OPEN_ENDED | {RenderState.INTENT}:
+    if record is None or (record.state is RenderState.INTENT and not record.lease_expired):
         return record
-    if record.state is RenderState.INTENT and not record.lease_expired:
+    record = await _use_receipt(workspace, record)
+    if record.strays:
+        record = await _use_stray(workspace, record)
+    if record.state not in OPEN_ENDED | {RenderState.INTENT}:
         return record
-    receipt = await receipts.find_new(workspace.settings.state_dir, workspace.journal, render_id)
-    if receipt is not None:
-        written = await workspace.journal.append(record, RenderState.SUBMITTED, submission=receipt)
-        if written is None:  # somebody wrote at the same moment; the receipt still holds
-            return await current(workspace, render_id)
-        receipts.drop(workspace.settings.state_dir, render_id)
-    elif (settled := await settle_by_hint(workspace, record)) is not record:
-        return settled
-    elif record.state is RenderState.INTENT:
-        written = await workspace.journal.append(record, RenderState.UNKNOWN, failure=_silent_holder(record))
-        if written is not None:
-            workspace.post(about_unknown(written))
-    else:
+    for settle in (settle_by_hint, settle_by_history):
+        settled = await settle(workspace, record)
+        if settled is not record:
+            return settled
+    return await _declare_unknown(workspace, record) if record.state is RenderState.INTENT else record
+
+
+async def _declare_unknown(workspace: Workspace, record: Record) -> Record:
+    written = await workspace.journal.append(record, RenderState.UNKNOWN, failure=_silent_holder(record))
+    if written is not None:
+        workspace.post(about_unknown(written))
+    return written or await workspace.journal.head(record.entry.render_id) or record
+
+
+async def _use_receipt(workspace: Workspace, record: Record) -> Record:
+    """Follow a receipt that this machine wrote down and the journal lacks. One of an earlier attempt is a stray.
+
+    One that the journal holds was left by a process that died before it could drop it.
+    """
+    entry, folder = record.entry, workspace.settings.state_dir
+    receipt = receipts.find(folder, entry.render_id)
+    if receipt is None:
         return record
-    return written or await workspace.journal.head(render_id)
+    submission = receipt.submission
+    if submission.request_id not in await request_ids(workspace.journal, entry.render_id):
+        ours = receipt.attempt in {None, entry.attempt}
+        if ours and record.state in OPEN_ENDED | {RenderState.INTENT}:
+            written = await workspace.journal.append(record, RenderState.SUBMITTED, submission=submission)
+            if written is None:  # somebody wrote at the same moment; the receipt still holds
+                newest = await workspace.journal.head(entry.render_id)
+                return await _use_receipt(workspace, newest) if newest else record
+            record = written
+        else:
+            stray = stray_of(entry, submission, attempt=receipt.attempt or entry.attempt)
+            await workspace.journal.keep_stray(stray)
+            workspace.post(about_stray(stray))
+            record = replace(record, strays=True)
+    receipts.drop(folder, entry.render_id)
+    return record
+
+
+#: States after which nothing is charged or under way, so that a request that was accepted late can be followed.
+_NOTHING_ELSE = {RenderState.NOT_SENT, RenderState.REFUSED, RenderState.RESOLVED}
+
+
+async def _use_stray(workspace: Workspace, record: Record) -> Record:
+    """Follow a request that was accepted for an attempt which had lost its turn, if nothing else was charged."""
+    for stray in await workspace.journal.strays(record.entry.render_id):
+        if stray.submission.request_id in await request_ids(workspace.journal, record.entry.render_id):
+            await workspace.journal.drop_stray(stray)
+            continue
+        failure = record.entry.failure
+        unbilled = record.state is RenderState.FAILED and failure is not None and failure.billed is False
+        if record.state not in _NOTHING_ELSE and not unbilled:
+            return record
+        settled_by = f"accepted late, for attempt {stray.attempt}"
+        followed = await attach(workspace, record, stray.submission, settled_by)
+        if followed is None or followed.entry.submission != stray.submission:
+            return followed or record
+        await workspace.journal.drop_stray(stray)
+        record = followed
+    return record
+
+
+#: Seconds by which the clocks of this machine and of the provider may differ.
+CLOCKS_DIFFER = 300.0
+
+
+async def settle_by_history(workspace: Workspace, record: Record) -> Record:
+    """The render, submitted if the provider's own list of requests shows exactly one that is this render's.
+
+    It must have our two files and our prompt, and have been sent while the intent was alive, by clocks that may
+    differ; and the queue must know it. None, or two: the record stays as it is. Absence proves nothing.
+    """
+    found = await look_in_history(workspace, record)
+    if found is None or len(found) != 1:
+        return record
+    try:
+        submission = await confirm_request(workspace, record, found[0])
+    except StoreUnavailable:
+        raise
+    except AvatarError as error:
+        log.warning(
+            "%s lists request %s for render %s. %s",
+            record.entry.provider,
+            found[0],
+            record.entry.render_id,
+            error,
+        )
+        return record
+    settled_by = f"{record.entry.provider}'s list of requests, read {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return await attach(workspace, record, submission, settled_by) or record
+
+
+async def look_in_history(workspace: Workspace, record: Record) -> list[str] | None:
+    """Ids of the listed requests that may be this render's; None where the list cannot tell."""
+    entry, sent = record.entry, record.entry.sent
+    provider = workspace.provider(entry.provider)
+    if sent is None or not provider.capabilities.history:
+        return None
+    margin = timedelta(seconds=CLOCKS_DIFFER)
+    since, until = sent.at - margin, max(sent.at, entry.at) + timedelta(seconds=entry.lease_seconds) + margin
+    try:
+        listed = await provider.history(since, until)
+    except AvatarError as error:
+        log.info("%s's list of requests cannot be read: %s", entry.provider, error)
+        return None
+    if listed is None:
+        return None
+    theirs = (sent.portrait, sent.voice, sent.prompt)
+    known = await request_ids(workspace.journal, entry.render_id)
+    return sorted(
+        {
+            one.request_id
+            for one in listed
+            if (file_name(one.image_url), file_name(one.audio_url), one.prompt) == theirs
+            and (one.sent_at is None or since <= one.sent_at <= until)
+        }
+        - known
+    )
+
+
+def file_name(url: str) -> str:
+    """The last part of an address's path: what a person sees of it. What follows the path may be a signature."""
+    return unquote(PurePosixPath(urlsplit(url).path).name)
+
+
+def stray_of(entry: Entry, submission: Submission, *, attempt: int) -> Stray:
+    return Stray(
+        render_id=entry.render_id,
+        job_id=entry.job_id,
+        attempt=attempt,
+        holder=entry.holder,
+        at=datetime.now(UTC),
+        quoted=entry.quoted,
+        submission=submission,
+    )
 
 
 def _silent_holder(record: Record) -> Failure:

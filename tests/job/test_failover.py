@@ -30,8 +30,8 @@ async def test_a_refused_render_is_bought_next_door_under_the_same_journal(make_
     workspace = with_other(make_workspace, Scripted(SubmitRefused("no balance")), other := Other("req-px"))
     with pytest.raises(SubmitRefused) as caught:
         await submit_render(workspace, plan, plan.segments[0])
-    replanned, day = await stand_in(workspace, JOB, plan, plan.segments[0], caught.value)
-    record = await submit_render(workspace, replanned, plan.segments[0], claimed_on=day)
+    replanned, claim = await stand_in(workspace, JOB, plan, plan.segments[0], caught.value)
+    record = await submit_render(workspace, replanned, plan.segments[0], claim=claim)
     assert record.entry.submission.provider is ProviderName.PIXAZO
     assert len(other.seen) == 1
     history = await workspace.journal.history(order_for(workspace, plan, plan.segments[0]).render_id)

@@ -15,8 +15,8 @@ from tests.sandbox.renderer import Look, render
 
 async def rendered(workspace, plan):  # noqa: F811
     """The job's render, bought and collected."""
-    day = await commit_job(workspace, plan)
-    record = await submit_render(workspace, plan, plan.segments[0], claimed_on=day)
+    (claim,) = (await commit_job(workspace, plan)).values()
+    record = await submit_render(workspace, plan, plan.segments[0], claim=claim)
     return await collect_render(workspace, record.entry.render_id)
 
 

@@ -1,8 +1,10 @@
+import asyncio
 import hashlib
 from pathlib import Path
 
 import pytest
 
+from avatar import waiting
 from avatar.models import Asset, Plan
 from avatar.money.quote import order_for
 from avatar.settings import StoreSettings
@@ -13,6 +15,16 @@ from tests.sandbox.renderer import Look, render
 from tests.store.memory import MemoryStore
 
 SECONDS = 8.0
+
+
+@pytest.fixture(autouse=True)
+def no_rests(monkeypatch):
+    """What is tried again for minutes is tried again at once."""
+
+    async def at_once(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(waiting, "rest", at_once)
 
 
 @pytest.fixture(scope="session")

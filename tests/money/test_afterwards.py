@@ -29,8 +29,8 @@ from tests.money.scripted import Scripted
 
 async def bought(workspace, plan):
     """A render that was committed to and accepted; its id."""
-    day = await commit_job(workspace, plan)
-    record = await submit_render(workspace, plan, plan.segments[0], claimed_on=day)
+    claims = await commit_job(workspace, plan)
+    record = await submit_render(workspace, plan, plan.segments[0], claim=next(iter(claims.values()), None))
     return record.entry.render_id
 
 
@@ -195,7 +195,7 @@ async def test_a_receipt_on_this_machine_settles_a_crash(make_workspace, plan):
         request_id="req-disk",
         submitted_at=datetime.now(UTC),
     )
-    receipts.keep(workspace.settings.state_dir, receipt)
+    receipts.keep(workspace.settings.state_dir, receipt, attempt=1)
     record = await submit_render(make_workspace(late := Scripted()), plan, plan.segments[0])
     assert record.entry.submission.request_id == "req-disk"
     assert late.seen == []
@@ -204,9 +204,10 @@ async def test_a_receipt_on_this_machine_settles_a_crash(make_workspace, plan):
 async def test_money_claimed_for_what_was_not_sent_is_given_back(make_workspace, plan):
     """A job that stops before its request leaves the day's budget as it was."""
     workspace = make_workspace(Scripted())
-    day = await commit_job(workspace, plan)
+    claims = await commit_job(workspace, plan)
+    (day,) = await workspace.budget.days()
     assert total(await workspace.budget.claims(day)) == Decimal("0.92")
-    await release_unspent(workspace, plan, day)
+    await release_unspent(workspace, claims)
     assert total(await workspace.budget.claims(day)) == 0
 
 

@@ -22,9 +22,9 @@ async def states(workspace, render_id) -> list[str]:
 
 async def unknown(workspace, plan):
     """A render whose answer was lost."""
-    day = await commit_job(workspace, plan)
+    (claim,) = (await commit_job(workspace, plan)).values()
     with pytest.raises(OutcomeUnknown):
-        await submit_render(workspace, plan, plan.segments[0], claimed_on=day)
+        await submit_render(workspace, plan, plan.segments[0], claim=claim)
 
 
 class TestAnUnknownRender:
@@ -171,8 +171,8 @@ class TestAHint:
         """A render nobody asked for, and one that is collected: nothing is kept."""
         workspace = make_workspace(Hooked("req-1", video=footage))
         assert await keep_hint(workspace.store, workspace.journal, hint(render_id)) is None
-        day = await commit_job(workspace, plan)
-        await submit_render(workspace, plan, plan.segments[0], claimed_on=day)
+        (claim,) = (await commit_job(workspace, plan)).values()
+        await submit_render(workspace, plan, plan.segments[0], claim=claim)
         await reconcile_renders(workspace, idle_seconds=0)
         assert await keep_hint(workspace.store, workspace.journal, hint(render_id)) is None
         assert await kept(workspace) == []
