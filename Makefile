@@ -4,7 +4,7 @@ CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
 
-.PHONY: help demo up test unit lint format types audit bench chaos clean
+.PHONY: help demo up test unit lint format types audit bench chaos cluster clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: .venv/.ready  ## time, work and memory, measured beside the fal client
 
 chaos: .venv/.ready  ## kill it at random and count what was paid twice or lost
 	$(BIN)/python -m tests.chaos
+
+cluster: .venv/.ready  ## PostgreSQL, Redis, two API servers and three workers, with faults; needs them installed
+	$(BIN)/python -m tests.cluster
 
 clean:  ## remove what was built, keep .venv and everything rendered
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
