@@ -3,8 +3,9 @@ PYTHON ?= python3
 CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
+SCHEDULES ?= 20000
 
-.PHONY: help demo up test unit lint format types audit bench chaos cluster clean
+.PHONY: help demo up test unit lint format types audit bench chaos simulate cluster clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -44,6 +45,9 @@ chaos: .venv/.ready  ## kill it at random and count what was paid twice or lost
 
 cluster: .venv/.ready  ## PostgreSQL, Redis, two API servers and three workers, with faults; needs them installed
 	$(BIN)/python -m tests.cluster
+
+simulate: .venv/.ready  ## the money rules under SCHEDULES simulated schedules of faults, deaths and sleeps
+	$(BIN)/python -m tests.simulation --schedules $(SCHEDULES) --abreast 2
 
 clean:  ## remove what was built, keep .venv and everything rendered
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,272 @@
+"""Everything of the product that is simulated, by name, and the media work that is stubbed."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from avatar import workspace as workspaces
+from avatar.batch import run as batch_run
+from avatar.batch import sheets
+from avatar.batch.models import Outcome, Row, RowState
+from avatar.errors import AvatarError, VideoRejected
+from avatar.events import about_error
+from avatar.job import produce, publish
+from avatar.job import reconcile as reconciling
+from avatar.media.facts import VideoFacts
+from avatar.media.stills import Stills
+from avatar.models import (
+    KLING_AVATAR,
+    Asset,
+    AvatarJob,
+    Check,
+    Plan,
+    Portrait,
+    ProviderName,
+    Quote,
+    Segment,
+    Voice,
+)
+from avatar.models import render_id as identify
+from avatar.money import collect
+from avatar.money import settle as settling
+from avatar.money.collect import collect_render
+from avatar.money.commit import still_to_buy
+from avatar.money.journal import IllegalTransition, RenderState
+from avatar.money.state import current
+from avatar.money.submit import its_turn, submit_render
+from avatar.money.webhooks import Hint, keep_hint
+from avatar.providers.fal import Fal
+from avatar.settings import AvatarSettings
+from avatar.workspace import Workspace
+from tests.simulation.provider import BROKEN, Accepted
+
+SECONDS = 8.0
+PRICE = Decimal("0.9200")
+#: Errors that a worker may end with; of these, those that show a defect.
+EXPECTED = (AvatarError,)
+DEFECTS = (IllegalTransition,)
+
+
+#: Whether every machine's media library writes other bytes.
+SALTED = [False]
+
+
+# --- what stands in for media work
+
+
+def _probe(path: Path) -> VideoFacts:
+    if path.read_bytes().startswith(BROKEN):
+        raise VideoRejected("it does not decode")
+    return VideoFacts(
+        width=640, height=640, fps=25, frames=200, video_start=0, video_seconds=SECONDS, audio_start=0,
+        audio_seconds=SECONDS, has_audio=True, video_codec="h264", audio_codec="aac", container="mp4", faststart=True,
+    )  # fmt: skip
+
+
+async def _assemble(workspace: Workspace, plan: Plan, renders: Sequence[Any], folder: Path) -> Any:
+    pieces = []
+    for number, render in enumerate(renders):
+        pieces.append(folder / f"part-{number}.mp4")
+        await workspace.store.download(render.key, pieces[-1])
+    target = folder / "video.mp4"
+    salt = workspace.settings.state_dir.name.encode() if SALTED[0] else b""
+    target.write_bytes(b"".join(piece.read_bytes() for piece in pieces) + salt)
+    stills = Stills(folder / "poster.jpg", folder / "contact.jpg")
+    for picture in (stills.poster, stills.contact):
+        picture.write_bytes(b"jpg")
+    check = Check(name="stub", value="1", bound="1", passed=True)
+    return publish.Assembled(target, _probe(target), (check,), stills)
+
+
+def stub_media() -> None:
+    """Put the stubs in place, once for the program."""
+    collect.probe_video = _probe
+    publish.assemble = _assemble
+    publish._versions = dict
+
+
+# --- what is made once and used by every schedule
+
+
+@cache
+def plans(jobs: int, segments: int) -> tuple[Plan, ...]:
+    return tuple(_plan(f"{job} of {jobs}", segments) for job in range(jobs))
+
+
+def _plan(name: str, segments: int) -> Plan:
+    portrait = _asset(f"portrait {name}", "png")
+    voice = _asset(f"voice {name}", "mp3")
+    pieces = tuple(
+        Segment(index=n, start=SECONDS * n, seconds=SECONDS, asset=asset, sha256=asset.sha256)
+        for n in range(segments)
+        for asset in [_asset(f"voice {name} {n}", "mp3")]
+    )
+    return Plan(
+        job_id=hashlib.sha256(f"{name} {segments}".encode()).hexdigest()[:32],
+        prompt=".",
+        model=KLING_AVATAR,
+        provider=ProviderName.FAL,
+        portrait=Portrait(source=portrait, asset=portrait, sha256=portrait.sha256, width=512, height=512),
+        voice=Voice(
+            source=voice, seconds=SECONDS * segments, samples=48000, sample_rate=48000, channels=1, codec="mp3",
+            container="mp3", peak=0.5, loudness=-20,
+        ),
+        segments=pieces,
+        quote=Quote(
+            provider=ProviderName.FAL, seconds=SECONDS * segments, price_per_second=Decimal("0.115"),
+            amount=PRICE * segments,
+        ),
+    )  # fmt: skip
+
+
+def _asset(name: str, extension: str) -> Asset:
+    sha256 = hashlib.sha256(name.encode()).hexdigest()
+    return Asset(key=f"assets/{sha256}.{extension}", sha256=sha256, size=100, content_type="audio/mpeg")
+
+
+def render_id(plan: Plan, segment: Segment) -> str:
+    return identify(
+        portrait=plan.portrait, segment=segment, prompt=plan.prompt, model=plan.model, take=plan.take
+    )
+
+
+@cache
+def settings(state_dir: Path, limit: Decimal | None, *, webhooks: bool) -> AvatarSettings:
+    state_dir.mkdir(parents=True, exist_ok=True)
+    bridge = {"public_url": "https://bridge.example", "secret": "s" * 32} if webhooks else {}
+    return AvatarSettings(
+        _env_file=None,
+        provider="fal",
+        state_dir=state_dir,
+        fal={"key": "k" * 32},
+        store={"endpoint": "memory.invalid", "access_key": "a", "secret_key": "s"},
+        budget={"per_day": limit},
+        bridge=bridge,
+        polling={"deadline_seconds": 1800, "min_interval": 2, "max_interval": 30},
+    )
+
+
+_stores: list[Any] = []
+_fals: dict[int, Fal] = {}
+
+
+def take_stores() -> None:
+    """Have workspaces made on the store that is given to them, once for the program."""
+    workspaces.Store = lambda _: _stores[0]
+
+
+def workspace(given: AvatarSettings, store: Any, told: Callable[[Any], None], turns: Any) -> Workspace:
+    """A workspace as a process makes it."""
+    _stores[:] = [store]
+    made = Workspace(given, deliver=told, turns=turns)
+    made._providers[ProviderName.FAL] = _fals.setdefault(id(given), Fal(given, store))
+    return made
+
+
+# --- what workers do
+
+
+def _job() -> AvatarJob:
+    return AvatarJob(portrait="portrait.png", voice="voice.mp3", provider=ProviderName.FAL)
+
+
+async def command(workspace: Workspace, plans: Sequence[Plan]) -> None:
+    """`avatar generate`, or a run of its flow, for one job after another."""
+    failed: AvatarError | None = None
+    for plan in plans:
+        try:
+            await _one(workspace, plan)
+        except AvatarError as error:
+            notice = about_error(error, run=f"{plan.job_id}", job_id=plan.job_id)
+            if notice is not None:
+                workspace.post(notice)
+            failed = error
+    if failed is not None:
+        raise failed
+
+
+async def _one(workspace: Workspace, plan: Plan) -> None:
+    if await produce.made_already(workspace, _job(), plan.job_id):
+        return
+    renders = await produce.render_all(workspace, _job(), plan, _render(workspace))
+    publish.require_published(await publish.publish_video(workspace, plan, renders))
+
+
+def _render(workspace: Workspace) -> Any:
+    async def render(plan: Plan, segment: Segment, claimed_on: str | None) -> Any:
+        async with its_turn(workspace, plan, segment, claimed_on) as day:
+            record = await submit_render(workspace, plan, segment, claimed_on=day)
+            await produce.wait_until_done(workspace, record.entry.render_id)
+        return await produce.patiently(
+            lambda: collect_render(workspace, record.entry.render_id), produce.LONG
+        )
+
+    return render
+
+
+async def batch(workspace: Workspace, plans: Sequence[Plan]) -> None:
+    """A batch of all jobs in this process: checked before, now carried out."""
+    batch_id = hashlib.sha256(plans[0].job_id.encode()).hexdigest()[:32]
+    rows = [await _row(workspace, plan, line) for line, plan in enumerate(plans, start=1)]
+    await sheets.write_rows(workspace, batch_id, 0, rows)
+    floor = batch_run.Floor(workspace, batch_id=batch_id, run="run", at_once=4, rows=len(rows))
+    await batch_run.run_sheet(floor, 0)
+
+
+async def _row(workspace: Workspace, plan: Plan, line: int) -> Row:
+    owed = await produce.patiently(lambda: still_to_buy(workspace, plan), produce.SHORT)
+    outcome = Outcome(line=line, state=RowState.WAITING, job_id=plan.job_id)
+    return Row(line=line, job=_job(), plan=plan, owed=owed, outcome=outcome)
+
+
+async def reconcile(workspace: Workspace) -> None:
+    await reconciling.reconcile_renders(workspace)
+
+
+async def webhook(workspace: Workspace, job: Accepted) -> None:
+    """A delivery for `job` came in at the bridge."""
+    address = str(job.webhook).rsplit("/", 4)
+    hint = Hint(
+        render_id=address[2],
+        attempt=int(address[3]),
+        provider=ProviderName.FAL,
+        request_id=job.request_id,
+        received_at=datetime.now(UTC),
+    )
+    record = await keep_hint(workspace.store, workspace.journal, hint)
+    if record is not None and record.state in {RenderState.UNKNOWN, RenderState.RESOLVED, RenderState.INTENT}:
+        with suppress(AvatarError):
+            await current(workspace, hint.render_id)
+
+
+async def waiting_for_a_person(workspace: Workspace) -> list[str]:
+    """Renders that `avatar status` shows as a person's to settle."""
+    found = []
+    for render_id in await workspace.journal.open_renders():
+        head = await workspace.journal.head(render_id)
+        if head is not None and head.state is RenderState.UNKNOWN:
+            found.append(render_id)
+    return found
+
+
+async def settle(workspace: Workspace, render_id: str, found: list[Accepted], *, person: str) -> None:
+    """`avatar resolve`, by what the dashboard shows, or (`wrong`) without looking."""
+    if person == "careful" and found:
+        await settling.attach_request(workspace, render_id, found[-1].request_id, by="Anna")
+    else:
+        await settling.declare_not_charged(workspace, render_id, by="Anna")
+    with suppress(AvatarError):
+        await reconciling.finish_render(workspace, render_id)
+
+
+def tells_of(notice: Any, job: Accepted) -> bool:
+    """Whether a notice puts this request in front of a person."""
+    if type(notice).__name__ in {"VideoPublished", "BudgetRefusal"}:
+        return False
+    facts = notice.model_dump_json()
+    return job.request_id in facts or job.render_id in facts

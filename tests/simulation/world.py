@@ -1,0 +1,414 @@
+"""One schedule: workers on machines, a store, a provider, a person, and the troubles of its scenario."""
+
+import asyncio
+import json
+import random
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from avatar.errors import StoreUnavailable
+from avatar.store.objects import Stat
+from tests.simulation import disguise, product, wires
+from tests.simulation.judge import Judge
+from tests.simulation.loop import Process, VirtualLoop
+from tests.simulation.provider import Accepted, Answer, Fal
+from tests.simulation.scenario import Scenario
+from tests.store.memory import Kept, MemoryServer, MemoryStore
+
+DAY0 = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
+BUCKET = "avatar"
+#: Once troubles have ended, `reconcile` runs after so many seconds.
+SETTLING = (0, 200, 600, 1200, 2400, 4800, 9600, 20_000, 40_000, 80_000, 160_000)
+
+
+class World:
+    """Carries out one schedule. `judge.violations` says what came of it."""
+
+    def __init__(self, scenario: Scenario, home: Path) -> None:
+        self.scenario, self.home = scenario, home
+        self.random = scenario.random
+        self.loop = VirtualLoop(scenario.seed + 1)
+        self.epoch = DAY0 + scenario.hour * 3600
+        self.judge = Judge(scenario.limit)
+        self.server = _Server(self)
+        self.fal = Fal(scenario.random, lambda: self.loop.now, scenario.script, scenario.history)
+        self.fal.on_accept, self.fal.who, self.fal.stamp = self._accepted, self._who, self._stamp
+        self.plans = product.plans(scenario.jobs, scenario.segments)
+        self.by_voice = {
+            segment.asset.key: product.render_id(plan, segment)
+            for plan in self.plans
+            for segment in plan.segments
+        }
+        self.judge.price = product.PRICE
+        self.settings = [
+            product.settings(home / f"m{n}", scenario.limit, webhooks=scenario.webhooks)
+            for n in range(scenario.machines)
+        ]
+        self.told: list[Any] = []
+        self.ended: list[str] = []
+        self.processes: list[Process] = []
+        self.calm = False
+        self._sender = ""
+
+    # --- running
+
+    def carry_out(self) -> None:
+        """Run the schedule to its end, or to the first violation."""
+        for n in range(self.scenario.machines):
+            shutil.rmtree(self.home / f"m{n}" / "receipts", ignore_errors=True)
+        disguise.take_the_stage(self.loop, self.epoch, self._disk_is_full)
+        wires.STAGE[:], product.SALTED[:] = [self], [self.scenario.salted]
+        self.loop.after_step = self._after_step
+        self._arrange()
+        bad = self.judge.violations
+        try:
+            self.loop.run(lambda: bool(bad) or self.loop.now > self.scenario.span)
+            self._settle()
+        finally:
+            self.loop.close()
+
+    def _arrange(self) -> None:
+        self.server.buckets[BUCKET] = {
+            key: Kept(b"?", Stat(key, 1, "", self.server.clock()))
+            for key in (stray.replace("%s", "f" * 32) for stray in self.scenario.strays)
+        }
+        for number, (at, kind) in enumerate(self.scenario.runs):
+            self._begin_run(at, kind, number, self.scenario.restarts)
+        for at in self.scenario.reconciles:
+            self.loop.at(at, lambda: self.start("reconcile", product.reconcile))
+        if self.scenario.person != "away":
+            for part in (0.3, 0.6, 0.95):
+                self.loop.at(part * self.scenario.span, lambda: self.start("person", self._person))
+
+    def _begin_run(self, at: float, kind: str, number: int, restarts: int) -> None:
+        """A run of all jobs, begun again while it dies or fails and restarts are left."""
+
+        def begin() -> None:
+            work = product.batch if kind == "batch" else product.command
+            process = self.start(f"{kind} {number}", lambda ws: work(ws, self.plans), machine=number)
+            if restarts and not self.calm:
+                self.loop.at(self.loop.now + 180, lambda: again(process))
+
+        def again(process: Process) -> None:
+            if self.calm:
+                return
+            if process.ended and not (process.alive and process.task and _went_well(process.task)):
+                self._begin_run(self.loop.now + 5, kind, number, restarts - 1)
+            elif not process.ended:
+                self.loop.at(self.loop.now + 180, lambda: again(process))
+
+        self.loop.at(at, begin)
+
+    def start(
+        self, name: str, work: Callable[[Any], Coroutine[Any, Any, Any]], *, machine: int = 0
+    ) -> Process:
+        """A new process on a machine, with a workspace of its own."""
+        number = machine % self.scenario.machines
+        process = Process(f"{name} on m{number}", skew=self.scenario.skews[number])
+        store = _Store(self, process)
+        self.loop.current = process
+        turns = _Turns(self.random, self.scenario.waits)
+        workspace = product.workspace(self.settings[number], store, self.told.append, turns)
+        self.loop.current = None
+        process.holder = workspace.journal.holder
+        self.processes.append(process)
+        return self.loop.spawn(process, self._main(process, workspace, work))
+
+    async def _main(
+        self, process: Process, workspace: Any, work: Callable[[Any], Coroutine[Any, Any, Any]]
+    ) -> Any:
+        try:
+            return await work(workspace)
+        except product.EXPECTED as error:
+            self.ended.append(f"{self.loop.now:.0f} {process.name}: {type(error).__name__}: {error}")
+            if isinstance(error, product.DEFECTS):
+                self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
+            raise
+        except OSError as error:
+            self.ended.append(f"{self.loop.now:.0f} {process.name}: {error}")
+            if not self._disk_is_full():
+                self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
+            raise
+        except Exception as error:
+            self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
+            raise
+
+    def _after_step(self) -> None:
+        scenario, steps = self.scenario, self.loop.steps
+        while scenario.deaths and scenario.deaths[0] <= steps:
+            scenario.deaths.pop(0)
+            if (victim := self._victim()) is not None:
+                self.loop.kill(victim)
+        while scenario.naps and scenario.naps[0][0] <= steps:
+            _, seconds, stopped = scenario.naps.pop(0)
+            if (victim := self._victim()) is not None:
+                self.loop.sleep(victim, seconds, stopped_clock=stopped)
+
+    def _disk_is_full(self) -> bool:
+        process, full = self.loop.current, self.scenario.full
+        if process is None or full is None or self.calm:
+            return False
+        return process.name.endswith(f"m{full[0]}") and full[1] <= self.loop.now < full[2]
+
+    def _victim(self) -> Process | None:
+        living = [each for each in self.processes if not each.ended and not each.asleep]
+        return self.random.choice(living) if living and not self.calm else None
+
+    # --- the end
+
+    def _settle(self) -> None:
+        """Troubles are over: `reconcile` alone, and the person, bring everything to where it must be."""
+        self.calm = True
+        bad = self.judge.violations
+        start = self.loop.now
+        for after in SETTLING:
+            self.loop.run(lambda after=after: bool(bad) or self.loop.now >= start + after)
+            self.loop.now = max(self.loop.now, start + after)
+            if bad:
+                return
+            self._tick()
+            if not self.open_ends():
+                return
+        self.judge.violations += self.open_ends()
+
+    def _tick(self) -> None:
+        """One `reconcile`, and one look of the person, to their ends."""
+        looks: list[tuple[str, Any]] = [("reconcile", product.reconcile)]
+        if self.scenario.person != "away":
+            looks.append(("person", self._person))
+        for name, work in looks:
+            process = self.start(name, work)
+            limit = self.loop.now + 3600
+            self.loop.run(lambda p=process, limit=limit: p.ended or self.loop.now > limit)
+
+    def open_ends(self) -> list[str]:
+        """Accepted requests that are neither published nor in front of a person."""
+        return [
+            f"{job.request_id} of {job.render_id[:6]} ({job.script.fate}, {job.script.link}) is neither published nor in "
+            f"front of a person: {self._seen(job)}"
+            for job in self.fal.accepted.values()
+            if not self._is_home(job) and not self._is_told(job)
+        ]
+
+    def _is_home(self, job: Accepted) -> bool:
+        """Whether a published record names the request."""
+        objects = self.server.buckets[BUCKET]
+        for plan in self.plans:
+            record = objects.get(f"videos/{plan.job_id}/manifest.json")
+            if record and job.request_id in {
+                each["request_id"] for each in json.loads(record.data)["renders"]
+            }:
+                return True
+        return False
+
+    def _is_told(self, job: Accepted) -> bool:
+        """Whether a person sees it: by a notice, by `status`, or because a person settled it."""
+        head = self.judge.head(job.render_id)
+        state = head["state"] if head else None
+        followed = ((head or {}).get("submission") or {}).get("request_id")
+        if state in {"unknown", "stalled"}:
+            return True
+        if job.request_id in " ".join(self.judge.strays) or any(product.tells_of(n, job) for n in self.told):
+            return True
+        if state == "failed" and followed == job.request_id:
+            return not job.charged or any(product.tells_of(n, job) for n in self.told)
+        declared = [
+            each["attempt"] for each in self.judge.journal[job.render_id] if each["state"] == "resolved"
+        ]
+        return job.attempt in declared or not job.charged
+
+    def _seen(self, job: Accepted) -> str:
+        states = [f"{each['state']}" for each in self.judge.journal[job.render_id]]
+        return " ".join(states) or "no journal"
+
+    # --- the person
+
+    async def _person(self, workspace: Any) -> None:
+        """Looks at `status`, then at the dashboard, and settles what only a person can."""
+        for render_id in await product.waiting_for_a_person(workspace):
+            held = {
+                (each.get("submission") or {}).get("request_id") for each in self.judge.journal[render_id]
+            }
+            mine = [job for job in self.fal.accepted.values() if job.render_id == render_id]
+            found = [job for job in mine if job.request_id not in held]
+            try:
+                await product.settle(workspace, render_id, found, person=self.scenario.person)
+            except product.EXPECTED as error:
+                self.ended.append(f"{self.loop.now:.0f} person: {type(error).__name__}: {error}")
+
+    # --- the provider's side
+
+    def _who(self, body: dict[str, Any], headers: Any) -> tuple[str, int, str]:
+        """Whose request this is: by its voice, and by the newest intent of the process that sends it."""
+        key = body["audio_url"].partition("?")[0].partition(f"/{BUCKET}/")[2]
+        render_id = self.by_voice[key]
+        mine = [each for each in self.judge.journal[render_id] if each["holder"] == self._sender]
+        return render_id, (mine[-1]["attempt"] if mine else 0), self._sender
+
+    def _accepted(self, job: Accepted) -> None:
+        claims = [
+            key
+            for key in self.server.buckets[BUCKET]
+            if key.startswith("budget/") and f"/{job.render_id}." in key
+        ]
+        self.judge.accepted(job, claims)
+        if job.webhook:
+            for _ in range(self.random.choice((0, 1, 1, 2))):
+                at = job.done_at + self.random.choice((0.1, 5.0, 300.0))
+                self.loop.at(at, lambda: self.start("webhook", lambda ws: product.webhook(ws, job)))
+
+    def _stamp(self, moment: float) -> str:
+        return datetime.fromtimestamp(self.epoch + moment, UTC).isoformat().replace("+00:00", "Z")
+
+    # --- what wires asks
+
+    def submit_fault(self) -> str:
+        if self.calm or self.random.random() >= self.scenario.submit_rate:
+            return ""
+        return self.random.choice(self.scenario.submit_faults)
+
+    def call_fault(self) -> str:
+        if self.calm or self.random.random() >= self.scenario.call_rate:
+            return ""
+        return self.random.choice(("reset", "silence", "page", "broken", "throttled", "nonsense"))
+
+    async def ask(self, method: str, url: str, request: dict[str, Any], fault: str, *, paid: bool) -> Answer:
+        """One call that has left: what it does at the provider, and what comes back."""
+        process = self.loop.current
+
+        def act() -> Answer:
+            if not paid:
+                return self.fal.answer(method, url)
+            self._sender = process.holder if process else ""
+            return self._submit(url, request, fault)
+
+        if not paid and fault:
+            return await self._spoilt(fault, act)
+        if fault in {"lost_unsent", "gateway_unsent"}:
+            act = lambda: (502, {"content-type": "text/html"}, b"<html>bad gateway</html>")  # noqa: E731
+        answer = await self.loop.request(act)
+        if fault in {"lost", "lost_unsent", "cut"}:
+            raise httpx.ReadError("reset")
+        if fault == "silence":
+            await asyncio.sleep(1000)
+        return answer
+
+    def _submit(self, url: str, request: dict[str, Any], fault: str) -> Answer:
+        json_type = {"content-type": "application/json"}
+        refusals = {
+            "throttled": (429, json_type | {"retry-after": "5"}, b'{"detail": "Too many"}'),
+            "balance": (403, json_type, b'{"detail": "User is locked. Reason: Exhausted balance."}'),
+            "invalid": (422, json_type, b'{"detail": [{"loc": [], "msg": "no face", "type": "face_detection_error"}]}'),
+        }  # fmt: skip
+        if fault in refusals:
+            return refusals[fault]
+        body = json.loads(request["content"])
+        job = self.fal.accept(body, request.get("headers", {}), httpx.URL(url).query.decode())
+        if fault == "gateway":
+            return 504, {"content-type": "text/html"}, b"<html>gateway timed out</html>"
+        if fault == "page":
+            return 200, {"content-type": "text/html"}, b"<html>hello</html>"
+        if fault == "nested_id":
+            return 200, json_type, json.dumps({"code": 0, "data": {"request_id": job.request_id}}).encode()
+        return self.fal.receipt(job)
+
+    async def _spoilt(self, fault: str, act: Callable[[], Answer]) -> Answer:
+        if fault in {"reset", "silence"}:
+            await asyncio.sleep(self.random.uniform(0, 40) if fault == "silence" else 0)
+            raise httpx.ReadError("reset")
+        if fault == "page":
+            return 502, {"content-type": "text/html"}, b"<html>bad gateway</html>"
+        if fault == "broken":
+            return 503, {"content-type": "application/json"}, b'{"detail": "down"}'
+        if fault == "throttled":
+            return 429, {"content-type": "application/json", "retry-after": "7"}, b"{}"
+        return 200, {"content-type": "text/html"}, b"<html>maintenance</html>"
+
+
+def _went_well(task: "asyncio.Task[Any]") -> bool:
+    return not task.cancelled() and task.exception() is None
+
+
+class _Turns:
+    """An account that is busy for as long as the scenario says."""
+
+    def __init__(self, dice: random.Random, waits: tuple[float, ...]) -> None:
+        self._dice, self._waits = dice, waits
+
+    @asynccontextmanager
+    async def hold(self, _: Any, *, under_way: bool) -> AsyncIterator[None]:
+        if not under_way:
+            await asyncio.sleep(self._dice.choice(self._waits))
+        yield
+
+
+class _Server(MemoryServer):
+    """The store's server: its clock is true time."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self._second, self._shown = -1, datetime.fromtimestamp(world.epoch, UTC)
+
+    def clock(self) -> datetime:
+        second = int(self.world.loop.now)
+        if second != self._second:
+            self._second = second
+            self._shown = datetime.fromtimestamp(int(self.world.epoch) + second, UTC)
+        return self._shown
+
+
+class _Store(MemoryStore):
+    """The store as one process sees it, with the schedule's faults on the way."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        super().__init__(world.server, BUCKET)
+        self.world, self.process = world, process
+        self._proved = True
+
+    async def _ask(self, method: str, key: str, act: Callable[[], Any]) -> Any:
+        world = self.world
+        loop, fault = world.loop, self._fault()
+        if fault == "away":
+            await asyncio.sleep(world.random.uniform(0.1, 12))
+            raise StoreUnavailable("the store is away")
+        if fault == "refused":
+            await asyncio.sleep(world.random.uniform(0, 10))
+            raise StoreUnavailable(f"the store refused to {method} {key}")
+        if fault == "late":  # given up, and done all the same, later
+            loop.request(act, delay=world.random.uniform(5, 90))
+            await asyncio.sleep(10)
+            raise StoreUnavailable(f"the store did not answer: {method} {key}")
+        result = await loop.request(act, delay=world.random.uniform(1, 25) if fault == "slow" else 0.0)
+        if fault == "lost":
+            raise StoreUnavailable(f"the store's answer was lost: {method} {key}")
+        return result
+
+    def _fault(self) -> str:
+        world, scenario = self.world, self.world.scenario
+        if world.calm:
+            return ""
+        if any(begin <= world.loop.now < end for begin, end in scenario.away):
+            return "away"
+        if scenario.store_rate and world.random.random() < scenario.store_rate:
+            return world.random.choice(scenario.store_faults)
+        return ""
+
+    def keep(self, key: str, data: bytes, content_type: str = "", metadata: Any = None) -> Stat:
+        before = self._objects.get(key)
+        stat = super().keep(key, data, content_type, metadata)
+        self.world.judge.written(key, data, before.data if before else None)
+        return stat
+
+    async def remove(self, key: str) -> None:
+        def act() -> None:
+            if self._objects.pop(key, None) is not None:
+                self.world.judge.removed(key)
+
+        await self._ask("remove", key, act)
