@@ -217,7 +217,15 @@ class Throttled(Transient):
 
 
 class ProviderUnavailable(Transient):
-    """A free call to the provider (status, result, cancel, download) did not get through."""
+    """A free call to the provider (status, result, cancel, download) did not get through.
+
+    Attributes:
+        retry_after: seconds the provider asked to wait, if it said.
+        kind: of a download: `expired` for a link that is refused, so that a fresh one may help.
+    """
+
+    retry_after: float | None = None
+    kind: str = ""
 
 
 class StoreUnavailable(Transient):

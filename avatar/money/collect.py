@@ -9,7 +9,6 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from avatar.errors import (
-    DownloadFailed,
     ObjectNotFound,
     ProviderUnavailable,
     Refused,
@@ -194,20 +193,13 @@ async def _download(workspace: Workspace, record: Record, provider: Provider, pa
     remote = _remote(record)
     try:
         await provider.download(remote, path)
-    except DownloadFailed as error:
-        if getattr(error, "kind", "") != "expired":
+    except ProviderUnavailable as error:
+        if error.kind != "expired":
             raise
-        # Its URL has expired; the provider may still give a fresh one for the request id.
+        # Its URL is refused; the provider may still give a fresh one for the request id. If that is refused too, it has
+        # not got around yet.
         record = await _ask_result(workspace, record, provider)
-        try:
-            await provider.download(_remote(record), path)
-        except DownloadFailed as again:
-            if getattr(again, "kind", "") != "expired":
-                raise
-            # A link as fresh as this one is not there yet.
-            raise ProviderUnavailable(
-                again.message, provider=record.entry.provider, render_id=record.entry.render_id
-            ) from again
+        await provider.download(_remote(record), path)
     return record
 
 

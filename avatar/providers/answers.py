@@ -5,10 +5,11 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-from avatar.models import RemoteState
+from avatar.models import RemoteState, RemoteVideo
 
 log = logging.getLogger("avatar.provider")
 
@@ -141,6 +142,64 @@ def error_kind(data: Mapping[str, Any] | None) -> str:
     return clean(text(data.get("error_type")) or next(filter(None, listed), ""))
 
 
+# Where a result's video stands. Two shapes are documented; siblings and gateways use a dozen more, and what was paid
+# for is not thrown away because its address stands elsewhere.
+#: Names whose values are no result, whatever they link to.
+_NO_RESULT = re.compile(
+    r"image|audio|voice|thumb|poster|cover|input|prompt|log|detail|error|(?:status|response|cancel|polling|hook|callback)_?url"
+)
+_VIDEO_FILE = re.compile(r"(?i)^[^?#]*\.(?:mp4|m4v|mov|webm|mkv)(?:[?#]|$)")
+#: What a link that is not called a video may be called.
+_RESULT = re.compile(
+    r"^(?:(?:media|output|result|file|download)_?)?(?:ur[li]s?|links?)$|^(?:outputs?|results?|media|files?|data)$"
+)
+
+
+def read_video(answer: Mapping[str, Any], *, billed_seconds: Decimal | None = None) -> RemoteVideo | None:
+    """The video that an answer names, with what is told about it; None if it names none, anywhere."""
+    # Python's sort is stable: of two as good, the one named first.
+    found = sorted(_links(answer, ()), key=lambda one: one[0])
+    if not found:
+        return None
+    _, url, beside = found[0]
+    parts = (
+        beside,
+        *(part for part in (answer.get("video"), answer.get("output")) if isinstance(part, dict)),
+        answer,
+    )
+    lengths = (number(part.get(name)) for part in parts for name in ("duration", "duration_seconds"))
+    return RemoteVideo(
+        url=url,
+        content_type=next(filter(None, (text(part.get("content_type")) for part in parts)), None),
+        size=next(filter(None, (whole(part.get("file_size")) for part in parts)), None),
+        seconds=next(filter(None, lengths), None),
+        billed_seconds=billed_seconds,
+        payload=dict(answer),
+    )
+
+
+def _links(
+    value: Any, names: tuple[str, ...], beside: Mapping[str, Any] | None = None
+) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+    """Links to what may be the result: how sure that is (0 is surest), the link, the object it stands in."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not _NO_RESULT.search(name.lower()):
+                yield from _links(inner, (*names, name.lower()), value)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _links(inner, names, beside)
+    elif isinstance(value, str) and value.lstrip().startswith(("{", "[")) and names:
+        packed = parse_object(b'{"data":%s}' % value.encode("utf-8", "replace"))
+        yield from _links((packed or {}).get("data"), names, beside)
+    elif beside is not None and (link := text(value)).lower().startswith(("https://", "http://")):
+        is_video = text(beside.get("content_type")).startswith("video/") or _VIDEO_FILE.match(link)
+        if is_video or any("video" in name for name in names):
+            yield 0, link, beside
+        elif _RESULT.match(names[-1]):
+            yield 1, link, beside
+
+
 class Vocabulary:
     """A provider's status words. One that is not known means "keep polling", and is logged once."""
 
@@ -149,10 +208,17 @@ class Vocabulary:
         self._states = {word: RemoteState(state) for state, known in words.items() for word in known}
         self._odd: set[str] = set()
 
+    def knows(self, word: str) -> bool:
+        return self._name(word) in self._states
+
     def state(self, word: str) -> RemoteState:
         """What `word` means; running if nobody knows."""
-        name = word.strip()[:100].upper().replace(" ", "_").replace("-", "_")
+        name = self._name(word)
         if name not in self._states and name not in self._odd and len(self._odd) < 100:  # noqa: PLR2004 - enough
             self._odd.add(name)
             log.warning("%s said an unknown status word, %r: taken as running.", self._provider, clean(word))
         return self._states.get(name, RemoteState.RUNNING)
+
+    @staticmethod
+    def _name(word: str) -> str:
+        return word.strip()[:100].upper().replace(" ", "_").replace("-", "_")

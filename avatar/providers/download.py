@@ -6,6 +6,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -14,7 +15,7 @@ import httpx
 
 from avatar.errors import DownloadFailed, ProviderUnavailable
 from avatar.providers.public_hosts import Cut, Unsafe, ask_stranger, host_of
-from avatar.providers.wire import retry_after
+from avatar.providers.wire import Unreadable, read_bounded, retry_after
 from avatar.settings import DownloadSettings
 
 log = logging.getLogger("avatar.provider")
@@ -46,6 +47,7 @@ class Rules:
         max_bytes: most that is written.
         attempts: connections, each going on where the last one stopped.
         private: whether private addresses and plain http are allowed, for stand-ins.
+        paid: whether it was paid for: then a page of text is waited out, and what came packed is unpacked.
         not_starting: first bytes of what is not fetched, whatever it is called.
         not_types: content types that are not fetched.
     """
@@ -54,6 +56,7 @@ class Rules:
     max_bytes: int
     attempts: int
     private: bool = False
+    paid: bool = False
     not_starting: tuple[bytes, ...] = STARTS_OF_TEXT
     not_types: tuple[str, ...] = _TYPES_OF_TEXT
 
@@ -80,12 +83,13 @@ class Partial:
     path: Path
     size: int = 0
     total: int | None = None
+    packed: bool = False  #: whether it came so; a part of such an answer is no part of the file
     validator: str | None = None  #: strong ETag or date by which the server recognises the same content
 
     def restart(self, response: httpx.Response) -> None:
         """Begin anew with this answer."""
         self.path.write_bytes(b"")
-        self.size = 0
+        self.size, self.packed = 0, False
         etag = response.headers.get("etag", "")
         strong = etag if etag.startswith('"') else None
         self.validator = strong or response.headers.get("last-modified")
@@ -98,7 +102,7 @@ class Partial:
 
     def range_headers(self) -> dict[str, str]:
         """Headers that ask for the rest, and for all of it if the content has changed (RFC 9110 §13.1.5)."""
-        if not self.size:
+        if not self.size or self.packed:
             return {}
         return {"Range": f"bytes={self.size}-"} | ({"If-Range": self.validator} if self.validator else {})
 
@@ -107,11 +111,12 @@ async def fetch_video(url: str, target: Path, *, settings: DownloadSettings) -> 
     """Write the video that a provider's answer points to, complete or not at all.
 
     Raises:
-        DownloadFailed: trying again is of no use; `kind` is `expired` (ask the provider for a fresh URL),
-            `unsafe` (not https, or no public address), `too_large` or `not_video`.
-        ProviderUnavailable: it was cut or refused `settings.attempts` times.
+        DownloadFailed: trying again is of no use; `kind` is `unsafe` (not https, or no public address) or `too_large`.
+        ProviderUnavailable: not yet: it was cut, or pages or refusals came, `settings.attempts` times; or, with the
+            `kind` `expired`, the link is refused (401, 403, 404, 410): a fresh one may help, and a fresh one may not
+            have got around yet.
     """
-    rules = Rules("video", settings.max_bytes, settings.attempts, settings.allow_private_hosts)
+    rules = Rules("video", settings.max_bytes, settings.attempts, settings.allow_private_hosts, paid=True)
     try:
         await fetch(url, target, rules)
     except NotFetched as error:
@@ -119,10 +124,11 @@ async def fetch_video(url: str, target: Path, *, settings: DownloadSettings) -> 
 
 
 def _about_video(error: NotFetched, settings: DownloadSettings) -> DownloadFailed | ProviderUnavailable:
-    if error.kind == "unavailable":
+    if error.kind in {"unavailable", "expired"}:
         return ProviderUnavailable(
             f"The video could not be fetched from {error.host}: {error.why}. It is rendered and paid for, and its "
-            "request id is kept: run the job again to continue. It is not paid for twice."
+            "request id is kept: run the job again to continue. It is not paid for twice.",
+            kind=error.kind,
         )
     if error.kind == "too_large":
         return DownloadFailed(
@@ -135,7 +141,7 @@ def _about_video(error: NotFetched, settings: DownloadSettings) -> DownloadFaile
         f"The video at {error.host or 'the provider'} was not fetched: {error.why}. It is rendered and paid for, and "
         "its request id is kept.",
         hint="Run the job again: it asks the provider for a fresh link and is not paid for twice.",
-        kind="not_video" if error.kind == "wrong_content" else error.kind,
+        kind=error.kind,
     )
 
 
@@ -169,7 +175,7 @@ async def _transfer(url: str, partial: Partial, rules: Rules) -> None:
     """One connection's worth: from where the last one stopped."""
     async with ask_stranger(url, partial.range_headers(), private=rules.private) as response:
         _place(response, partial, rules)
-        async for chunk in response.aiter_raw():
+        async for chunk in _unpacked(response, partial, rules):
             if partial.size == 0:
                 _check_start(chunk, response, rules)
             _check_size(partial.size + len(chunk), response, rules)
@@ -178,6 +184,29 @@ async def _transfer(url: str, partial: Partial, rules: Rules) -> None:
         raise Cut("an empty answer")
     if partial.total is not None and partial.size != partial.total:
         raise Cut(f"{partial.size} of {partial.total} bytes")
+
+
+async def _unpacked(response: httpx.Response, partial: Partial, rules: Rules) -> AsyncIterator[bytes]:
+    """The file's bytes. Nobody asked for them to be packed; what was is not resumed."""
+    packed = response.headers.get("content-encoding", "").strip().lower()
+    if packed in {
+        "",
+        "identity",
+        "aws-chunked",
+    }:  # the last is what some S3 servers say of what is not chunked
+        pieces = response.aiter_raw()
+    elif not rules.paid:
+        _fail("wrong_content", "it came packed, although that was not asked for", response)
+    else:
+        partial.total = partial.validator = None
+        partial.packed = True
+        pieces = read_bounded(response, rules.max_bytes)
+    try:
+        async for piece in pieces:
+            if piece:
+                yield piece
+    except Unreadable as error:
+        raise Cut(f"it came {error}") from None
 
 
 def _place(response: httpx.Response, partial: Partial, rules: Rules) -> None:
@@ -210,11 +239,10 @@ def _continues(response: httpx.Response, partial: Partial) -> bool:
 def _check_start(chunk: bytes, response: httpx.Response, rules: Rules) -> None:
     """An error page with status 200 is not what was asked for, whatever it is called."""
     kind = response.headers.get("content-type", "").lower()
-    packed = response.headers.get("content-encoding", "identity").strip().lower()
     start = chunk[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-    if packed not in {"", "identity"}:
-        _fail("wrong_content", "it came packed, although that was not asked for", response)
     if start.startswith(rules.not_starting) or kind.startswith(rules.not_types):
+        if rules.paid:
+            raise Cut(f"a page of text came instead of a {rules.what}")
         _fail("wrong_content", f"a page of text came instead of a {rules.what}", response)
 
 

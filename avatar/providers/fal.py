@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 
-from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost
+from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
 from avatar.models import (
     KLING_AVATAR,
     CancelOutcome,
@@ -32,23 +32,20 @@ from avatar.providers.answers import (
     clean,
     error_kind,
     error_words,
-    number,
     parse_object,
     path_segment,
+    read_video,
     text,
     whole,
 )
 from avatar.providers.base import Capabilities, Provider, RenderInputs
 from avatar.providers.download import fetch_video
 from avatar.providers.fal_storage import upload
-from avatar.providers.outcome import accepted_id, judge, submit_seconds
-from avatar.providers.watching import GRACE, Pace, Watch, age_of, not_found
+from avatar.providers.outcome import UNREACHABLE_INPUT, accepted_id, judge, remedy, submit_seconds
+from avatar.providers.watching import ENDED, GRACE, Pace, Watch, age_of, not_found
 from avatar.providers.wire import (
     BREAKDOWN,
-    KEY_REFUSED,
-    LATER,
     NOT_FOUND,
-    REDIRECT,
     REFUSAL,
     Exchange,
     NoStream,
@@ -66,18 +63,22 @@ if TYPE_CHECKING:
 
 
 # What fal's status and result answers mean. Sources: fal.ai/docs, pages inference/queue.md and errors.md.
-#: Billable units believed: a day of video, when a render has a minute.
-MOST_UNITS = 86_400
+#: What is no number of units any more.
+MOST_UNITS = 10**9
+#: Statuses of a failed request: the model's (422) and fal's own that are the request's fault (page errors.md). One of
+#: another status counts if it lists typed errors as the model's do.
+FAILURES = {400, 422, 499}
 
 
 class ResultKind(StrEnum):
+    """What an answer of the result's address is worth. Whether a render has failed is never told by it alone."""
+
     VIDEO = "video"  #: here it is
-    FAILED = "failed"  #: the model, or fal for it, failed the request
-    NOT_DONE = "not_done"  #: asked too early
+    NO_VIDEO = "no_video"  #: a success that names no video
+    REFUSED = "refused"  #: a 4xx as fal documents it for a failed request
+    BREAKDOWN = "breakdown"  #: a 5xx in JSON: the result's, or the way's
     LOST = "lost"  #: no such request, or no longer
-    KEY_REFUSED = "key_refused"
-    UNAVAILABLE = "unavailable"  #: the answer says nothing about the request
-    UNCLEAR = "unclear"  #: a 5xx that may be the result's or the way's: the status decides
+    NOT_YET = "not_yet"  #: it says nothing about the request
 
 
 def fal_words() -> Vocabulary:
@@ -98,6 +99,8 @@ def read_status(data: Mapping[str, Any], words: Vocabulary) -> Snapshot | None:
     if not word:
         return None
     state = words.state(word)
+    if not words.knows(word) and read_video(data) is not None:
+        state = RemoteState.DONE
     logs = data.get("logs")
     last = logs[-1] if isinstance(logs, list) and logs and isinstance(logs[-1], dict) else {}
     return Snapshot(
@@ -118,98 +121,59 @@ def read_cancel(exchange: Exchange) -> CancelOutcome:
     return CancelOutcome.REQUESTED if told else CancelOutcome.REMOVED
 
 
-def judge_result(exchange: Exchange, request_id: str) -> ResultKind:
+def judge_result(exchange: Exchange) -> ResultKind:
     """What an answer of the result URL is: the model's own answer is passed through, its failure included."""
     status, data = exchange.status or 0, exchange.object
+    if data is None and status not in NOT_FOUND:
+        return ResultKind.NOT_YET
     if exchange.ok:
-        return _judge_ok(status, data)
-    if status in NOT_FOUND and not _typed(data):
+        return _judge_success(status, data or {})
+    typed = isinstance((data or {}).get("detail"), list) and bool(error_kind(data)) and status in REFUSAL
+    if typed or (status in FAILURES and "in progress" not in error_words(data).lower()):
+        return ResultKind.REFUSED
+    if status in NOT_FOUND:
         return ResultKind.LOST
-    if data is None or status in REDIRECT or status in LATER:
-        return ResultKind.UNAVAILABLE
-    if isinstance(data.get("detail"), list) and error_kind(data):
-        return ResultKind.FAILED
-    if status in REFUSAL:
-        return _judge_refusal(status, data)
-    return _judge_breakdown(exchange, data, request_id)
+    return ResultKind.BREAKDOWN if status in BREAKDOWN else ResultKind.NOT_YET
 
 
-def _typed(data: Mapping[str, Any] | None) -> bool:
-    return bool(error_kind(data))
-
-
-def _judge_ok(status: int, data: Mapping[str, Any] | None) -> ResultKind:
-    if data is None:
-        return ResultKind.UNAVAILABLE
-    if _video(data):
+def _judge_success(status: int, data: Mapping[str, Any]) -> ResultKind:
+    if read_video(data) is not None:
         return ResultKind.VIDEO
-    if status == HTTPStatus.ACCEPTED or text(data.get("status")).upper() in {"IN_QUEUE", "IN_PROGRESS"}:
-        return ResultKind.NOT_DONE
-    return ResultKind.FAILED
+    early = status == HTTPStatus.ACCEPTED or text(data.get("status")).upper() in {"IN_QUEUE", "IN_PROGRESS"}
+    return ResultKind.NOT_YET if early else ResultKind.NO_VIDEO
 
 
-def _judge_refusal(status: int, data: Mapping[str, Any]) -> ResultKind:
-    if status in KEY_REFUSED and not _typed(data):
-        return ResultKind.KEY_REFUSED
-    if status == HTTPStatus.BAD_REQUEST and "in progress" in error_words(data).lower():
-        return ResultKind.NOT_DONE
-    return ResultKind.UNAVAILABLE if status == HTTPStatus.METHOD_NOT_ALLOWED else ResultKind.FAILED
+def confirmed(kind: ResultKind, look: Snapshot) -> ResultKind:
+    """What an answer that may be a failure comes to, once the status was asked too."""
+    named = look.state is RemoteState.FAILED or (look.state is RemoteState.DONE and bool(look.kind))
+    ended = look.state in {RemoteState.DONE, RemoteState.FAILED}
+    if named or (ended and kind is ResultKind.REFUSED):
+        return ResultKind.REFUSED
+    return kind if ended and kind is ResultKind.NO_VIDEO else ResultKind.NOT_YET
 
 
-def _judge_breakdown(exchange: Exchange, data: Mapping[str, Any], request_id: str) -> ResultKind:
-    """A 5xx in JSON: a typed one that fal calls final, or that carries our request's id, is the result."""
-    retryable = _says_yes(exchange, "x-fal-retryable") or _says_yes(exchange, "x-fal-needs-retry")
-    if retryable:
-        return ResultKind.UNCLEAR
-    ours = exchange.headers.get("x-fal-request-id") == request_id
-    typed = _typed(data) or bool(exchange.headers.get("x-fal-error-type"))
-    return ResultKind.FAILED if typed or (ours and error_words(data)) else ResultKind.UNCLEAR
+def failure_billed(exchange: Exchange, kind: str) -> bool | None:
+    """Whether a failure is charged: by the units header; never for a 5xx (fal's FAQ); a 422 "may still be".
 
-
-def _says_yes(exchange: Exchange, header: str) -> bool:
-    return exchange.headers.get(header, "").strip().lower() in {"1", "true", "yes"}
-
-
-def failure_kind(exchange: Exchange) -> str:
-    """The error type of a failed result."""
-    kind = error_kind(exchange.object) or clean(exchange.headers.get("x-fal-error-type", ""))
-    return kind or ("no_media_generated" if exchange.ok else "failed")
-
-
-def failure_billed(exchange: Exchange) -> bool | None:
-    """Whether a failure is charged: never for a 5xx (fal's FAQ); a 422 "may still be"; the units header decides."""
+    An input that was never read cannot have been rendered, and only output is billed (fal.ai/docs, pricing).
+    """
     units = billable_units(exchange)
     if units is not None:
         return units > 0
-    return False if exchange.status in BREAKDOWN else None
+    return False if exchange.status in BREAKDOWN or kind == UNREACHABLE_INPUT else None
 
 
 def billable_units(exchange: Exchange) -> Decimal | None:
-    """`X-Fal-Billable-Units`: for this model, seconds that are charged. None for what cannot be meant."""
+    """`X-Fal-Billable-Units`: for this model, seconds that are charged. None for what no number is.
+
+    A number that cannot be meant is passed on as it is: it may be what is billed (fal-ai/fal#1175).
+    """
+    said = exchange.headers.get("x-fal-billable-units", "").strip()[:100]
     try:
-        units = Decimal(exchange.headers.get("x-fal-billable-units", "").strip()[:100])
+        units = Decimal(said)
     except InvalidOperation:
         return None
-    return units if units.is_finite() and 0 <= units <= MOST_UNITS else None
-
-
-def _video(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    video = data.get("video")
-    return video if isinstance(video, dict) and text(video.get("url")) else None
-
-
-def read_video(exchange: Exchange) -> RemoteVideo:
-    """A result judged to be a video. `duration` is documented as required, and missing from the page's example."""
-    data = exchange.object or {}
-    video = _video(data) or {}
-    return RemoteVideo(
-        url=text(video.get("url")),
-        content_type=text(video.get("content_type")) or None,
-        size=whole(video.get("file_size")),
-        seconds=number(data.get("duration")) or number(video.get("duration")),
-        billed_seconds=billable_units(exchange),
-        payload=data,
-    )
+    return units if units.is_finite() and 0 <= units < MOST_UNITS else None
 
 
 ENDPOINT = "fal-ai/kling-video/ai-avatar/v2/pro"
@@ -299,12 +263,15 @@ class Fal(Provider):
     async def collect(self, submission: Submission) -> RemoteVideo:
         async with new_client() as client:
             exchange = await self._result(client, submission)
-            kind = judge_result(exchange, submission.request_id)
-            if kind is ResultKind.UNCLEAR:
-                kind = await self._ask_status(client, submission)
-        if kind is ResultKind.VIDEO:
-            return read_video(exchange)
-        raise self._not_a_video(kind, exchange, submission)
+            kind = judge_result(exchange)
+            look = None
+            if kind in {ResultKind.REFUSED, ResultKind.BREAKDOWN, ResultKind.NO_VIDEO}:
+                look = await self._look(client, submission)
+                kind = confirmed(kind, look)
+        video = read_video(exchange.object or {}, billed_seconds=billable_units(exchange))
+        if kind is ResultKind.VIDEO and video is not None:
+            return video
+        raise self._not_a_video(kind, exchange, look, submission)
 
     async def download(self, video: RemoteVideo, target: Path) -> None:
         await fetch_video(video.url, target, settings=self._settings.download)
@@ -366,29 +333,33 @@ class Fal(Provider):
             return exchange if other.status in {404, 405} else other
         return exchange
 
-    async def _ask_status(self, client: httpx.AsyncClient, submission: Submission) -> ResultKind:
-        """Whether an unclear 5xx is the result: it is, if the status tells of an error too."""
-        look = await self._look(client, submission)
-        failed = look.state is RemoteState.FAILED or (look.state is RemoteState.DONE and bool(look.kind))
-        return ResultKind.FAILED if failed else ResultKind.UNAVAILABLE
-
-    def _not_a_video(self, kind: ResultKind, exchange: Exchange, submission: Submission) -> AvatarError:
+    def _not_a_video(
+        self, kind: ResultKind, exchange: Exchange, look: Snapshot | None, submission: Submission
+    ) -> AvatarError:
         about = partial(about_render, submission)
         who = f"request {self._queue.clean(submission.request_id)}"
-        if kind is ResultKind.FAILED:
-            text = self._queue.clean(error_words(exchange.object)) or f"{who} ended without a video"
-            billed = failure_billed(exchange)
+        if kind is ResultKind.REFUSED:
+            words = self._queue.clean(error_words(exchange.object)) or (look.message if look else "")
+            said = error_kind(exchange.object) or clean(exchange.headers.get("x-fal-error-type", ""))
+            named = said or (look.kind if look else "") or "failed"
             return about(
-                RenderFailed, text, kind=failure_kind(exchange), billed=billed, status=exchange.status
+                RenderFailed,
+                words or f"{who} ended without a video",
+                kind=named,
+                billed=failure_billed(exchange, named),
+                status=exchange.status,
+                hint=remedy(named, self.name),
             )
-        if kind is ResultKind.KEY_REFUSED:
-            return self._queue.key_refused(exchange, submission.request_id)
+        if kind is ResultKind.NO_VIDEO:
+            text = f"fal says that {who} has ended, and its answer names no video. It is kept as it came."
+            return about(ResultUnreadable, text, answer=exchange.body.decode("utf-8", "replace"))
         if kind is ResultKind.LOST and age_of(submission) >= GRACE:
             return about(
                 RenderLost, f"fal knows no result of {who} (any more): it keeps one for 1 hour to 30 days."
             )
-        if kind is ResultKind.NOT_DONE:
+        if look is not None and look.state not in ENDED:
             return about(ProviderUnavailable, f"fal has not finished {who} yet.")
+        self._queue.check(exchange, submission.request_id)
         return self._queue.unavailable(
             f"{exchange.status}, {self._queue.words(exchange)}", wait=exchange.retry_after
         )

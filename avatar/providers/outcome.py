@@ -24,9 +24,10 @@ from enum import StrEnum
 from typing import Any
 
 from avatar.errors import AvatarError, NotSent, OutcomeUnknown, SubmitRefused, Throttled
+from avatar.models import ProviderName
 from avatar.providers.answers import clean, error_kind, error_words, parse_object, usable_id
 from avatar.providers.base import RenderInputs
-from avatar.providers.wire import SUCCESS, Exchange, TooLate, Wire, retry_after
+from avatar.providers.wire import KEY_REFUSED, SUCCESS, Exchange, TooLate, Wire, retry_after
 
 #: Client errors that say the request itself was judged and turned down, with the kind we call them by.
 REFUSALS = {
@@ -45,6 +46,14 @@ REFUSALS = {
     451: "unavailable_for_legal_reasons",
 }
 _THROTTLED = 429
+#: An account that may not go on for now is refused with the statuses of a wrong key; only the words tell.
+_ACCOUNT = {
+    "balance": re.compile(r"(?i)balance|credit|billing|insufficient"),
+    "locked": re.compile(r"(?i)\block"),
+    "quota": re.compile(r"(?i)quota"),
+}
+#: fal's type for an input whose link it could not fetch (page errors.md).
+UNREACHABLE_INPUT = "file_download_error"
 #: What a refusal in a 200 may consist of; anything more could be a receipt.
 _REFUSAL_FIELDS = {
     "error",
@@ -151,6 +160,8 @@ def _numeric(data: Mapping[str, Any] | None) -> str | None:
 
 def _refusal(status: int, data: Mapping[str, Any] | None) -> Outcome:
     kind = error_kind(data) or REFUSALS.get(status, "refused")
+    if kind == "key_refused" and status != KEY_REFUSED:
+        kind = next((name for name, words in _ACCOUNT.items() if words.search(error_words(data))), kind)
     return Outcome(Verdict.REFUSED, clean(error_words(data)) or "no reason given", kind=kind, status=status)
 
 
@@ -217,7 +228,7 @@ def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str) -
             "is not charged.",
             provider=who,
             render_id=render_id,
-            hint=_remedy(outcome.kind),
+            hint=remedy(outcome.kind, who),
             kind=outcome.kind,
             status=outcome.status,
             reason=f"{reason}.",
@@ -225,11 +236,17 @@ def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str) -
     return _unknown(outcome, wire, inputs, dashboard, reason)
 
 
-def _remedy(kind: str) -> str:
+def remedy(kind: str, provider: ProviderName) -> str:
+    """What to do about a refusal or a failure of that kind."""
+    upload = ", or AVATAR_FAL__DELIVERY=upload" if provider is ProviderName.FAL else ""
     return {
         "key_refused": "Check the key and what it is allowed to do.",
         "balance": "Add credit at the provider, then run the job again.",
+        "locked": "Ask the provider why the account is locked, then run the job again.",
+        "quota": "Wait until the provider's quota is replenished, then run the job again.",
         "endpoint_not_found": "Check the base URL in the settings.",
+        UNREACHABLE_INPUT: f"The provider cannot reach the store. Set AVATAR_STORE__PUBLIC_ENDPOINT to where it is "
+        f"reached from the internet{upload}; then run the job again. The portrait and the voice are not at fault.",
     }.get(kind, "Change the input the text names, then run the job again.")
 
 

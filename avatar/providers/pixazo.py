@@ -6,7 +6,7 @@ and a 404 from one is put to the other once. `response_url` names a foreign host
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 
-from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost
+from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
 from avatar.models import (
     KLING_AVATAR,
     CancelOutcome,
@@ -27,10 +27,19 @@ from avatar.models import (
     Snapshot,
     Submission,
 )
-from avatar.providers.answers import Vocabulary, clean, error_kind, error_words, number, path_segment, text
+from avatar.providers.answers import (
+    Vocabulary,
+    clean,
+    error_kind,
+    error_words,
+    number,
+    path_segment,
+    read_video,
+    text,
+)
 from avatar.providers.base import Capabilities, Provider, RenderInputs
 from avatar.providers.download import fetch_video
-from avatar.providers.outcome import accepted_id, judge, submit_seconds
+from avatar.providers.outcome import accepted_id, judge, remedy, submit_seconds
 from avatar.providers.watching import Pace, Watch, not_found
 from avatar.providers.wire import BREAKDOWN, Exchange, Wire, about_render, new_client
 
@@ -40,10 +49,6 @@ if TYPE_CHECKING:
 
 
 # What Pixazo's status answers mean, in both generations of its API and the shapes its other models use.
-_NAMES_OF_URL = ("url", "media_url", "output_url", "video_url")
-_WRAPPERS = ("video", "output", "data", "result")
-
-
 def pixazo_words() -> Vocabulary:
     """v1 and v2 of this model's page, and what the vendor's own clients map."""
     return Vocabulary(
@@ -56,17 +61,22 @@ def pixazo_words() -> Vocabulary:
 
 
 def read_status(data: Mapping[str, Any], words: Vocabulary) -> Snapshot | None:
-    """A status body as a snapshot; None if it tells nothing. A result without a status is done: siblings do that."""
+    """A status body as a snapshot; None if it tells nothing.
+
+    A video without a status word, or beside one that is not known, is done: sibling models answer so.
+    """
     word = text(data.get("status"))
-    if word:
+    if words.knows(word):
         state = words.state(word)
-    elif video_url(data):
+    elif read_video(data) is not None:
         state = RemoteState.DONE
+    elif word:
+        state = words.state(word)
     elif data.get("success") is False and error_words(data):
         state = RemoteState.FAILED
     else:
         return None
-    percent = number(data.get("progress_percent"))
+    percent = number(str(data.get("progress_percent")).removesuffix("%"))
     return Snapshot(
         state=state,
         progress=min(percent / 100, 1.0) if percent is not None else None,
@@ -75,49 +85,6 @@ def read_status(data: Mapping[str, Any], words: Vocabulary) -> Snapshot | None:
         kind=(error_kind(data) or "failed") if state is RemoteState.FAILED else "",
         word=clean(word),
     )
-
-
-def read_video(data: Mapping[str, Any]) -> RemoteVideo | None:
-    """The video in a status body, in any of the documented places; None if there is none."""
-    url = video_url(data)
-    if url is None:
-        return None
-    parts = list(_parts(data))
-    seconds = (_first_number(part, "duration", "duration_seconds") for part in parts)
-    sizes = (_first_number(part, "file_size") for part in parts)
-    size = next(filter(None, sizes), None)
-    return RemoteVideo(
-        url=url,
-        content_type=next(filter(None, (text(part.get("content_type")) for part in parts)), None),
-        size=int(size) if size else None,
-        seconds=next(filter(None, seconds), None),
-        payload=dict(data),
-    )
-
-
-def video_url(data: Mapping[str, Any]) -> str | None:
-    """`video.url`, `output.media_url` (a list or text), `output_url`, `video_url`, or `output` itself."""
-    for part in _parts(data):
-        for name in (*_NAMES_OF_URL, *_WRAPPERS):
-            url = _link(part.get(name))
-            if url:
-                return url
-    return None
-
-
-def _parts(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The places a result is described in, the most specific first: two levels down, no deeper."""
-    inner = [part for name in _WRAPPERS if isinstance(part := data.get(name), dict)]
-    for part in inner:
-        yield from (deeper for name in _WRAPPERS if isinstance(deeper := part.get(name), dict))
-    yield from inner
-    yield data
-
-
-def _link(value: Any) -> str | None:
-    first = value[0] if isinstance(value, list) and value else value
-    link = text(first)
-    return link if link.lower().startswith(("https://", "http://")) else None
 
 
 def _first_number(data: Mapping[str, Any], *names: str) -> float | None:
@@ -196,16 +163,16 @@ class Pixazo(Provider):
     async def collect(self, submission: Submission) -> RemoteVideo:
         """The result, which comes with the status."""
         async with new_client() as client:
-            snapshot, data = await self._look(client, submission)
-            video = read_video(data)
+            snapshot, exchange = await self._look(client, submission)
+            video = read_video(exchange.object or {})
             if snapshot.state is RemoteState.DONE and video is None:
-                # The word may run ahead of the result; to believe it would throw away a paid video.
+                # The word may run ahead of the result.
                 await asyncio.sleep(self._settings.polling.min_interval)
-                snapshot, data = await self._look(client, submission)
-                video = read_video(data)
-        if snapshot.state is RemoteState.DONE and video is not None:
+                snapshot, exchange = await self._look(client, submission)
+                video = read_video(exchange.object or {})
+        if snapshot.state in {RemoteState.DONE, RemoteState.FAILED} and video is not None:
             return video
-        raise self._not_a_video(snapshot, submission)
+        raise self._not_a_video(snapshot, exchange, submission)
 
     async def download(self, video: RemoteVideo, target: Path) -> None:
         await fetch_video(video.url, target, settings=self._settings.download)
@@ -214,31 +181,28 @@ class Pixazo(Provider):
         """Pixazo documents no cancel."""
         return CancelOutcome.UNSUPPORTED
 
-    def _not_a_video(self, snapshot: Snapshot, submission: Submission) -> AvatarError:
+    def _not_a_video(self, snapshot: Snapshot, exchange: Exchange, submission: Submission) -> AvatarError:
         about = partial(about_render, submission)
         who = f"request {self._wire.clean(submission.request_id)}"
         if snapshot.state is RemoteState.LOST:
             return about(RenderLost, f"Pixazo does not know {who} (any more).")
         if snapshot.state is RemoteState.FAILED:
-            return about(
-                RenderFailed, snapshot.message or f"{who} failed, no reason given", kind=snapshot.kind
-            )
+            words = snapshot.message or f"{who} failed, no reason given"
+            return about(RenderFailed, words, kind=snapshot.kind, hint=remedy(snapshot.kind, self.name))
         if snapshot.state is RemoteState.DONE:
-            return about(RenderFailed, f"{who} ended without a video", kind="no_media_generated")
+            text = f"Pixazo says that {who} has ended, and its answer names no video. It is kept as it came."
+            return about(ResultUnreadable, text, answer=exchange.body.decode("utf-8", "replace"))
         return about(ProviderUnavailable, f"Pixazo has not finished {who} yet.")
 
-    async def _look(
-        self, client: httpx.AsyncClient, submission: Submission
-    ) -> tuple[Snapshot, dict[str, Any]]:
+    async def _look(self, client: httpx.AsyncClient, submission: Submission) -> tuple[Snapshot, Exchange]:
         exchange = await self._ask_either(client, submission)
         if exchange.status in {404, 405, 410}:
-            return not_found(submission), {}
+            return not_found(submission), exchange
         self._wire.check(exchange, submission.request_id)
-        data = exchange.object or {}
-        snapshot = read_status(data, self._words) if exchange.ok else None
+        snapshot = read_status(exchange.object or {}, self._words) if exchange.ok else None
         if snapshot is None:
             raise self._wire.unavailable(f"{exchange.status} without a status, {self._wire.words(exchange)}")
-        return snapshot, data
+        return snapshot, exchange
 
     async def _ask_either(self, client: httpx.AsyncClient, submission: Submission) -> Exchange:
         """The answer of the generation the submit was answered by, or of the other where that one is not found."""

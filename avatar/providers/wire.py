@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -126,11 +127,17 @@ SHORTEST_KEY = 8
 #: Longest Retry-After believed, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
+#: "Quota will be replenished in 02:11:40." and "Try again in 2 seconds."
+_QUOTA_IN_WORDS = re.compile(r"replenished in (\d{1,4}):(\d{2}):(\d{2})")
+_SECONDS_IN_WORDS = re.compile(r"[Tt]ry again in (\d{1,6}) second")
+
 E = TypeVar("E", bound=AvatarError)
 
 #: Families of answers.
 SUCCESS, REDIRECT, REFUSAL, BREAKDOWN = range(200, 300), range(300, 400), range(400, 500), range(500, 600)
-KEY_REFUSED = {401, 402, 403}
+#: Of an account that may not go on for now: no credit, locked, out of quota. Also of what a key may not do.
+ACCOUNT_REFUSED = {402, 403}
+KEY_REFUSED = 401
 #: Refusals that may pass by themselves: request timeout, too early, too many requests.
 LATER = {408, 425, 429}
 NOT_FOUND = {404, 410}
@@ -222,7 +229,14 @@ class Exchange:
 
     @property
     def retry_after(self) -> float | None:
-        return retry_after(self.headers)
+        """Seconds to wait, by the header, or by the words of Azure's gateway, which Pixazo's is."""
+        asked = retry_after(self.headers)
+        words = error_words(self.object) if asked is None and not self.ok else ""
+        if found := _QUOTA_IN_WORDS.search(words):
+            hours, minutes, seconds = (float(part or 0) for part in found.group(1, 2, 3))
+            return min(3600 * hours + 60 * minutes + seconds, MAX_RETRY_AFTER)
+        found = _SECONDS_IN_WORDS.search(words)
+        return min(float(found[1]), MAX_RETRY_AFTER) if found else asked
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -352,18 +366,26 @@ class Wire:
             return f"an answer of more than {MAX_BODY // 1024} KB"
         return said or f"an answer of {self.clean(kind)} that gives no reason"
 
-    def unavailable(self, why: str, *, wait: float | None = None) -> ProviderUnavailable:
+    def unavailable(
+        self, why: str, *, wait: float | None = None, hint: str | None = None
+    ) -> ProviderUnavailable:
         return ProviderUnavailable(
             f"{self.provider} could not be asked: {why.rstrip('.')}. This says nothing about the render, which goes on.",
             provider=self.provider,
             retry_after=wait,
+            hint=hint,
         )
 
     def check(self, exchange: Exchange, request_id: str) -> None:
         """Raise for an answer to a free call that tells nothing about the render."""
         status = exchange.status
-        if status in KEY_REFUSED:
+        if status == KEY_REFUSED:
             raise self.key_refused(exchange, request_id)
+        if status in ACCOUNT_REFUSED:
+            hint = (
+                f"Check the balance, lock and quota of the {self.provider} account, and what its key may do."
+            )
+            raise self.unavailable(f"{status}, {self.words(exchange)}", wait=exchange.retry_after, hint=hint)
         if status in LATER or (status not in SUCCESS and status not in REFUSAL):
             raise self.unavailable(f"{status}, {self.words(exchange)}", wait=exchange.retry_after)
 
@@ -373,7 +395,7 @@ class Wire:
             f"{self.clean(request_id)} was accepted before and goes on there; it is not lost and not paid for again.",
             provider=self.provider,
             request_id=request_id,
-            hint=f"Check the {self.provider} key and the account's balance, then run the job again: it continues.",
+            hint=f"Check the {self.provider} key, then run the job again: it continues.",
         )
 
 

@@ -6,7 +6,6 @@ from decimal import Decimal
 import pytest
 
 from avatar.errors import (
-    DownloadFailed,
     InvalidInput,
     OutcomeUnknown,
     ProviderUnavailable,
@@ -69,7 +68,7 @@ async def test_an_expired_url_is_asked_for_anew(make_workspace, plan, footage):
     async def expired_once(video, target):
         tries.append(video.url)
         if len(tries) == 1:
-            raise DownloadFailed("gone", kind="expired")
+            raise ProviderUnavailable("gone", kind="expired")
         shutil.copy(footage, target)
 
     provider.download = expired_once

@@ -134,9 +134,9 @@ async def test_a_weak_etag_guards_nothing(target):
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 async def test_an_expired_link_asks_for_a_fresh_one(target, status):
-    """An expired link is told apart and not tried again, so that the caller can collect a fresh one."""
+    """A refused link is told apart and not tried again here; of a fresh one it means not yet, so it is transient."""
     async with serving(lambda visit: visit.answer(status, "<Error/>")) as server:
-        with pytest.raises(DownloadFailed) as caught:
+        with pytest.raises(ProviderUnavailable) as caught:
             await fetch_video(server.url + "/v.mp4?sig=c0ffee", target, settings=ANYWHERE)
     assert (caught.value.kind, len(server.visits)) == ("expired", 1)
     assert "c0ffee" not in str(caught.value)
@@ -201,23 +201,43 @@ async def test_a_slow_drip_is_cut_and_counted(target, monkeypatch):
         (CONTENT, "text/html; charset=utf-8"),
     ],
 )
-async def test_a_page_is_not_a_video(target, body, content_type):
-    """An error page with status 200 is refused by its first bytes."""
-    async with serving(lambda visit: visit.answer(200, body, content_type)) as server:
-        with pytest.raises(DownloadFailed) as caught:
+async def test_a_page_instead_of_the_video_is_waited_out(target, body, content_type):
+    """A page with status 200 is not the video, and the video may follow it."""
+
+    async def page(visit: Visit) -> None:
+        await visit.answer(200, body, content_type)
+
+    async with serving(in_turns(page, page, say_part)) as server:
+        await fetch_video(server.url, target, settings=ANYWHERE)
+    assert target.read_bytes() == CONTENT
+    async with serving(page) as server:
+        with pytest.raises(ProviderUnavailable, match=r"a page of text.*3 times.*not paid for twice"):
             await fetch_video(server.url, target, settings=ANYWHERE)
-    assert caught.value.kind == "not_video"
 
 
-async def test_a_packed_video_is_not_kept(target):
-    """Packed although that was not asked for: refused, rather than kept as something no player opens."""
-    packed = gzip.compress(CONTENT)
+@pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("aws-chunked", bytes)])
+async def test_a_video_that_comes_packed_is_unpacked(target, coding, pack):
+    """Nobody asked for it, and it was paid for."""
+    answer = pack(CONTENT)
     async with serving(
-        lambda visit: visit.answer(200, packed, "video/mp4", Content_Encoding="gzip")
+        lambda visit: visit.answer(200, answer, "video/mp4", Content_Encoding=coding)
     ) as server:
-        with pytest.raises(DownloadFailed, match="it came packed") as caught:
-            await fetch_video(server.url, target, settings=ANYWHERE)
-    assert caught.value.kind == "not_video"
+        await fetch_video(server.url, target, settings=ANYWHERE)
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("damage", [lambda packed: packed[:-9], lambda packed: packed[:99] + b"?" * 99])
+async def test_what_came_packed_and_damaged_is_fetched_anew(target, damage):
+    """A part of a packed answer is no part of the file: no range is asked for."""
+    packed = gzip.compress(CONTENT)
+
+    async def spoilt(visit: Visit) -> None:
+        await visit.answer(200, damage(packed), "video/mp4", Content_Encoding="gzip")
+
+    async with serving(in_turns(spoilt, say_part)) as server:
+        await fetch_video(server.url, target, settings=ANYWHERE)
+    assert target.read_bytes() == CONTENT
+    assert "range" not in server.visits[1].headers
 
 
 @pytest.mark.parametrize("announced", [True, False])

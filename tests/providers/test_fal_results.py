@@ -1,10 +1,11 @@
 """fal: which answers of the result URL are the render's, and which are only the way's."""
 
+import json
 from decimal import Decimal
 
 import pytest
 
-from avatar.errors import ProviderUnavailable, RenderFailed, RenderLost
+from avatar.errors import ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
 from tests.providers.conftest import make_submission, open_at
 from tests.providers.sockets import by_path, serving
 
@@ -33,7 +34,19 @@ async def test_a_result_is_kept_verbatim(body, headers, seconds, billed):
 
 FLAT = {"detail": "Runner gone", "error_type": "runner_disconnected"}
 BARE = {"detail": "Internal Server Error"}
+LOCKED = {"detail": "User is locked. Reason: Exhausted balance."}
+UNREADABLE_LINK = {"detail": [{"loc": ["body", "audio_url"], "msg": "Failed", "type": "file_download_error"}]}
 OURS, RETRYABLE = {"x_fal_request_id": "r-1"}, {"X_Fal_Retryable": "true"}
+ENDED = {"status": "COMPLETED"}
+#: What the status says of a request that failed.
+NAMED = ENDED | {"error": "gone", "error_type": "runner_disconnected"}
+
+
+async def collect(result: tuple, status: dict | tuple = ENDED):
+    """What comes of a result's answer while the status says `status`."""
+    looks = status if isinstance(status, tuple) else (200, status)
+    async with serving(by_path({"/r-1": result, "/response": result, "/status": looks})) as server:
+        return await open_at(server.url, "fal").collect(make_submission())
 
 
 @pytest.mark.parametrize(
@@ -45,25 +58,38 @@ OURS, RETRYABLE = {"x_fal_request_id": "r-1"}, {"X_Fal_Retryable": "true"}
         (400, MODEL_ERROR, {}, "face_detection_error", None),
         (403, MODEL_ERROR, {}, "face_detection_error", None),
         (404, MODEL_ERROR, {}, "face_detection_error", None),
-        (500, MODEL_ERROR, {}, "face_detection_error", False),
-        (503, FLAT, {}, "runner_disconnected", False),
-        (504, {"detail": "x"}, {"X_Fal_Error_Type": "request_timeout"}, "request_timeout", False),
-        (500, BARE, OURS, "failed", False),
+        (422, UNREADABLE_LINK, {}, "file_download_error", False),
         (422, {"detail": "no"}, {}, "failed", None),
         (499, {"detail": "Client cancelled", "error_type": "client_cancelled"}, {}, "client_cancelled", None),
-        (200, {"images": []}, {}, "no_media_generated", None),
-        (200, {"video": {}}, {}, "no_media_generated", None),
-        (200, {"video": {"url": 7}}, {}, "no_media_generated", None),
-        (200, {"video": "x", "error": "no", "error_type": "odd"}, {}, "odd", None),
     ],
 )
-async def test_a_failed_result_is_the_renders_failure(status, body, headers, kind, billed):
-    """The model's own error, with its type and whether it is charged: never for a 5xx."""
-    async with serving(by_path({"/r-1": (status, body, headers)})) as server:
-        with pytest.raises(RenderFailed) as caught:
-            await open_at(server.url, "fal").collect(make_submission())
+async def test_a_refused_result_of_an_ended_request_is_the_renders_failure(
+    status, body, headers, kind, billed
+):
+    """The documented 4xx while the status says ended, with its type and whether it is charged."""
+    with pytest.raises(RenderFailed) as caught:
+        await collect((status, body, headers))
     assert (caught.value.kind, caught.value.billed) == (kind, billed)
     assert caught.value.request_id == "r-1"
+
+
+async def test_an_input_that_fal_cannot_read_is_told_as_what_it_is():
+    """The store is out of fal's reach: neither the inputs nor the take are to be changed."""
+    with pytest.raises(RenderFailed) as caught:
+        await collect((422, UNREADABLE_LINK))
+    assert "AVATAR_STORE__PUBLIC_ENDPOINT" in caught.value.hint
+    assert "AVATAR_FAL__DELIVERY=upload" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [(500, MODEL_ERROR, {}), (503, FLAT, RETRYABLE), (500, BARE, OURS), (200, {"video": None}, {})],
+)
+async def test_a_status_that_names_a_failure_is_the_second_witness(status, body, headers):
+    """An answer that tells nothing for certain is a failure where the status names one; a 5xx is not charged."""
+    with pytest.raises(RenderFailed) as caught:
+        await collect((status, body, headers), NAMED)
+    assert caught.value.billed is (False if status >= 500 else None)
 
 
 @pytest.mark.parametrize(
@@ -72,34 +98,62 @@ async def test_a_failed_result_is_the_renders_failure(status, body, headers, kin
         (502, "<html>nginx</html>", {}),
         (503, "", {}),
         (504, "gateway timeout", OURS),
-        (200, "<html>", {}),
-        (202, {"status": "IN_PROGRESS"}, {}),
-        (400, {"detail": "Request is still in progress"}, {}),
-        (403, "<html>WAF</html>", {}),
-        (429, {"detail": "slow down"}, {}),
-        (408, {"detail": "x"}, {}),
+        (504, {"detail": "Gateway Timeout"}, OURS),
+        (504, {"detail": "x", "error_type": "request_timeout"}, {"X_Fal_Error_Type": "request_timeout"}),
+        (500, MODEL_ERROR, OURS),
+        (503, FLAT, {}),
         (500, BARE, {}),
         (500, BARE, {"x_fal_request_id": "another"}),
         (503, FLAT, RETRYABLE),
         (503, FLAT, {"X_Fal_Needs_Retry": "1"} | OURS),
+        (200, "<html>", {}),
+        (202, {"status": "IN_PROGRESS"}, {}),
+        (400, {"detail": "Request is still in progress"}, {}),
+        (403, "<html>WAF</html>", {}),
+        (403, LOCKED, {}),
+        (402, {"detail": "Exhausted balance"}, {}),
+        (422, "<html>", {}),
+        (409, {"detail": "x"}, {}),
+        (429, {"detail": "slow down"}, {}),
+        (408, {"detail": "x"}, {}),
     ],
 )
 async def test_a_result_that_did_not_get_through_is_no_failure(status, body, headers):
-    """What a middle box says, or fal itself while it stumbles, does not throw away a paid video."""
-    answers = {"/r-1": (status, body, headers), "/status": (200, {"status": "COMPLETED"})}
-    async with serving(by_path(answers)) as server:
-        with pytest.raises(ProviderUnavailable):
-            await open_at(server.url, "fal").collect(make_submission())
+    """One witness is not enough to throw away a paid video: a 5xx, whatever it carries, a page, a locked account."""
+    with pytest.raises(ProviderUnavailable):
+        await collect((status, body, headers))
 
 
-async def test_an_unclear_breakdown_is_settled_by_the_status():
-    """A 5xx that could be the way's or the result's is the result's if the status tells of an error."""
-    status = {"status": "COMPLETED", "error": "gone", "error_type": "runner_disconnected"}
-    answers = {"/r-1": (503, FLAT, RETRYABLE), "/status": (200, status)}
-    async with serving(by_path(answers)) as server:
-        with pytest.raises(RenderFailed) as caught:
-            await open_at(server.url, "fal").collect(make_submission())
-    assert (caught.value.kind, caught.value.billed) == ("runner_disconnected", False)
+@pytest.mark.parametrize("look", [(200, {"status": "IN_PROGRESS"}), (503, ""), (404, {}), (403, LOCKED)])
+@pytest.mark.parametrize("result", [(422, MODEL_ERROR), (200, {"images": []}), (500, BARE)])
+async def test_nothing_is_certain_while_the_status_does_not_say_ended(look, result):
+    """A refusal, and an answer without a video, count once the request has ended."""
+    with pytest.raises(ProviderUnavailable):
+        await collect(result, look)
+
+
+@pytest.mark.parametrize("body", [{"images": []}, {"video": {}}, {"video": {"url": 7}}, {"video": None}])
+async def test_a_success_without_a_video_waits_for_a_person(body):
+    """It was rendered and is paid for, and its answer is kept as it came."""
+    with pytest.raises(ResultUnreadable) as caught:
+        await collect((200, body))
+    assert json.loads(caught.value.answer) == body
+    assert caught.value.request_id == "r-1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"videos": [VIDEO["video"]]},
+        {"status": "COMPLETED", "response": VIDEO},
+        {"data": VIDEO, "requestId": "r-1"},
+        {"output": VIDEO["video"]["url"], "status_url": "https://queue.fal.run/x/status"},
+    ],
+)
+async def test_a_video_counts_wherever_it_stands(body):
+    """Wrapped or listed, it is what was paid for."""
+    video = await collect((200, body))
+    assert (video.url, video.payload) == (VIDEO["video"]["url"], body)
 
 
 @pytest.mark.parametrize("status", [404, 410])

@@ -158,7 +158,7 @@ async def test_a_watch_ends_with_its_window():
 
 async def test_a_refused_key_ends_a_watch():
     """Waiting does not make a refused key right."""
-    async with serving(lambda visit: visit.answer(403, {"detail": "locked"})) as server:
+    async with serving(lambda visit: visit.answer(401, {"detail": "locked"})) as server:
         with pytest.raises(ProviderFailure, match="locked"):
             await watch_states(server)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from avatar.errors import ProviderFailure, ProviderUnavailable, RenderFailed, RenderLost
+from avatar.errors import ProviderFailure, ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
 from avatar.models import CancelOutcome, RemoteState
 from tests.providers.conftest import KEY, make_inputs, make_submission, open_at
 from tests.providers.sockets import Visit, serving
@@ -130,6 +130,8 @@ async def test_an_outage_of_the_other_generation_is_no_loss():
         ({"status": "ERROR", "error_message": "no face"}, RemoteState.FAILED),
         ({"success": False, "error": "no face"}, RemoteState.FAILED),
         ({"status": "CANCELED"}, RemoteState.FAILED),
+        ({"status": "FINISHED", "video": {"url": LINK}}, RemoteState.DONE),
+        ({"status": "PROCESSING", "video": {"url": LINK}}, RemoteState.RUNNING),
     ],
 )
 async def test_a_status_becomes_a_snapshot(body, state):
@@ -142,7 +144,8 @@ async def test_a_status_becomes_a_snapshot(body, state):
 
 
 @pytest.mark.parametrize(
-    ("percent", "progress"), [(67, 0.67), (0, 0.0), (250, 1.0), (-5, None), ("40", 0.4), (None, None)]
+    ("percent", "progress"),
+    [(67, 0.67), (0, 0.0), (250, 1.0), (-5, None), ("40", 0.4), ("45%", 0.45), (None, None)],
 )
 async def test_progress_is_a_fraction(percent, progress):
     """A percentage becomes a fraction from 0 to 1, or nothing."""
@@ -163,13 +166,30 @@ async def test_a_look_that_failed_says_nothing_about_the_render(status, body):
             await open_at(server.url, "pixazo").poll(make_submission("pixazo"))
 
 
-@pytest.mark.parametrize("status", [401, 402, 403])
-async def test_a_refused_key_does_not_end_the_render(status):
+async def test_a_refused_key_does_not_end_the_render():
     """A key refused later on is told as such, with the gateway's words."""
-    body = {"statusCode": status, "message": "Access denied due to invalid subscription key"}
-    async with serving(lambda visit: visit.answer(status, body)) as server:
+    body = {"statusCode": 401, "message": "Access denied due to invalid subscription key"}
+    async with serving(lambda visit: visit.answer(401, body)) as server:
         with pytest.raises(ProviderFailure, match=r"Access denied.*not lost"):
             await open_at(server.url, "pixazo").poll(make_submission("pixazo"))
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "wait"),
+    [
+        (403, "Out of call volume quota. Quota will be replenished in 00:10:05.", 605.0),
+        (403, "Out of call volume quota. Quota will be replenished in 12:00:05.", 3600.0),
+        (429, "Rate limit is exceeded. Try again in 2 seconds.", 2.0),
+        (402, "Insufficient Balance", None),
+    ],
+)
+async def test_an_account_that_may_not_go_on_for_now_is_waited_for(status, words, wait):
+    """Quota and balance say nothing about a render that was accepted; the gateway tells the time in words."""
+    body = {"statusCode": status, "message": words}
+    async with serving(lambda visit: visit.answer(status, body)) as server:
+        with pytest.raises(ProviderUnavailable, match=words[:20]) as caught:
+            await open_at(server.url, "pixazo").poll(make_submission("pixazo"))
+    assert caught.value.retry_after == wait
 
 
 @pytest.mark.parametrize(
@@ -186,6 +206,21 @@ async def test_a_refused_key_does_not_end_the_render(status):
         ({"video_url": LINK, "duration": "5"}, 5.0),
         ({"data": {"video": {"url": LINK}}}, None),
         ({"url": LINK}, None),
+        ({"output": [{"url": LINK, "type": "video"}]}, None),
+        ({"videos": [{"url": LINK}]}, None),
+        ({"output": {"media_url": [{"url": LINK}]}}, None),
+        ({"media_url": LINK}, None),
+        ({"response": {"video": {"url": LINK, "duration": 6}}}, 6.0),
+        ({"resultJson": json.dumps({"resultUrls": [LINK]})}, None),
+        (
+            {
+                "thumbnail_url": "https://h/x.jpg",
+                "input": {"video_url": "https://h/in.mp4"},
+                "assets": [LINK],
+            },
+            None,
+        ),
+        ({"status": "FAILED", "video": {"url": LINK}}, None),
     ],
 )
 async def test_the_video_is_found_in_every_known_shape(body, seconds):
@@ -205,12 +240,13 @@ async def test_a_result_that_follows_its_status_is_waited_for():
 @pytest.mark.parametrize(
     "output", [{}, {"video": {"url": ""}}, {"output": {"media_url": []}}, {"output": [3]}, {"url": "ftp://x"}]
 )
-async def test_completed_without_a_video_is_a_failure(output):
-    """What stays without a video was not rendered; whether it is charged is not known."""
+async def test_completed_without_a_video_waits_for_a_person(output):
+    """What stays without a video is no failure of the render: it was paid for, and its answer is kept as it came."""
     async with serving(lambda visit: visit.answer(200, COMPLETED | output)) as server:
-        with pytest.raises(RenderFailed) as caught:
+        with pytest.raises(ResultUnreadable) as caught:
             await open_at(server.url, "pixazo").collect(make_submission("pixazo"))
-    assert (caught.value.kind, caught.value.billed) == ("no_media_generated", None)
+    assert json.loads(caught.value.answer) == COMPLETED | output
+    assert caught.value.request_id == "r-1"
 
 
 async def test_a_failed_render_gives_the_words():

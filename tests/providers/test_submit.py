@@ -110,6 +110,24 @@ async def test_a_handshake_that_hangs_is_not_sent(name):
             await provider.submit(make_inputs())
 
 
+@pytest.mark.parametrize(
+    ("words", "kind", "hint"),
+    [
+        ("User is locked. Reason: Exhausted balance. Top up your balance.", "balance", "Add credit"),
+        ("User is locked. Reason: Admin lock.", "locked", "why the account is locked"),
+        ("Out of call volume quota. Quota will be replenished in 02:11:40.", "quota", "quota is replenished"),
+        ("Forbidden", "key_refused", "Check the key"),
+    ],
+)
+async def test_a_refused_account_is_told_by_its_words(words, kind, hint):
+    """One status means a wrong key, no credit, a lock or a quota: what to do depends on the words."""
+    async with serving(lambda visit: visit.answer(403, {"detail": words})) as server:
+        with pytest.raises(SubmitRefused) as caught:
+            await open_at(server.url, "fal").submit(make_inputs())
+    assert (caught.value.kind, caught.value.status) == (kind, 403)
+    assert hint in caught.value.hint
+
+
 @pytest.mark.parametrize("name", PAID)
 async def test_a_turn_that_is_over_once_connected_is_not_sent(name):
     """A machine that slept while connecting asks before the first byte leaves, and does not send it."""
@@ -178,7 +196,7 @@ async def test_a_redirected_submit_is_not_followed(name):
         (400, "bad_request"),
         (401, "key_refused"),
         (402, "balance"),
-        (403, "key_refused"),
+        (403, "balance"),
         (422, "invalid_input"),
     ],
 )
