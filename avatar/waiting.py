@@ -16,7 +16,7 @@ T = TypeVar("T")
 #: Seconds between the tries of a free step. No paid request is ever sent through them.
 SHORT = (1.0, 3.0, 10.0)
 LONG = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 60.0, 60.0)
-#: Seconds that a cancelled task still waits for what it was writing down.
+#: Seconds that a cancelled task still waits for an answer that is paid for, or for what it was writing down.
 LAST_SECONDS = 10.0
 
 
@@ -54,10 +54,17 @@ async def rest(seconds: float) -> None:
 
 
 async def seen_through(step: Awaitable[T]) -> T:
-    """What `step` returns. A cancellation waits for it, for `LAST_SECONDS` at most."""
+    """What `step` ends in. A cancellation waits for it, for `LAST_SECONDS` at most, and is delivered after it."""
     task = asyncio.ensure_future(step)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=LAST_SECONDS)
-        raise
+        try:
+            await asyncio.wait({task}, timeout=LAST_SECONDS)
+        finally:
+            ended = task.done() or not task.cancel()
+        this = asyncio.current_task()
+        if not ended or this is None:
+            raise
+        this.cancel()
+        return task.result()

@@ -46,13 +46,13 @@ class Attempt:
         """Whether nobody can have given it up yet: asked before the first byte leaves, as this machine may sleep."""
         return self._seen.passed < self.journal.lease_seconds * SENDS_WITHIN
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         self._renewal = asyncio.create_task(self._keep_alive())
 
-    async def __aexit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
+        # Not waited for: a cancellation that came then would hide the provider's answer.
         if self._renewal:
             self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
 
     async def _keep_alive(self) -> None:
         while True:

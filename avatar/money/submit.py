@@ -234,8 +234,8 @@ async def _send(workspace: Workspace, order: Order, ready: _Ready, attempt: Atte
     if ready.callbacks:
         inputs = ready.callbacks.with_address(inputs, attempt.record.entry)
     try:
-        async with attempt:
-            submission = await order.provider.submit(inputs)
+        with attempt:
+            submission = await seen_through(order.provider.submit(inputs))
     except NotSent as error:
         await _note(attempt, RenderState.NOT_SENT, as_failure(error, "not_sent"))
         raise

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from avatar import waiting
 from avatar.errors import NotSent, OutcomeUnknown, RenderFailed, SubmitRefused, Throttled
 from avatar.money import submit
 from avatar.money.journal import Failure, RenderState
@@ -86,8 +87,9 @@ async def test_a_refusal_is_recorded_and_a_later_run_may_ask_again(make_workspac
     assert record.entry.submission.request_id == "req-1"
 
 
-async def test_cancelled_in_mid_request_is_unknown(make_workspace, plan):
-    """Stopping a run while its request is under way leaves a journal that says so."""
+async def test_cancelled_in_mid_request_is_unknown(make_workspace, plan, monkeypatch):
+    """Stopping a run while its request is under way, and goes on to be, leaves a journal that says so."""
+    monkeypatch.setattr(waiting, "LAST_SECONDS", 0.1)
     stuck = asyncio.Event()
     workspace = make_workspace(Scripted(stuck.wait))
     run = asyncio.create_task(submit_render(workspace, plan, plan.segments[0]))
@@ -98,6 +100,24 @@ async def test_cancelled_in_mid_request_is_unknown(make_workspace, plan):
     with pytest.raises(asyncio.CancelledError):
         await run
     assert await states(workspace, plan) == ["intent", "unknown"]
+
+
+async def test_cancelled_in_mid_request_its_answer_is_waited_for(make_workspace, plan):
+    """It comes within seconds: the receipt is in the journal, and the run ends as cancelled."""
+    asked = asyncio.Event()
+
+    async def slow() -> str:
+        asked.set()
+        await asyncio.sleep(0.2)
+        return "req-slow"
+
+    workspace = make_workspace(Scripted(slow))
+    run = asyncio.create_task(submit_render(workspace, plan, plan.segments[0]))
+    await asked.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert await states(workspace, plan) == ["intent", "submitted"]
 
 
 async def test_an_intent_whose_holder_died_becomes_unknown(make_workspace, plan):

@@ -1,0 +1,238 @@
+"""Attempts that lost their turn: nothing is written into another's, nothing is sent late, no accepted request is lost."""
+
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from avatar.errors import NotSent, OutcomeUnknown, StoreUnavailable, SubmitRefused
+from avatar.models import ProviderName, Submission
+from avatar.money import receipts, submit
+from avatar.money.attempt import Attempt
+from avatar.money.journal import Failure, Journal, RenderState
+from avatar.money.quote import order_for
+from avatar.money.state import current
+from avatar.money.submit import submit_render
+from avatar.providers.base import Listed
+from avatar.waiting import Moment
+from tests.money.scripted import Scripted
+
+RENDER = "a" * 32
+WHAT = {"render_id": RENDER, "job_id": "b" * 32, "provider": ProviderName.FAL, "quoted": Decimal(6)}
+
+
+def receipt(request_id: str, render_id: str = RENDER) -> Submission:
+    return Submission(
+        render_id=render_id, provider=ProviderName.FAL, request_id=request_id, submitted_at=datetime.now(UTC)
+    )
+
+
+def journal(store, holder: str) -> Journal:
+    return Journal(store, lease_seconds=120, holder=holder)
+
+
+@pytest.fixture
+async def given_up(store):
+    """A's attempt while its machine sleeps: given up, declared not charged by a person, and B's has begun."""
+    a, b = journal(store, "A"), journal(store, "B")
+    first = await a.begin(None, **WHAT)
+    unknown = await b.append(first, RenderState.UNKNOWN, failure=Failure(kind="holder_gone", message="x"))
+    resolved = await b.append(unknown, RenderState.RESOLVED, settled_by="Anna")
+    second = await b.begin(resolved, **WHAT)
+    return Attempt(a, first, Moment.now()), Attempt(b, second, Moment.now())
+
+
+async def told(journal: Journal) -> list[tuple[str, str, int]]:
+    history = await journal.history(RENDER)
+    return [(each.entry.holder, each.state.value, each.entry.attempt) for each in history]
+
+
+async def test_what_never_left_is_not_written_into_anothers_attempt(given_up):
+    """B's request is under way: A's failed connection says nothing about it."""
+    a, b = given_up
+    record = await a.write(RenderState.NOT_SENT, failure=Failure(kind="not_sent", message="connect failed"))
+    assert (record.entry.holder, record.state) == ("B", RenderState.INTENT)
+    assert await told(b.journal) == [("A", "intent", 1), ("B", "unknown", 1), ("B", "resolved", 1), ("B", "intent", 2)]
+
+
+@pytest.mark.parametrize("state", [RenderState.REFUSED, RenderState.UNKNOWN])
+async def test_no_other_end_is_written_there_either(given_up, state):
+    """Whatever A has to say, B's attempt stays B's."""
+    a, b = given_up
+    await a.write(state, failure=Failure(kind="x", message="x"))
+    assert (await b.journal.head(RENDER)).entry == b.record.entry
+
+
+async def test_an_accepted_request_beside_anothers_is_kept(given_up):
+    """Both may be charged: the journal follows B's, and A's is kept beside it, once."""
+    a, b = given_up
+    await b.accepted(receipt("B-req"))
+    for _ in range(2):
+        record = await a.accepted(receipt("A-req"))
+    assert record.entry.submission.request_id == "B-req"
+    assert record.strays or (await b.journal.head(RENDER)).strays
+    (stray,) = await b.journal.strays(RENDER)
+    assert (stray.submission.request_id, stray.attempt) == ("A-req", 1)
+    assert await b.journal.open_renders() == [RENDER]
+
+
+async def test_an_accepted_request_is_followed_when_the_other_was_refused(make_workspace, given_up):
+    """Only A's is charged: it is attached, by whoever looks next, and nothing is sent again."""
+    a, b = given_up
+    await b.write(RenderState.REFUSED, failure=Failure(kind="balance", message="no credit"))
+    await a.accepted(receipt("A-req"))
+    record = await current(make_workspace(Scripted()), RENDER)
+    assert (record.state, record.entry.submission.request_id) == (RenderState.SUBMITTED, "A-req")
+    assert await b.journal.strays(RENDER) == ()
+
+
+async def test_a_receipt_of_an_earlier_attempt_does_not_settle_a_later_one(make_workspace, given_up):
+    """On A's disk since before it was killed: B's attempt is unknown, and stays so, with A's request beside it."""
+    _, b = given_up
+    await b.write(RenderState.UNKNOWN, failure=Failure(kind="answer_lost", message="cut"))
+    workspace = make_workspace(Scripted())
+    receipts.keep(workspace.settings.state_dir, receipt("A-req"), attempt=1)
+    record = await current(workspace, RENDER)
+    assert record.state is RenderState.UNKNOWN
+    assert [stray.submission.request_id for stray in await workspace.journal.strays(RENDER)] == ["A-req"]
+    assert receipts.kept(workspace.settings.state_dir) == []
+
+
+async def test_a_machine_that_slept_while_connecting_does_not_send(make_workspace, plan, monkeypatch):
+    """Asked right before the first byte, the attempt says no; the next one goes through."""
+    monkeypatch.setattr(submit, "_pause", lambda error, last: 0.0)
+    answers = []
+
+    class Sleeper(Scripted):
+        async def submit(self, inputs):
+            if not answers:
+                monkeypatch.setattr("avatar.waiting.time.time", lambda: later)
+            answers.append(inputs.may_send())
+            if not answers[-1]:
+                monkeypatch.undo()
+                raise NotSent("its turn was over")
+            return await super().submit(inputs)
+
+    later = datetime.now(UTC).timestamp() + 100
+    workspace = make_workspace(Sleeper("req-1"))
+    record = await submit_render(workspace, plan, plan.segments[0])
+    assert answers == [False, True]
+    assert (record.state, record.entry.attempt) == (RenderState.SUBMITTED, 2)
+
+
+async def test_what_was_not_sent_is_written_down_however_long_the_store_is_away(make_workspace, plan, store, monkeypatch):
+    """A pause of the store does not turn a refusal into `unknown`."""
+
+    async def away() -> str:
+        store.server.faults["create"] = ["refused"] * 10
+        raise SubmitRefused("no credit", kind="balance")
+
+    workspace = make_workspace(Scripted(away))
+    with pytest.raises(SubmitRefused):
+        await submit_render(workspace, plan, plan.segments[0])
+    head = await workspace.journal.head(order_for(workspace, plan, plan.segments[0]).render_id)
+    assert (head.state, head.entry.failure.kind) == (RenderState.REFUSED, "balance")
+
+
+async def test_a_cancelled_run_still_writes_what_was_not_sent(make_workspace, plan):
+    """Stopped while it writes that nothing was sent: it is written all the same."""
+    leaving = asyncio.Event()
+
+    async def not_sent() -> str:
+        leaving.set()
+        raise NotSent("refused")
+
+    workspace = make_workspace(Scripted(not_sent))
+    run = asyncio.create_task(submit_render(workspace, plan, plan.segments[0]))
+    await leaving.wait()
+    await asyncio.sleep(0)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    head = await workspace.journal.head(order_for(workspace, plan, plan.segments[0]).render_id)
+    assert head.state is RenderState.NOT_SENT
+
+
+async def test_a_store_that_is_away_for_a_while_ends_no_submit(make_workspace, plan, store):
+    """Every step before the intent is free, and waits; the intent itself is not taken for another's."""
+    provider = Scripted("req-1")
+    workspace = make_workspace(provider)
+    store.server.faults |= {"list": ["refused"] * 4, "create": ["refused", "lost", "refused"], "put": ["refused"] * 3}
+    record = await submit_render(workspace, plan, plan.segments[0])
+    assert record.state is RenderState.SUBMITTED
+    assert len(provider.seen) == 1
+
+
+class Listing(Scripted):
+    """A provider that lists the account's requests."""
+
+    def __init__(self, *answers, listed=(), **more):
+        super().__init__(*answers, **more)
+        self.capabilities = type(self.capabilities)(paid=True, history=True)
+        self.listed = listed
+
+    async def history(self, since, until):
+        return self.listed(self.seen[0]) if callable(self.listed) else self.listed
+
+
+def as_listed(inputs, request_id="req-listed", **other) -> Listed:
+    facts = {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, "prompt": inputs.prompt} | other
+    return Listed(request_id=request_id, sent_at=datetime.now(UTC), **facts)
+
+
+async def lost_answer(make_workspace, plan, listed):
+    workspace = make_workspace(Listing(OutcomeUnknown("cut"), listed=listed))
+    with pytest.raises(OutcomeUnknown) as caught:
+        await submit_render(workspace, plan, plan.segments[0])
+    return workspace, caught.value
+
+
+async def test_an_unknown_request_is_found_in_the_providers_list(make_workspace, plan):
+    """Exactly one has our two files and our prompt: it is attached, and nothing is sent again."""
+    other = {"prompt": "another"}
+    listed = lambda inputs: [as_listed(inputs), as_listed(inputs, "req-other", **other)]  # noqa: E731
+    workspace, error = await lost_answer(make_workspace, plan, listed)
+    record = await submit_render(workspace, plan, plan.segments[0])
+    assert record.entry.submission.request_id == "req-listed"
+    assert "list of requests" in record.entry.settled_by
+    assert len(workspace.provider(plan.provider).seen) == 1
+    assert error.render_id == record.entry.render_id
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        None,
+        [],
+        lambda inputs: [as_listed(inputs), as_listed(inputs, "req-2")],
+        lambda inputs: [as_listed(inputs, image_url="https://x/other.png")],
+        lambda inputs: [as_listed(inputs, audio_url="https://x/other.mp3")],
+        lambda inputs: [Listed("req", datetime(2020, 1, 1, tzinfo=UTC), inputs.portrait_url, inputs.voice_url, inputs.prompt)],
+    ],
+    ids=["no list", "none", "two", "another portrait", "another voice", "another time"],
+)  # fmt: skip
+async def test_what_the_list_does_not_prove_stays_unknown(make_workspace, plan, listed):
+    """Absence proves nothing, and neither do two."""
+    workspace, error = await lost_answer(make_workspace, plan, listed)
+    assert (await current(workspace, error.render_id)).state is RenderState.UNKNOWN
+
+
+async def test_the_text_names_what_a_person_can_see(make_workspace, plan):
+    """Endpoint, minutes, prompt and file names; never a tag that ordinary accounts do not show."""
+    workspace = make_workspace(Scripted(OutcomeUnknown("cut")))
+    with pytest.raises(OutcomeUnknown) as caught:
+        await submit_render(workspace, plan, plan.segments[0])
+    names = [asset.key.rsplit("/", 1)[1] for asset in (plan.portrait.asset, plan.segments[0].asset)]
+    assert all(part in caught.value.message for part in ["UTC", f"{plan.prompt!r}", *names])
+    assert "tag" not in caught.value.message + caught.value.hint
+
+
+async def test_nothing_is_sent_while_the_store_does_not_answer(make_workspace, plan, store):
+    """Away for longer than the patience: the run ends, and nothing was sent."""
+    provider = Scripted("req-1")
+    workspace = make_workspace(provider)
+    store.server.faults["list"] = ["refused"] * 1000
+    with pytest.raises(StoreUnavailable):
+        await submit_render(workspace, plan, plan.segments[0])
+    assert provider.seen == []
