@@ -5,7 +5,7 @@ Whatever is wrong with one render, one job or one day is told, and stops none of
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +20,7 @@ from avatar.errors import (
 )
 from avatar.events import about_error
 from avatar.job.publish import find_video, publish_video
+from avatar.models import ProviderName
 from avatar.money import receipts
 from avatar.money.budget import BILLED, DIFFERS, LEAKED_SECONDS, Claim
 from avatar.money.collect import FETCH_AGAIN, book_invoice, collect_render
@@ -314,29 +315,33 @@ async def _is_leaked(workspace: Workspace, claim: Claim) -> bool:
 
 
 async def _book_invoices(workspace: Workspace, day: str, found: Reconciled) -> None:
-    """Book what the provider's own books say, in place of what its answers said."""
+    """Book what the providers' own books say, in place of what their answers said."""
     bills = [claim for claim in await workspace.budget.claims(day) if claim.token in {BILLED, DIFFERS}]
     heads = [await workspace.journal.head(claim.render_id) for claim in bills]
-    by_request = {
-        submission_of(head).request_id: head
-        for head in heads
-        if head is not None
-        and head.entry.submission
-        and workspace.provider(head.entry.provider).capabilities.bills
-    }
-    ids = sorted(by_request)
-    for start in range(0, len(ids), BILLS):
-        asked = ids[start : start + BILLS]
-        provider = workspace.provider(by_request[asked[0]].entry.provider)
-        for request_id, amount in (await provider.bills(asked)).items():
-            if (head := by_request.get(request_id)) is not None:
-                await book_invoice(workspace, head.entry, amount)
-                found.invoiced.append(head.entry.render_id)
+    for name in _telling_bills(workspace):
+        entries = {
+            head.entry.submission.request_id: head.entry
+            for head in heads
+            if head is not None and head.entry.submission is not None and head.entry.provider is name
+        }
+        for asked in batched(sorted(entries), BILLS):
+            for request_id, amount in (await workspace.provider(name).bills(asked)).items():
+                if request_id in entries:
+                    await book_invoice(workspace, entries[request_id], amount)
+                    found.invoiced.append(entries[request_id].render_id)
+
+
+def batched(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (names[start : start + size] for start in range(0, len(names), size))
+
+
+def _telling_bills(workspace: Workspace) -> list[ProviderName]:
+    return [name for name in ProviderName if workspace.provider(name).capabilities.bills]
 
 
 async def _asks_for_bills(workspace: Workspace) -> bool:
-    """Whether the provider tells bills, and has not been asked within the hour, by whomever."""
-    if not workspace.provider().capabilities.bills:
+    """Whether a provider tells bills, and was not asked within the hour, by whomever."""
+    if not _telling_bills(workspace):
         return False
     stat = await workspace.store.exists(BILLS_ASKED)
     if stat is not None and (stat.age is None or stat.age < BILLS_EVERY):

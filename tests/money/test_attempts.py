@@ -53,7 +53,12 @@ async def test_what_never_left_is_not_written_into_anothers_attempt(given_up):
     a, b = given_up
     record = await a.write(RenderState.NOT_SENT, failure=Failure(kind="not_sent", message="connect failed"))
     assert (record.entry.holder, record.state) == ("B", RenderState.INTENT)
-    assert await told(b.journal) == [("A", "intent", 1), ("B", "unknown", 1), ("B", "resolved", 1), ("B", "intent", 2)]
+    assert await told(b.journal) == [
+        ("A", "intent", 1),
+        ("B", "unknown", 1),
+        ("B", "resolved", 1),
+        ("B", "intent", 2),
+    ]
 
 
 @pytest.mark.parametrize("state", [RenderState.REFUSED, RenderState.UNKNOWN])
@@ -121,7 +126,9 @@ async def test_a_machine_that_slept_while_connecting_does_not_send(make_workspac
     assert (record.state, record.entry.attempt) == (RenderState.SUBMITTED, 2)
 
 
-async def test_what_was_not_sent_is_written_down_however_long_the_store_is_away(make_workspace, plan, store, monkeypatch):
+async def test_what_was_not_sent_is_written_down_however_long_the_store_is_away(
+    make_workspace, plan, store, monkeypatch
+):
     """A pause of the store does not turn a refusal into `unknown`."""
 
     async def away() -> str:
@@ -158,7 +165,11 @@ async def test_a_store_that_is_away_for_a_while_ends_no_submit(make_workspace, p
     """Every step before the intent is free, and waits; the intent itself is not taken for another's."""
     provider = Scripted("req-1")
     workspace = make_workspace(provider)
-    store.server.faults |= {"list": ["refused"] * 4, "create": ["refused", "lost", "refused"], "put": ["refused"] * 3}
+    store.server.faults |= {
+        "list": ["refused"] * 4,
+        "create": ["refused", "lost", "refused"],
+        "put": ["refused"] * 3,
+    }
     record = await submit_render(workspace, plan, plan.segments[0])
     assert record.state is RenderState.SUBMITTED
     assert len(provider.seen) == 1

@@ -1,0 +1,169 @@
+"""Claims: one object with a key each, given back by it alone, or when it was left behind and nothing was paid on it."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from avatar.batch.run import Purse
+from avatar.errors import BudgetRefused, SubmitRefused
+from avatar.job.reconcile import reconcile_renders
+from avatar.models import Continuity
+from avatar.money.budget import LEAKED_SECONDS, USABLE_SECONDS, total
+from avatar.money.collect import collect_render
+from avatar.money.commit import commit_job, job_orders, release_unspent, still_to_buy
+from avatar.money.journal import Failure, RenderState
+from avatar.money.quote import order_for
+from avatar.money.settle import declare_not_charged
+from avatar.money.state import attach
+from avatar.money.submit import submit_render
+from tests.money.scripted import Scripted
+
+RENDER = "a" * 32
+
+
+def today() -> str:
+    return f"{datetime.now(UTC).date():%Y-%m-%d}"
+
+
+@pytest.fixture
+def workspace(make_workspace, store):
+    store.server.now = datetime.now(UTC)
+    return make_workspace(Scripted("req-1", "req-2"), budget={"per_day": Decimal(10)})
+
+
+async def set_aside(workspace) -> Decimal:
+    return total(await workspace.budget.claims(today()))
+
+
+async def test_a_claim_of_seconds_is_not_taken_for_left_behind(workspace, plan, store):
+    """The render was refused hours ago; the claim for asking again is five seconds old, and holds."""
+    workspace.provider(plan.provider).answers.insert(0, SubmitRefused("no credit", kind="balance"))
+    with pytest.raises(SubmitRefused):
+        await submit_render(workspace, plan, plan.segments[0])
+    store.server.tick(7 * 3600)
+    claims = await commit_job(workspace, plan)
+    store.server.tick(5)
+    await reconcile_renders(workspace, idle_seconds=0)
+    assert {claim.key for claim in await workspace.budget.objects(today())} >= set(claims.values())
+
+
+async def test_a_claim_that_was_left_behind_is_given_back(workspace, store):
+    """Its run is gone, and nothing was sent for it."""
+    await workspace.budget.claim({RENDER: Decimal(6)})
+    store.server.tick(LEAKED_SECONDS + 1)
+    found = await reconcile_renders(workspace)
+    assert found.released == [RENDER]
+    assert await set_aside(workspace) == 0
+
+
+async def test_a_claim_that_was_paid_on_stays(workspace, plan, store):
+    """However old: it is the render's until the bill comes."""
+    await commit_job(workspace, plan)
+    await submit_render(workspace, plan, plan.segments[0])
+    store.server.tick(5 * LEAKED_SECONDS)
+    await reconcile_renders(workspace)
+    assert await set_aside(workspace) == Decimal("0.92")
+
+
+async def test_two_runs_of_a_job_give_back_their_own(make_workspace, plan, store):
+    """One buys on its claim; the other gives its own back, and the bought one stays set aside."""
+    one, other = (make_workspace(Scripted("req-1"), budget={"per_day": Decimal(10)}) for _ in range(2))
+    claims = [await commit_job(each, plan) for each in (one, other)]
+    (key,) = claims[0].values()
+    await submit_render(one, plan, plan.segments[0], claim=key)
+    await release_unspent(other, claims[1])
+    assert [claim.key for claim in await one.budget.objects(today())] == [key]
+
+
+async def test_a_claim_that_became_too_old_is_made_anew_before_it_is_sent_on(workspace, plan, monkeypatch):
+    """The run waited for its turn for hours, or its machine slept: others may have given its claim back."""
+    (key,) = (await commit_job(workspace, plan)).values()
+    later = datetime.now(UTC).timestamp() + USABLE_SECONDS + 1
+    monkeypatch.setattr("avatar.waiting.time.time", lambda: later)
+    monkeypatch.setattr("avatar.money.attempt.SENDS_WITHIN", 1e9)
+    record = await submit_render(workspace, plan, plan.segments[0], claim=key)
+    assert record.entry.claim != key
+    assert [claim.key for claim in await workspace.budget.objects(today())] == [record.entry.claim]
+
+
+async def test_and_is_refused_if_the_day_has_no_money_left(workspace, plan, monkeypatch):
+    """Its money went to others meanwhile: nothing is sent."""
+    (key,) = (await commit_job(workspace, plan)).values()
+    later = datetime.now(UTC).timestamp() + USABLE_SECONDS + 1
+    monkeypatch.setattr("avatar.waiting.time.time", lambda: later)
+    await workspace.budget.release(key)
+    await workspace.budget.claim({RENDER: Decimal("9.5")})
+    with pytest.raises(BudgetRefused):
+        await submit_render(workspace, plan, plan.segments[0], claim=key)
+    assert workspace.provider(plan.provider).seen == []
+
+
+async def test_nothing_is_bought_without_a_claim(workspace, plan):
+    """Another run had it under way when this one committed, and it failed: what is bought now is set aside first."""
+    await submit_render(workspace, plan, plan.segments[0])
+    assert await set_aside(workspace) == Decimal("0.92")
+
+
+class Rows(list):
+    """Rows of a sheet, each with a render of its own at six dollars."""
+
+    def __init__(self, count: int, plan) -> None:
+        super().__init__(
+            type("Row", (), {"plan": plan, "owed": {f"{number:032x}": Decimal(6)}})()
+            for number in range(count)
+        )
+
+
+async def test_what_a_sheet_claims_ahead_is_claimed_again_when_it_is_needed_late(
+    make_workspace, plan, store, monkeypatch
+):
+    """Given back after hours, as nothing was paid on it: the next row does not go by the old word."""
+    store.server.now = datetime.now(UTC)
+    workspace = make_workspace(Scripted(), budget={"per_day": Decimal(1000)})
+    rows = Rows(100, plan)
+    purse = Purse(workspace, rows)
+    await purse.claim(rows[0].owed)
+    assert await set_aside(workspace) == 6 * 50
+    store.server.tick(LEAKED_SECONDS + 60)
+    assert len((await reconcile_renders(workspace)).released) == 50
+    later = datetime.now(UTC).timestamp() + LEAKED_SECONDS + 60
+    monkeypatch.setattr("avatar.waiting.time.time", lambda: later)
+    for row in rows[1:3]:
+        claims = await purse.claim(row.owed)
+        assert {claim.key for claim in await workspace.budget.objects(today())} >= set(claims.values())
+
+
+async def test_a_sheet_gives_back_what_it_did_not_need(make_workspace, plan, store):
+    """Fifty rows were claimed for, and one ran."""
+    workspace = make_workspace(Scripted(), budget={"per_day": Decimal(1000)})
+    rows = Rows(50, plan)
+    purse = Purse(workspace, rows)
+    used = await purse.claim(rows[0].owed)
+    await purse.give_back()
+    assert [claim.key for claim in await workspace.budget.objects(today())] == list(used.values())
+
+
+async def test_what_a_person_freed_and_was_accepted_after_all_is_set_aside_again(workspace, plan):
+    """The claim went with the person's word; the late receipt brings it back, whatever the limit."""
+    (key,) = (await commit_job(workspace, plan)).values()
+    record = await submit_render(workspace, plan, plan.segments[0], claim=key)
+    journal, submission = workspace.journal, record.entry.submission
+    failed = await journal.append(record, RenderState.FAILED, failure=Failure(kind="x", message="x"))
+    resolved = await declare_not_charged(workspace, failed.entry.render_id, by="anna")
+    assert await set_aside(workspace) == 0
+    await attach(workspace, resolved, submission.model_copy(update={"request_id": "req-late"}), "late")
+    assert await set_aside(workspace) == Decimal("0.92")
+
+
+async def test_a_chain_that_goes_on_claims_for_what_is_left(workspace, plan, footage):
+    """The first of two segments is bought: only the second is still to be paid."""
+    second = plan.segments[0].model_copy(update={"index": 1, "start": 8.0, "sha256": "c" * 64})
+    chain = plan.model_copy(update={"segments": (plan.segments[0], second), "continuity": Continuity.CHAIN})
+    workspace.provider(plan.provider).video = footage
+    assert len(await still_to_buy(workspace, chain)) == 2
+    record = await submit_render(workspace, chain, chain.segments[0])
+    await collect_render(workspace, record.entry.render_id)
+    (placeholder,) = await still_to_buy(workspace, chain)
+    orders = await job_orders(workspace, chain)
+    assert placeholder == orders[1][0].render_id != order_for(workspace, chain, second).render_id
