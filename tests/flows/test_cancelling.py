@@ -12,7 +12,7 @@ from avatar.batch.run import Floor
 from avatar.models import ProviderName
 from avatar.workspace import Workspace
 from tasks import batch as batching
-from tasks.turns import Lease, Leases, Limit, Slots
+from tasks.turns import CountedTurns, Lease, Limit, Server
 
 LIMIT = Limit("avatar-fal", 2)
 
@@ -45,29 +45,29 @@ async def test_a_question_to_the_server_that_is_cancelled_is_over():
     answered = asyncio.Event()
     answer = SimpleNamespace(json=lambda: {"lease_id": str(UUID(int=1)), "limits": [{}]})
     client = SimpleNamespace(increment_concurrency_slots_with_lease=answering(answered, answer))
-    leases = Leases(client, logging.getLogger("test"), None)
-    asked = asyncio.create_task(leases.take(LIMIT))
+    server = Server(client, logging.getLogger("test"), None)
+    asked = asyncio.create_task(server.lease(LIMIT))
     await answered.wait()
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asked
-    leases.close()
+    server.close()
 
 
 class Broken:
-    """Leases with a defect, then without."""
+    """A server with a defect in its answers, then without."""
 
     def __init__(self) -> None:
         self.asked = 0
 
-    async def take(self, limit: Limit) -> Lease:
+    async def lease(self, limit: Limit) -> Lease:
         self.asked += 1
         await asyncio.sleep(0)
-        if self.asked == 1:
+        if self.asked <= 2:
             raise KeyError("lease_id")
         return Lease(uuid4(), 0.0)
 
-    async def may_send(self, limit: Limit) -> bool:
+    async def leave(self, limit: Limit, requests: int) -> bool:
         return True
 
     async def release(self, lease: Lease) -> None:
@@ -79,14 +79,14 @@ class Broken:
 
 async def test_a_defect_in_the_line_for_turns_reaches_those_who_wait(make_settings):
     """Nobody waits for ever for a turn that nobody asks for; the next one to come is served."""
-    slots = Slots(Broken(), make_settings())
+    turns = CountedTurns(Broken(), make_settings())
 
     async def hold() -> str:
-        async with slots.hold(ProviderName.FAL, under_way=False):
+        async with turns.hold(ProviderName.FAL, under_way=False):
             return "its turn"
 
     async with asyncio.timeout(20):
         ended = await asyncio.gather(hold(), hold(), return_exceptions=True)
     assert [type(each) for each in ended] == [KeyError, KeyError]
     assert await hold() == "its turn"
-    await slots.aclose()
+    await turns.aclose()

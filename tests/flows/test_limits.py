@@ -24,7 +24,7 @@ from avatar.local.record import ApiEntry, StateDirectory
 from avatar.local.server import ensure_server
 from avatar.models import AvatarJob, ProviderName
 from avatar.settings import AvatarSettings, FalSettings
-from tasks.turns import Lease, Leases, Limit
+from tasks.turns import Lease, Limit, Server
 from tests.batch.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Local, Produce
 from tests.sandbox.running import Sandbox
@@ -127,16 +127,16 @@ async def test_a_limit_of_none_stops_paying_until_it_is_raised(
     produce: Produce, given: Given, sandbox: Sandbox, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """0 in the UI, and nothing more is sent; raised again, what waited goes on."""
-    take, answers = Leases.take, []
+    ask, answers = Server.lease, []
 
-    async def watched(self: Leases, limit: Limit) -> Lease | None:
-        answers.append(await take(self, limit))
+    async def watched(self: Server, limit: Limit) -> Lease | None:
+        answers.append(await ask(self, limit))
         return answers[-1]
 
     sandbox.reset(render_seconds=0.5)
     await produce(given.job("one"), **sandbox.fal_env())
     limits.change("avatar-fal", limit=0)
-    monkeypatch.setattr(Leases, "take", watched)
+    monkeypatch.setattr(Server, "lease", watched)
     waiting = asyncio.create_task(produce(given.job("two"), **sandbox.fal_env()))
     await until(lambda: len(answers) > 1, 30)
     assert (answers[:2], sandbox.state()["accepts"], waiting.done()) == ([None, None], 1, False)
