@@ -36,25 +36,28 @@ def needs_approval(amount: Decimal, budget: BudgetSettings) -> bool:
 
 
 async def approve(
-    job: AvatarJob, plan: Plan, settings: AvatarSettings, preview: Callable[[], Awaitable[Video]]
+    job: AvatarJob,
+    plan: Plan,
+    owed: Decimal,
+    settings: AvatarSettings,
+    preview: Callable[[], Awaitable[Video]],
 ) -> None:
     """Return if the job may be paid for: it is cheap enough, or a person approved it.
 
     Args:
         job: what was asked for.
         plan: what would be paid for.
+        owed: US dollars still to be paid of its quote; the rest was paid by an earlier run.
         settings: the limit, whether `preview` is rendered first, and where the gallery is.
         preview: renders the same job for nothing, so that people approve something they saw.
 
     Raises:
         ApprovalDenied: a person said no, or there is nobody to ask.
     """
-    if not needs_approval(plan.quote.amount, settings.budget):
+    if not needs_approval(owed, settings.budget):
         return
     seen = await _show(preview, settings) if settings.budget.preview_first and deployment.id else ""
-    await ask(
-        f"{plan.job_id}-{plan.take}", "job", plan.quote.amount, _price(job, plan) + seen, settings.budget
-    )
+    await ask(f"{plan.job_id}-{plan.take}", "job", owed, _price(job, plan, owed) + seen, settings.budget)
 
 
 async def ask(name: str, what: str, amount: Decimal, question: str, budget: BudgetSettings) -> None:
@@ -101,17 +104,18 @@ async def _show(preview: Callable[[], Awaitable[Video]], settings: AvatarSetting
     return f"\n\n{where}: the same voice and cuts, without the paid model."
 
 
-def _price(job: AvatarJob, plan: Plan) -> str:
+def _price(job: AvatarJob, plan: Plan, owed: Decimal) -> str:
     """The quote as Markdown."""
     rows = "\n".join(
         f"| {segment.index + 1} | {segment.start:.1f} s | {segment.seconds:.1f} s |"
         for segment in plan.segments[:SHOWN]
     )
+    paid = f" ${plan.quote.amount - owed:.2f} of it is paid already." if owed < plan.quote.amount else ""
     more = f"\n\n… and {len(plan.segments) - SHOWN} more." if len(plan.segments) > SHOWN else ""
     return (
-        f"## Pay ${plan.quote.amount:.2f} to {plan.provider}?\n\n"
+        f"## Pay ${owed:.2f} to {plan.provider}?\n\n"
         f"{plan.voice.seconds:.1f} s of voice, {plan.quote.seconds:g} s billed at ${plan.quote.price_per_second}/s, "
-        f"in {len(plan.segments)} segment(s).\n\n"
+        f"in {len(plan.segments)} segment(s).{paid}\n\n"
         f"| segment | from | length |\n| --- | --- | --- |\n{rows}{more}\n\n"
         f"Portrait `{_name(job.portrait)}`, voice `{_name(job.voice)}`. Nothing has been sent yet."
     )

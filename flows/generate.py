@@ -1,5 +1,6 @@
 """One job: a portrait and a voice track become a published talking video."""
 
+from decimal import Decimal
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,6 +11,7 @@ from prefect.runtime import flow_run
 from avatar.job.plan import identify
 from avatar.job.produce import made_already, render_all
 from avatar.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment, Video, shown
+from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price, describe_plan
 from avatar.money.submit import its_turn
 from avatar.workspace import Workspace, ignore
@@ -52,8 +54,9 @@ async def generate_avatar(workspace: Workspace, job: AvatarJob) -> Video:
         return video
     plan = await (await cached(validate_inputs, workspace))(workspace, job, portrait, voice)
     get_run_logger().info(describe_plan(plan))
-    check_price(plan.quote, job, workspace.settings.budget)
-    await approve(job, plan, workspace.settings, partial(preview, workspace, job, portrait, voice))
+    if owed := sum((await still_to_buy(workspace, plan)).values(), Decimal(0)):
+        check_price(plan.quote, job, workspace.settings.budget)
+        await approve(job, plan, owed, workspace.settings, partial(preview, workspace, job, portrait, voice))
     renders = await render_all(workspace, job, plan, partial(render_segment, workspace))
     return await publish_video(workspace, plan, list(renders), accept=job.accept)
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from avatar.job.expire import expire as apply_rules
 from avatar.job.reconcile import finish_render, reconcile_renders
 from avatar.models import Model
-from avatar.money.settle import attach_request, declare_not_charged, signed_by
+from avatar.money.settle import attach_request, attach_video, declare_not_charged, signed_by
 from avatar.web.export import Exported, export_gallery
 from avatar.workspace import Workspace
 from tasks.artifacts import decorate, show_expired, show_reconciled
@@ -82,6 +82,13 @@ class Settlement(Model):
         description="The provider's id of the request, if it was found.",
         examples=["764cabcf-b745-4b3e-ae38-1200304cf45b"],
     )
+    video_url: str | None = Field(
+        None,
+        title="Video",
+        max_length=4096,
+        description="Where the provider's own pages have the video, for a render that has stalled.",
+        examples=["https://v3b.fal.media/files/b/output.mp4"],
+    )
     who: str = Field(
         "somebody in the Prefect UI",
         title="Who",
@@ -99,13 +106,16 @@ async def reconcile(workspace: Workspace, upkeep: Upkeep = Upkeep()) -> None:  #
     Args:
         upkeep: how far to go.
     """
-    found = await reconcile_renders(workspace, idle_seconds=upkeep.idle_seconds)
-    resumed = await resume_dead_runs(workspace.settings.recovery) if upkeep.resume_runs else []
-    cancelled = await end_cancelled_runs(workspace.settings.recovery)
+    try:
+        found = await reconcile_renders(workspace, idle_seconds=upkeep.idle_seconds)
+    finally:  # dead runs are started again whatever is wrong with the store
+        resumed = await resume_dead_runs(workspace.settings.recovery) if upkeep.resume_runs else []
+        cancelled = await end_cancelled_runs(workspace.settings.recovery)
     get_run_logger().info(
-        "Collected %d, published %d, still rendering %d, unknown %d; %d runs started again, %d ended as cancelled.",
-        len(found.collected), len(found.published), len(found.running), len(found.unknown), len(resumed),
-        len(cancelled),
+        "Collected %d, published %d, still rendering %d, unknown %d, stalled %d; %d runs started again, %d ended as "
+        "cancelled.",
+        len(found.collected), len(found.published), len(found.running), len(found.unknown), len(found.stalled),
+        len(resumed), len(cancelled),
     )  # fmt: skip
     await show_reconciled(found, resumed, cancelled)
 
@@ -122,7 +132,13 @@ async def resolve(workspace: Workspace, settlement: Settlement) -> str:
     if settlement.verdict is Verdict.NOT_CHARGED:
         await declare_not_charged(workspace, settlement.render_id, by=by)
         return "settled as not charged"
-    await attach_request(workspace, settlement.render_id, settlement.request_id or "", by=by)
+    request_id = settlement.request_id
+    if settlement.video_url:
+        await attach_video(
+            workspace, settlement.render_id, settlement.video_url, by=by, request_id=request_id
+        )
+    else:
+        await attach_request(workspace, settlement.render_id, request_id or "", by=by)
     found = await finish_render(workspace, settlement.render_id)
     get_run_logger().info(found["text"])
     return found["state"]

@@ -195,10 +195,11 @@ def _check_table(video: Video) -> list[dict[str, str]]:
 async def show_reconciled(found: Reconciled, resumed: list[str], cancelled: list[str]) -> None:
     """Leave a table of what was put straight, and what needs a person."""
     rows = [{"what": "needs a person: outcome unknown", "which": render_id} for render_id in found.unknown]
+    rows += [{"what": "needs a person: stalled", "which": render_id} for render_id in found.stalled]
     rows += [
         {"what": "left as it is", "which": f"{render_id}: {why}"} for render_id, why in found.failed.items()
     ]
-    for what in ("published", "collected", "attached", "running", "settled", "released"):
+    for what in ("published", "collected", "attached", "running", "settled", "released", "invoiced"):
         rows += [{"what": what, "which": which} for which in getattr(found, what)]
     rows += [{"what": "flow run started again", "which": name} for name in resumed]
     rows += [{"what": "cancelled flow run ended", "which": name} for name in cancelled]

@@ -176,18 +176,13 @@ async def _hand_over() -> None:
 
 
 async def _next_take(workspace: Workspace, job: AvatarJob) -> AvatarJob:
-    """The lowest take that is not published: a forced take that was cut short is continued, not bought again."""
     from avatar.job.inputs import ingest
-    from avatar.job.plan import identify
-    from avatar.job.publish import find_video
+    from avatar.job.produce import next_take
 
     await workspace.store.ensure_bucket()
     portrait = await ingest(workspace, job.portrait, what="portrait")
     voice = await ingest(workspace, job.voice, what="voice")
-    provider = workspace.provider(job.provider)
-    while await find_video(workspace, identify(job, portrait, voice, provider)):
-        job = job.model_copy(update={"take": job.take + 1})
-    return job
+    return await next_take(workspace, job, portrait, voice)
 
 
 async def _tell_what_goes_on(settings: AvatarSettings, renders: set[str], *, cancel: bool) -> None:

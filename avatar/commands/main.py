@@ -131,9 +131,14 @@ def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_resolve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("resolve", help="settle a render whose outcome is unknown")
     parser.add_argument("render", metavar="RENDER", help="the render id that the error named")
-    settle = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "--request-id",
+        metavar="ID",
+        help="attach the request found on the provider's dashboard; with --not-charged: a stray one that was refunded",
+    )
+    settle = parser.add_mutually_exclusive_group()
     settle.add_argument(
-        "--request-id", metavar="ID", help="attach the request found on the provider's dashboard"
+        "--video-url", metavar="URL", help="fetch the video from where the provider's own pages have it"
     )
     settle.add_argument(
         "--not-charged", action="store_true", help="the provider has no such request: may be sent again"

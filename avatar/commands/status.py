@@ -11,6 +11,7 @@ from avatar.errors import InvalidInput
 from avatar.job.publish import find_video
 from avatar.models import Video
 from avatar.money.budget import total
+from avatar.money.commit import open_jobs
 from avatar.money.journal import Record, RenderState
 from avatar.workspace import Workspace
 
@@ -39,8 +40,15 @@ async def _all(workspace: Workspace) -> dict[str, Any]:
     return {
         "published": len(manifests),
         "videos": [_video(video) for video in videos if video],
-        "open": [_record(head) for head in heads if head],
+        "open": [_record(head) | await _strays(workspace, head) for head in heads if head],
+        "jobs": await open_jobs(workspace),
     }
+
+
+async def _strays(workspace: Workspace, head: Record) -> dict[str, Any]:
+    """Requests that were accepted beside the one that is followed: both may be charged."""
+    strays = await workspace.journal.strays(head.entry.render_id) if head.strays else ()
+    return {"strays": [stray.submission.request_id for stray in strays]} if strays else {}
 
 
 async def spend(workspace: Workspace) -> dict[str, Any]:
@@ -50,7 +58,9 @@ async def spend(workspace: Workspace) -> dict[str, Any]:
         claims = await workspace.budget.claims(day)
         billed = total([claim for claim in claims if claim.state == "settled"])
         set_aside = total([claim for claim in claims if claim.state == "open"])
-        days.append({"day": day, "renders": len(claims), "billed": str(billed), "open": str(set_aside)})
+        row = {"day": day, "renders": len(claims), "billed": str(billed), "open": str(set_aside)}
+        differ = {claim.render_id: str(claim.amount) for claim in claims if claim.differs}
+        days.append(row | ({"not_as_quoted": differ} if differ else {}))
     heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
     unknown = [head for head in heads if head is not None and head.state is RenderState.UNKNOWN]
     return {
@@ -65,10 +75,13 @@ def _spend_as_text(found: dict[str, Any]) -> str:
     limit = (
         f"limit ${found['per_day']} a day" if found["per_day"] else "no limit a day (AVATAR_BUDGET__PER_DAY)"
     )
-    lines = [
-        f"{row['day']}  {row['renders']} renders  billed ${row['billed']}  set aside ${row['open']}"
-        for row in found["days"]
-    ]
+    lines = []
+    for row in found["days"]:
+        lines.append(
+            f"{row['day']}  {row['renders']} renders  billed ${row['billed']}  set aside ${row['open']}"
+        )
+        for render_id, billed in row.get("not_as_quoted", {}).items():
+            lines.append(f"  {render_id}  billed ${billed}, which is not what it was quoted at")
     lines.append(f"at risk in unknown renders: ${found['at_risk']}; {limit}")
     return "\n".join(lines + [_step(row) for row in found["unknown"]])
 
@@ -114,7 +127,8 @@ def _record(record: Record) -> dict[str, Any]:
 
 def _as_text(found: dict[str, Any]) -> str:
     if "published" in found:
-        lines = [f"{found['published']} published, {len(found['open'])} open"]
+        jobs = f", {len(found['jobs'])} jobs without a video yet" if found["jobs"] else ""
+        lines = [f"{found['published']} published, {len(found['open'])} open{jobs}"]
         lines += [_line(row, "published_at", "job_id", "seconds", "billed", "uri") for row in found["videos"]]
         return "\n".join(lines + ["open:"] * bool(found["open"]) + [_step(row) for row in found["open"]])
     lines = [_line(found["video"], *found["video"])] if "video" in found else []
@@ -127,4 +141,6 @@ def _line(row: dict[str, Any], *names: str) -> str:
 
 
 def _step(row: dict[str, Any]) -> str:
-    return f"  {_line(row, 'at', 'render_id', 'seq', 'state', 'provider')}  {row.get('request_id', '')} {row.get('why', '')}".rstrip()
+    step = f"  {_line(row, 'at', 'render_id', 'seq', 'state', 'provider')}  {row.get('request_id', '')} {row.get('why', '')}"
+    beside = [f"    also accepted, and maybe charged: request {one}" for one in row.get("strays", ())]
+    return "\n".join([step.rstrip(), *beside])

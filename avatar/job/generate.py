@@ -1,5 +1,6 @@
 """One job from Python, without Prefect: the same steps and the same journal as the flow."""
 
+from decimal import Decimal
 from functools import partial
 
 from avatar.errors import BudgetRefused
@@ -9,6 +10,7 @@ from avatar.job.produce import made_already, render_all, wait_until_done
 from avatar.job.publish import publish_video, require_published
 from avatar.models import AvatarJob, Plan, Render, Segment, Video
 from avatar.money.collect import collect_render
+from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
 from avatar.money.submit import submit_render
 from avatar.settings import AvatarSettings, BudgetSettings
@@ -50,8 +52,9 @@ async def generate(job: AvatarJob, settings: AvatarSettings | None = None) -> Vi
         plan = await _plan(workspace, job)
         if video := await made_already(workspace, job, plan.job_id):
             return video
-        check_price(plan.quote, job, workspace.settings.budget)
-        _refuse_unapproved(plan, job, workspace.settings.budget)
+        if owed := sum((await still_to_buy(workspace, plan)).values(), Decimal(0)):
+            check_price(plan.quote, job, workspace.settings.budget)
+            _refuse_unapproved(owed, job, workspace.settings.budget)
         renders = await render_all(workspace, job, plan, partial(_render, workspace))
         return require_published(await publish_video(workspace, plan, renders, accept=job.accept))
     finally:
@@ -65,9 +68,9 @@ async def _plan(workspace: Workspace, job: AvatarJob) -> Plan:
     return await plan_job(workspace, job, portrait, voice)
 
 
-def _refuse_unapproved(plan: Plan, job: AvatarJob, budget: BudgetSettings) -> None:
+def _refuse_unapproved(amount: Decimal, job: AvatarJob, budget: BudgetSettings) -> None:
     """A call has nobody to ask: whoever states the price they accept has approved it."""
-    limit, amount = budget.approve_above, plan.quote.amount
+    limit = budget.approve_above
     if limit is None or amount <= limit or job.max_cost is not None:
         return
     raise BudgetRefused(

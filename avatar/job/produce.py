@@ -10,11 +10,13 @@ from pathlib import Path
 
 from avatar.errors import (
     AvatarError,
+    ObjectNotFound,
     RenderFailed,
     StillRendering,
     StoreUnavailable,
     SubmitRefused,
 )
+from avatar.job.plan import identify
 from avatar.job.publish import accept_video, find_video, require_published
 from avatar.media.stills import last_frame
 from avatar.models import (
@@ -31,12 +33,42 @@ from avatar.models import (
     VideoState,
     chained,
 )
-from avatar.money.commit import Claim, commit_job, open_job, release_unspent
+from avatar.money.collect import RENDERS, read_mark
+from avatar.money.commit import Claim, commit_job, job_orders, load_plan, open_job, release_unspent
 from avatar.money.follow import OnSnapshot, follow_render
+from avatar.money.journal import Record, RenderState
 from avatar.money.quote import check_price, order_for, quote_segments
 from avatar.store.objects import hash_file
 from avatar.waiting import LONG, patiently
 from avatar.workspace import Workspace
+
+
+async def next_take(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> AvatarJob:
+    """The lowest take that has no video and can still get one: one that was cut short is continued, not bought again."""
+    provider = workspace.provider(job.provider)
+    while await _is_over(workspace, identify(job, portrait, voice, provider)):
+        job = job.model_copy(update={"take": job.take + 1})
+    return job
+
+
+async def _is_over(workspace: Workspace, job_id: str) -> bool:
+    """Whether a take has its video, or a render of it failed, stalled, or was deleted by a rule."""
+    if await find_video(workspace, job_id) is not None:
+        return True
+    try:
+        plan = await load_plan(workspace, job_id)
+    except ObjectNotFound:
+        return False
+    heads = [head for _, head in await job_orders(workspace, plan) if head is not None]
+    return any([await _is_spent(workspace, head) for head in heads])
+
+
+async def _is_spent(workspace: Workspace, head: Record) -> bool:
+    if head.state in {RenderState.FAILED, RenderState.STALLED}:
+        return True
+    render = head.entry.render
+    gone = render is not None and await workspace.store.exists(render.key) is None
+    return gone and await read_mark(workspace.store, RENDERS, head.entry.render_id) is not None
 
 
 # `continuity=chain`: every segment starts from the last frame of the one before it.

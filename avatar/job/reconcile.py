@@ -58,7 +58,7 @@ SOON = 60.0
 #: Requests whose bills are asked for together.
 BILLS = 50
 #: Seconds between two looks at the provider's books, and what notes the last one.
-BILLS_EVERY, BILLS_ASKED = 3600.0, "bills/asked.json"
+BILLS_EVERY, BILLS_ASKED = 3600.0, "open/bills/asked.json"
 
 _AT_REST = {RenderState.NOT_SENT, RenderState.REFUSED, RenderState.RESOLVED, RenderState.FAILED}
 _ACCEPTED = {RenderState.SUBMITTED, RenderState.RENDERED, RenderState.STALLED, RenderState.COLLECTED}

@@ -1,6 +1,6 @@
 """Commit to a job's price before its first paid request, and put the books straight afterwards.
 
-A job is open from before its first claim until its record is written, as `open-jobs/<job_id>.json`: whoever finds it
+A job is open from before its first claim until its record is written, as `open/jobs/<job_id>.json`: whoever finds it
 there and nobody at work on it does what is left (`avatar.job.reconcile`).
 """
 
@@ -20,7 +20,7 @@ from avatar.workspace import Workspace
 #: Sets money aside, in US dollars by render id; the keys of the claims, by render id.
 Claim = Callable[[Mapping[str, Decimal]], Awaitable[dict[str, str]]]
 
-OPEN_JOBS = "open-jobs/"
+OPEN_JOBS = "open/jobs/"
 _NOT_CHARGED = {RenderState.NOT_SENT, RenderState.REFUSED, RenderState.RESOLVED}
 
 

@@ -9,6 +9,7 @@ keeps a request id that it still gets beside the journal, as `journal/<render_id
 
 import asyncio
 import hashlib
+import json
 import os
 import re
 import socket
@@ -170,7 +171,12 @@ def stray_prefix(render_id: str) -> str:
     return f"journal/{render_id}/strays/"
 
 
+def _settled_key(key: str) -> str:
+    return key.removesuffix(".json") + ".settled.json"
+
+
 _ENTRY = re.compile(r"journal/[^/]+/[0-9]+\.json")
+_STRAY = re.compile(r"journal/[^/]+/strays/[0-9a-f]+\.json")
 
 
 def open_key(render_id: str) -> str:
@@ -207,20 +213,23 @@ class Journal:
         await self.keep_open(stray.render_id)
         await self.store.create(stray.key, stray.model_dump_json().encode())
 
-    async def drop_stray(self, stray: Stray) -> None:
-        """The journal follows it now, or a person has settled it."""
-        await self.store.remove(stray.key)
+    async def settle_stray(self, stray: Stray, by: str) -> None:
+        """The journal follows it now, or a person has settled it. Nothing of the journal is ever removed."""
+        note = json.dumps({"settled_by": by}).encode()
+        await self.store.put(_settled_key(stray.key), note, content_type="application/json")
 
     async def _keys(self, render_id: str) -> tuple[list[str], list[str]]:
         """Keys of its entries, oldest first, and of its strays."""
         keys = [stat.key for stat in await self.store.list(render_prefix(render_id))]
-        strays = [key for key in keys if key.startswith(stray_prefix(render_id))]
+        beside = {key for key in keys if _STRAY.fullmatch(key)}
+        strays = [key for key in sorted(beside) if _settled_key(key) not in keys]
         return [key for key in keys if _ENTRY.fullmatch(key)], strays
 
     async def open_renders(self) -> list[str]:
         """Ids of renders that were begun and are not known to be at rest."""
         stats = await self.store.list("open/")
-        return [stat.key.removeprefix("open/").removesuffix(".json") for stat in stats]
+        names = (stat.key.removeprefix("open/").removesuffix(".json") for stat in stats)
+        return [name for name in names if "/" not in name]
 
     async def keep_open(self, render_id: str) -> None:
         """Index a render that is not at rest; again, as its run's sign of life."""

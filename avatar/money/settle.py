@@ -82,7 +82,7 @@ async def declare_not_charged(
         InvalidInput: there is nothing to settle, or the provider's list of requests shows it.
     """
     if request_id is not None:
-        return await _drop_stray(workspace, render_id, request_id)
+        return await _settle_stray(workspace, render_id, request_id, by)
     record = await _unsettled(workspace, render_id)
     await _check_history(workspace, record)
     written = await workspace.journal.append(record, RenderState.RESOLVED, settled_by=by)
@@ -95,11 +95,11 @@ async def declare_not_charged(
     return record
 
 
-async def _drop_stray(workspace: Workspace, render_id: str, request_id: str) -> Record:
+async def _settle_stray(workspace: Workspace, render_id: str, request_id: str, by: str) -> Record:
     record = await workspace.journal.head(render_id)
     for stray in await workspace.journal.strays(render_id):
         if record is not None and stray.submission.request_id == request_id:
-            await workspace.journal.drop_stray(stray)
+            await workspace.journal.settle_stray(stray, by)
             return record
     raise InvalidInput(f"Render {render_id} has no stray request {request_id!r}.", render_id=render_id)
 

@@ -214,7 +214,7 @@ async def _use_stray(workspace: Workspace, record: Record) -> Record:
     """Follow a request that was accepted for an attempt which had lost its turn, if nothing else was charged."""
     for stray in await workspace.journal.strays(record.entry.render_id):
         if stray.submission.request_id in await request_ids(workspace.journal, record.entry.render_id):
-            await workspace.journal.drop_stray(stray)
+            await workspace.journal.settle_stray(stray, "the journal follows it")
             continue
         failure = record.entry.failure
         unbilled = record.state is RenderState.FAILED and failure is not None and failure.billed is False
@@ -224,7 +224,7 @@ async def _use_stray(workspace: Workspace, record: Record) -> Record:
         followed = await attach(workspace, record, stray.submission, settled_by)
         if followed is None or followed.entry.submission != stray.submission:
             return followed or record
-        await workspace.journal.drop_stray(stray)
+        await workspace.journal.settle_stray(stray, settled_by)
         record = followed
     return record
 

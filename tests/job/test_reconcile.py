@@ -7,13 +7,14 @@ from decimal import Decimal
 
 import pytest
 
-from avatar.errors import DownloadFailed, ProviderUnavailable, ResultUnreadable
+from avatar.errors import ProviderUnavailable, ResultUnreadable
+from avatar.job import produce
 from avatar.job.publish import find_video
 from avatar.job.reconcile import reconcile_renders
-from avatar.models import RemoteState, RemoteVideo, Snapshot
-from avatar.money.collect import FETCH_AGAIN, FETCHES, collect_render
-from avatar.money.commit import commit_job, open_jobs
-from avatar.money.journal import RenderState
+from avatar.models import AvatarJob, RemoteState, RemoteVideo, Snapshot
+from avatar.money.collect import FETCH_AGAIN, FETCHES, RENDERS, Mark, collect_render, mark_key
+from avatar.money.commit import commit_job, open_jobs, still_to_buy
+from avatar.money.journal import Failure, RenderState
 from avatar.money.quote import order_for
 from avatar.money.settle import attach_video, declare_not_charged
 from avatar.money.submit import submit_render
@@ -79,7 +80,7 @@ async def test_what_an_earlier_version_left_behind_is_published_too(make_workspa
     """It noted no open jobs: the open render leads to its job."""
     workspace = make_workspace(Scripted("req-1", video=footage))
     await bought(workspace, plan)
-    await workspace.store.remove(f"open-jobs/{plan.job_id}.json")
+    await workspace.store.remove(f"open/jobs/{plan.job_id}.json")
     found = await reconcile_renders(workspace, idle_seconds=0)
     assert found.published == [plan.job_id]
 
@@ -224,7 +225,7 @@ async def test_a_link_that_is_not_there_yet_is_no_end(make_workspace, plan, foot
     async def late(video, target):
         tries.append(video)
         if len(tries) <= 2:
-            raise DownloadFailed("its link is no longer valid (404)", kind="expired")
+            raise ProviderUnavailable("its link is no longer valid (404)", kind="expired")
         await working(video, target)
 
     provider.download = late
@@ -354,3 +355,54 @@ async def test_put_together_by_another_version_it_is_published_beside_what_is_th
     video = await find_video(workspace, plan.job_id)
     assert video.key != key
     assert (await workspace.store.get(key)).data == b"by another version"
+
+
+class TestTheNextTake:
+    """`--force` buys a take that can still get a video; never one that it would leave again."""
+
+    @pytest.fixture
+    async def workspace(self, make_workspace, plan, footage, monkeypatch):
+        workspace = make_workspace(Scripted("req-0", "req-1", video=footage))
+        monkeypatch.setattr(produce, "identify", lambda job, *_: f"{job.take}" * 32)
+        return workspace
+
+    async def take(self, workspace, plan) -> int:
+        job = AvatarJob(portrait="p", voice="v", provider="fal")
+        return (await produce.next_take(workspace, job, plan.portrait.asset, plan.voice.source)).take
+
+    async def begun(self, workspace, plan) -> str:
+        return await bought(workspace, plan.model_copy(update={"job_id": "0" * 32}))
+
+    async def test_is_the_first_if_nothing_was_bought(self, workspace, plan):
+        """And one that was cut short is continued."""
+        assert await self.take(workspace, plan) == 0
+        await self.begun(workspace, plan)
+        assert await self.take(workspace, plan) == 0
+
+    @pytest.mark.parametrize("state", [RenderState.FAILED, RenderState.STALLED])
+    async def test_leaves_one_that_failed_or_stalled(self, workspace, plan, state):
+        """Whatever was charged for it, its text says to ask for another take."""
+        head = await workspace.journal.head(await self.begun(workspace, plan))
+        await workspace.journal.append(
+            head, state, failure=Failure(kind="unplayable", message="x", billed=True)
+        )
+        assert await self.take(workspace, plan) == 1
+
+    async def test_leaves_one_that_has_expired(self, workspace, plan):
+        """Its render was deleted by a rule."""
+        render_id = await self.begun(workspace, plan)
+        render = await collect_render(workspace, render_id)
+        mark = Mark(name=render_id, at=datetime.now(UTC), days=1, keys=(render.key,))
+        await workspace.store.put(
+            mark_key(RENDERS, render_id), mark.model_dump_json().encode(), content_type="application/json"
+        )
+        assert await self.take(workspace, plan) == 0
+        await workspace.store.remove(render.key)
+        assert await self.take(workspace, plan) == 1
+
+
+async def test_the_money_is_approved_for_what_is_still_owed(make_workspace, plan, monkeypatch):
+    """Bought by an earlier run: nobody is asked again."""
+    workspace = make_workspace(Scripted("req-1"), budget={"approve_above": Decimal("0.5")})
+    await bought(workspace, plan)
+    assert await still_to_buy(workspace, plan) == {}
