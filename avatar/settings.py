@@ -1,4 +1,4 @@
-"""Settings, read from the environment (prefix `AVATAR_`, nested by `__`) and from `.env`."""
+"""Settings, read from the environment (prefix `AVATAR_`, nested by `__`) and from one file, `.env`."""
 
 import os
 from decimal import Decimal
@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, StringConstraints
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from avatar.models import ProviderName
 
@@ -56,10 +61,22 @@ class StoreSettings(Section):
         None, description="host:port of an S3 server. Unset: the embedded store is started."
     )
     access_key: SecretStr | None = Field(None, description="S3 access key.")
-    secret_key: SecretStr | None = Field(None, description="S3 secret key.")
+    secret_key: SecretStr | None = Field(
+        None,
+        description="S3 secret key. Neither key set: AWS_… or MINIO_… variables, a profile, or the machine's role.",
+    )
+    session_token: SecretStr | None = Field(
+        None, description="Session token that goes with temporary keys (STS)."
+    )
     bucket: BucketName = Field("avatar", description="The one bucket everything is kept in.")
     secure: bool = Field(True, description="Use https. False is for a server on this machine.")
-    region: str = Field("us-east-1", description="Region used in signatures.")
+    region: str | None = Field(
+        None, description="Region used in signatures. Unset: what the endpoint's name says, else us-east-1."
+    )
+    addressing: Literal["auto", "path", "virtual"] = Field(
+        "auto",
+        description="Where the bucket stands: in the `path` of an address or in its host (`virtual`). auto: as AWS and Alibaba want it, else in the path.",
+    )
     public_endpoint: str | None = Field(
         None,
         description="host:port (or URL) at which providers and browsers reach the store. Default: the endpoint.",
@@ -252,6 +269,26 @@ def default_state_dir() -> Path:
     return Path(base) / "avatar-flows"
 
 
+def start_directory() -> Path:
+    """Where the command, `avatar up` or the worker was started. A worker's run itself begins in an empty directory."""
+    started = os.environ.get("PWD") if "PREFECT__FLOW_RUN_ID" in os.environ else None
+    return Path(started or Path.cwd())
+
+
+def env_file() -> Path:
+    """The one file that settings are read from: AVATAR_ENV_FILE, else `.env` in the start directory."""
+    return start_directory() / Path(os.environ.get("AVATAR_ENV_FILE", ".env")).expanduser()
+
+
+def from_env_file(
+    settings_cls: type[BaseSettings], default: PydanticBaseSettingsSource
+) -> PydanticBaseSettingsSource:
+    """The source of that file; `default` where `_env_file=` was given."""
+    if isinstance(default, DotEnvSettingsSource) and default.env_file == ".env":
+        return DotEnvSettingsSource(settings_cls, env_file=env_file())
+    return default
+
+
 class AvatarSettings(BaseSettings):
     """All settings. `AVATAR_FAL__KEY=…` sets `fal.key`."""
 
@@ -264,6 +301,17 @@ class AvatarSettings(BaseSettings):
         hide_input_in_errors=True,  # a worker's log would have it
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - asked for by this name
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, from_env_file(settings_cls, dotenv_settings)
+
     provider: ProviderName = Field(
         ProviderName.PREVIEW, description="Who renders: preview (free, local), fal or pixazo."
     )
@@ -271,11 +319,16 @@ class AvatarSettings(BaseSettings):
         None,
         description="Provider to ask when the first one refuses, or fails without charging. Unset: none.",
     )
+    env_file: Path | None = Field(
+        None,
+        description="File that settings are read from, after the environment. Unset: `.env` in the directory where the command, `avatar up` or the worker was started.",
+    )
     state_dir: Path = Field(
         default_factory=default_state_dir, description="Where local data and running services live."
     )
     input_folders: str | None = Field(
-        None, description="Folders, parted by `:`, that jobs may take files of this machine from. Unset: any."
+        None,
+        description="Folders, parted by `:`, that jobs may take files of this machine from; a relative path in a job means a file in one of them. Unset: any, and relative to where the worker was started.",
     )
     fal: FalSettings = FalSettings()
     pixazo: PixazoSettings = PixazoSettings()

@@ -39,7 +39,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]
     """The embedded store, started once for all tests."""
     running = embedded.start(tmp_path_factory.mktemp("seaweed"))
     yield running
-    embedded.stop(running.pid, wait_seconds=0)
+    embedded.stop(running, wait_seconds=0)
 
 
 @pytest.fixture(scope="session")

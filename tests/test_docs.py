@@ -15,7 +15,8 @@ from avatar.settings import AvatarSettings, default_state_dir
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """# Settings
 
-Read from the environment and from a `.env` file in the current directory; the environment wins. Secrets are never
+Read from the environment, then from the `.env` file of the directory where the command, `avatar up` or the worker was
+started; `AVATAR_ENV_FILE` names another file. `avatar doctor` tells which file was read. Secrets are never
 printed. An unknown name within a group is an error, so that a typo is seen. `avatar doctor` tells whether what is set
 works.
 """

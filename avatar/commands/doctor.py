@@ -2,8 +2,12 @@
 
 import argparse
 import asyncio
+import hashlib
 import json
+import os
+import secrets
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,10 +20,10 @@ import httpx
 from avatar.errors import AvatarError
 from avatar.local import Services, find, prefect_api
 from avatar.local.prefect_api import PATIENCE, PrefectAccess
-from avatar.local.worker import POOL
+from avatar.local.programs import POOL
 from avatar.models import ProviderName
 from avatar.providers import open_provider
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.settings import AvatarSettings, StoreSettings, env_file
 from avatar.store.connection import parse_endpoint
 from avatar.store.store import Store
 from avatar.web import server
@@ -56,7 +60,7 @@ def is_loopback(address: str) -> bool:
     return server.is_loopback(host) or host.endswith(".localhost")
 
 
-def left_open(settings: AvatarSettings, env_file: Path = Path(".env")) -> Iterator[Finding]:
+def left_open(settings: AvatarSettings, file: Path | None = None) -> Iterator[Finding]:
     """What the settings and the files beside them leave open. Everything here is allowed, and should be meant."""
     yield from _listeners(settings)
     yield from _public_addresses(settings)
@@ -73,7 +77,7 @@ def left_open(settings: AvatarSettings, env_file: Path = Path(".env")) -> Iterat
             detail=f"{' and '.join(sorted(str(name) for name in paid if name))} may be paid without a daily limit",
             hint="set AVATAR_BUDGET__PER_DAY, and AVATAR_BUDGET__PER_JOB or AVATAR_BUDGET__APPROVE_ABOVE",
         )
-    yield from _files(settings, env_file)
+    yield from _files(settings, file or env_file())
 
 
 def _listeners(settings: AvatarSettings) -> Iterator[Finding]:
@@ -104,8 +108,8 @@ def _public_addresses(settings: AvatarSettings) -> Iterator[Finding]:
             )
 
 
-def _files(settings: AvatarSettings, env_file: Path) -> Iterator[Finding]:
-    for path, name in ((env_file, ".env"), (settings.state_dir.expanduser(), "state directory")):
+def _files(settings: AvatarSettings, file: Path) -> Iterator[Finding]:
+    for path, name in ((file, ".env"), (settings.state_dir.expanduser(), "state directory")):
         with suppress(OSError):
             mode = path.stat().st_mode & 0o777
             if mode & OTHERS:
@@ -166,7 +170,9 @@ async def bucket(store: Store, settings: StoreSettings, known: str) -> AsyncIter
 
 # `avatar doctor`: whether a job started now would go through, and if not, what to do about it.
 START = "run `avatar up`"
-PROBE = "probe/doctor"
+PROBE, LARGE_PROBE = "probe/doctor", "probe/doctor-large"
+#: Bytes: more than one part of an upload.
+REAL_SIZE = 9 * 1024 * 1024
 
 
 def run_doctor(settings: AvatarSettings, *, as_json: bool) -> int:
@@ -182,12 +188,25 @@ async def examine(settings: AvatarSettings) -> tuple[Finding, ...]:
     """Try the store, the Prefect API, the worker and the provider's settings. Starts and spends nothing."""
     running = await asyncio.to_thread(find, settings)
     settings = running.applied_to(settings)
-    found = [finding async for finding in _store(settings)]
+    found = [settings_file()]
+    found += [finding async for finding in _store(settings)]
     found += await asyncio.to_thread(lambda: list(_prefect(running)))
     found.append(bridge(running.bridge_url))
     found += await _provider(settings)
     found += await asyncio.to_thread(lambda: list(left_open(settings)))
     return tuple(found)
+
+
+def settings_file() -> Finding:
+    """Which file settings are read from, beside the environment: one rule for the command, `up` and workers."""
+    path = env_file()
+    if path.is_file():
+        return Finding("settings", "ok", f"from the environment, then {path}")
+    if "AVATAR_ENV_FILE" in os.environ:
+        return Finding(
+            "settings", "fail", f"AVATAR_ENV_FILE names {path}, which is no file", "correct or unset it"
+        )
+    return Finding("settings", "ok", f"from the environment alone: there is no {path}")
 
 
 def render(findings: tuple[Finding, ...]) -> str:
@@ -232,7 +251,22 @@ async def _round_trip(store: Store, settings: StoreSettings) -> list[Finding]:
         raise AvatarError("The store gave back other bytes than it was given. Do not use it.")
     found = [finding async for finding in bucket(store, settings, PROBE)]
     await store.remove(PROBE)
+    await _real_size(store)
     return found
+
+
+async def _real_size(store: Store) -> None:
+    """A video goes up in parts: a proxy before the store may take none of that size, and a quota may be near."""
+    data = secrets.token_bytes(REAL_SIZE)
+    with tempfile.NamedTemporaryFile() as file:
+        await asyncio.to_thread(file.write, data)
+        file.flush()
+        digest = hashlib.sha256(data).hexdigest()
+        kind = "application/octet-stream"
+        await store.put_file(LARGE_PROBE, Path(file.name), content_type=kind, sha256=digest, overwrite=True)
+    if (await store.get(LARGE_PROBE, max_bytes=REAL_SIZE)).data != data:
+        raise AvatarError("The store gave back other bytes than it was given. Do not use it.")
+    await store.remove(LARGE_PROBE)
 
 
 def conditional(*, honoured: bool, provider: ProviderName) -> Finding:

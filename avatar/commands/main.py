@@ -36,6 +36,15 @@ def build_parser() -> argparse.ArgumentParser:
     deploy = commands.add_parser(
         "deploy", help="create deployments, limits and automations on the server of PREFECT_API_URL"
     )
+    deploy.add_argument(
+        "--pool", metavar="NAME", default="avatar", help="the work pool; made if it is not there"
+    )
+    deploy.add_argument(
+        "--type", choices=["process", "docker", "kubernetes"], default="process", help="its type"
+    )
+    deploy.add_argument(
+        "--image", metavar="IMAGE", default="", help="what runs of docker and kubernetes start from"
+    )
     _add_json(deploy)
     doctor = commands.add_parser(
         "doctor", help="check that store, Prefect, worker and provider settings are usable"

@@ -80,11 +80,10 @@ def run_bridge(arguments: argparse.Namespace) -> int:
 
 
 def _serve(settings: AvatarSettings, api_url: str) -> int:
-    from avatar.local.record import StateDirectory
-    from avatar.local.web import store_port
+    from avatar.local.state import StateDirectory
     from avatar.web.bridge import serve
 
-    if store_port(StateDirectory(settings.state_dir), settings):
+    if StateDirectory(settings.state_dir).bridge_port(settings.store.endpoint):
         asyncio.run(ensure_bucket(settings))
     return serve(settings, api_url, say=say)
 
@@ -124,7 +123,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 # `avatar up`: everything on one machine.
 def run_up(_: argparse.Namespace) -> int:
-    from avatar.local.up import run_up as keep_up
+    from avatar.local import run_up as keep_up
 
     return keep_up(AvatarSettings())
 
@@ -132,7 +131,7 @@ def run_up(_: argparse.Namespace) -> int:
 # `avatar deploy`: what `avatar up` deploys, on the Prefect server that PREFECT_API_URL names.
 def run_deploy(arguments: argparse.Namespace) -> int:
     from avatar.local import environment, find
-    from avatar.local.deploy import deploy, ensure_pool
+    from avatar.local.deploy import WorkPool, deploy, ensure_pool
 
     settings = AvatarSettings()
     running = find(settings)
@@ -143,10 +142,11 @@ def run_deploy(arguments: argparse.Namespace) -> int:
             hint="Set PREFECT_API_URL, or start `avatar up`, which deploys by itself.",
         )
     variables = environment(settings, running)
-    ensure_pool(variables, running.api_url)
-    names = deploy(variables)
+    pool = WorkPool(arguments.pool, arguments.type, arguments.image)
+    ensure_pool(variables, running.api_url, pool)
+    names = deploy(variables, pool)
     if arguments.json:
-        print(json.dumps({"api_url": running.api_url, "deployments": names}))
+        print(json.dumps({"api_url": running.api_url, "pool": pool.name, "deployments": names}))
     else:
         print(
             f"Deployed to {running.api_url}: {', '.join(names)}; with the accounts' limits and the automations."

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, SourceUnavailable
 from avatar.models import Asset, Limits, is_link, shown
 from avatar.providers.download import STARTS_OF_TEXT, NotFetched, Rules, fetch
-from avatar.settings import AvatarSettings
+from avatar.settings import AvatarSettings, start_directory
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
 
@@ -160,7 +160,8 @@ def _size(path: Path, source: str, what: str) -> int:
     if not found:
         raise InvalidInput(
             f"The {what} {source[:300]!r} is not a file on this machine, or cannot be read. Nothing was sent or spent.",
-            hint="Give a path that the worker can read, s3://bucket/key, or an https:// address.",
+            hint="Give a path that the worker can read, s3://bucket/key, or an https:// address. A relative path means a "
+            "file in AVATAR_INPUT_FOLDERS, or, without that, in the directory where the worker was started.",
         )
     return size
 
@@ -180,14 +181,21 @@ async def _as_file(workspace: Workspace, source: str, *, what: str) -> AsyncIter
 
 
 def local_path(workspace: Workspace, source: str, *, what: str) -> Path:
-    """Where a file or folder of this machine is. Raises `InvalidInput` if it is outside AVATAR_INPUT_FOLDERS."""
+    """Where a file or folder of this machine is. Raises `InvalidInput` if it is outside AVATAR_INPUT_FOLDERS.
+
+    A relative path is looked for in these, without them in the directory that the worker or command was started in.
+    """
     path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path's own raises for a user there is not
     folders = workspace.settings.input_folders
     if folders is None:
-        return path
-    # Where links lead to is what counts, and what is opened.
-    real = Path(os.path.realpath(path)) if "\0" not in source else path
+        return start_directory() / path
     allowed = [os.path.realpath(os.path.expanduser(folder)) for folder in folders.split(os.pathsep) if folder]  # noqa: PTH111
+    # Where links lead to is what counts, and what is opened.
+    if "\0" in source:
+        real = path
+    else:
+        places = [Path(os.path.realpath(Path(folder) / path)) for folder in allowed]
+        real = next((place for place in places if os.path.lexists(place)), (places or [path])[0])
     if not any(real.is_relative_to(folder) for folder in allowed):
         raise InvalidInput(
             f"The {what} {source[:300]!r} is not in a folder that jobs may take files from (AVATAR_INPUT_FOLDERS). "

@@ -1,7 +1,6 @@
-"""Local services: the embedded store, a Prefect server and a worker on this machine. Imports no Prefect."""
+"""Local services: the embedded store, a Prefect server and workers on this machine. Imports no Prefect."""
 
 from avatar.local.environment import Services, environment, prefect_variables
-from avatar.local.services import find, services
-from avatar.local.up import run_up
+from avatar.local.services import find, run_up, services
 
 __all__ = ["Services", "environment", "find", "prefect_variables", "run_up", "services"]

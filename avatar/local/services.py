@@ -1,40 +1,47 @@
-"""Services as a context: found or started on entry, stopped on exit by the last one who uses them."""
+"""Services as a context: found or started on entry, stopped on exit by the last one who uses them; and `avatar up`."""
 
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
+from avatar.errors import AvatarError
 from avatar.local import embedded, prefect_api
-from avatar.local import record as locks
+from avatar.local import state as locks
+from avatar.local.deploy import deploy
+from avatar.local.embedded import Listener
 from avatar.local.environment import Services, environment
-from avatar.local.processes import identify, interrupted_by_sigterm, stop, undisturbed
-from avatar.local.record import ApiEntry, StateDirectory, StoreEntry, WebEntry
-from avatar.local.server import STOP_SECONDS, ensure_server
-from avatar.local.web import Site, ensure_site, listener, stop_site
-from avatar.local.worker import ensure_workers, known_workers, stop_workers
+from avatar.local.processes import interrupted_by_sigterm, undisturbed
+from avatar.local.programs import POOL, ensure, server, site, stop_program, stop_workers, worker
+from avatar.local.state import Entry, StateDirectory
 from avatar.settings import AvatarSettings, StoreSettings
 
 Say = Callable[[str], None]
-Wanted = Callable[[], bool]
 
 _NONE = Services(store=None, api_url="", ui_url="", started_api=False)
+#: Seconds a revived service must live for its death not to count with the one before.
+STABLE = 60.0
+#: Deaths in a row before `up` gives up.
+MOST_DEATHS = 5
 
 
 def silently(_: str) -> None:
     """The `say` of a caller that has nobody to tell."""
 
 
+def aloud(text: str) -> None:
+    """Say it on stdout at once, also when that is a pipe."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 @contextmanager
 def services(
-    settings: AvatarSettings,
-    *,
-    api: bool = True,
-    worker: bool = False,
-    gallery: bool = False,
-    bridge: bool = False,
-    say: Say = silently,
+    settings: AvatarSettings, *, api: bool = True, everything: bool = False, say: Say = silently
 ) -> Iterator[Services]:
     """What `settings` need on this machine: found running, or started.
 
@@ -45,9 +52,8 @@ def services(
     Args:
         settings: where the state directory is, and whether a store is configured.
         api: whether a Prefect API is needed.
-        worker: whether workers (and their work pool) are needed; they are stopped on exit in any case.
-        gallery: whether a gallery is needed; it is stopped on exit in any case.
-        bridge: whether a bridge is needed; it is stopped on exit in any case.
+        everything: whether workers (and their work pool), gallery and bridge are needed too; those are stopped
+            on exit in any case.
         say: told, in a line each, what is started, so that a person knows why it takes seconds.
 
     Raises:
@@ -57,10 +63,10 @@ def services(
     state.prepare()
     with interrupted_by_sigterm(), locks.shared(state.in_use) as membership:
         try:
-            yield _bring_up(settings, state, api=api, worker=worker, gallery=gallery, bridge=bridge, say=say)
+            yield _bring_up(settings, state, api=api, everything=everything, say=say)
         finally:
             with undisturbed():
-                _leave(state, membership, own=worker or gallery or bridge, say=say)
+                _leave(state, membership, everything=everything, say=say)
 
 
 def find(settings: AvatarSettings) -> Services:
@@ -70,48 +76,14 @@ def find(settings: AvatarSettings) -> Services:
     local = _local(record.api) if record.api and record.api.runs else _NONE
     store = record.store.settings(settings.store) if record.store and record.store.runs else None
     found = _configured(state, silently) or local
-    return replace(
-        found,
-        store=None if settings.store.endpoint else store,
-        gallery_url=_url(record.gallery),
-        bridge_url=_url(record.bridge),
-    )
+    return _with_sites(replace(found, store=None if settings.store.endpoint else store), state)
 
 
-def revive(settings: AvatarSettings, running: Services, say: Say) -> Services:
-    """Start again what has died of `running`, workers included, and keep what lives."""
-    state = StateDirectory(settings.state_dir)
-    with locks.exclusive(state.starting):
-        store = _store(settings, state, say)
-        api = _local(ensure_server(state, _always)) if running.started_api else running
-        found = replace(api, store=store, gallery_url="", bridge_url="")
-        sites = {"gallery": bool(running.gallery_url), "bridge": bool(running.bridge_url)}
-        found = _with_sites(settings, state, found, sites, _always)
-        ensure_workers(state, environment(settings, found), found.api_url, _always)
-    return found
-
-
-def _url(site: WebEntry | None) -> str:
-    return site.url if site and site.runs else ""
-
-
-def _with_sites(
-    settings: AvatarSettings,
-    state: StateDirectory,
-    running: Services,
-    asked: Mapping[str, bool],
-    wanted: Wanted,
-) -> Services:
-    """`running`, with the web servers that are asked for, or run anyway.
-
-    None of them is told of the others, so that one at a new address does not have the others started anew.
-    """
-    variables = environment(settings, running)
-    for name in (name for name, is_asked in asked.items() if is_asked):
-        section = getattr(settings, name)
-        ensure_site(state, Site(name, section.host, section.port), variables, wanted)
+def _with_sites(running: Services, state: StateDirectory) -> Services:
+    """With the addresses of gallery and bridge, whoever started them."""
     record = state.read()
-    return replace(running, gallery_url=_url(record.gallery), bridge_url=_url(record.bridge))
+    gallery, bridge = (entry.url if entry and entry.runs else "" for entry in (record.gallery, record.bridge))
+    return replace(running, gallery_url=gallery, bridge_url=bridge)
 
 
 def _bring_up(
@@ -119,11 +91,11 @@ def _bring_up(
     state: StateDirectory,
     *,
     api: bool,
-    worker: bool,
-    gallery: bool,
-    bridge: bool,
+    everything: bool,
     say: Say,
+    running: Services | None = None,
 ) -> Services:
+    """Find or start what is asked for; with `running`, what is left of that stays."""
     abandoned = threading.Event()
 
     def wanted() -> bool:
@@ -132,15 +104,13 @@ def _bring_up(
     with locks.exclusive(state.starting), ThreadPoolExecutor(2) as both:
         try:
             store = both.submit(_store, settings, state, say)
-            found = both.submit(_api, state, say, wanted) if api else None
-            running = replace(found.result() if found else _NONE, store=store.result())
-            running = _with_sites(settings, state, running, {"gallery": gallery, "bridge": bridge}, wanted)
-            if worker:
-                ensure_workers(state, environment(settings, running), running.api_url, wanted)
+            found = both.submit(_api, state, running, say, wanted) if api else None
+            now = replace(found.result() if found else _NONE, store=store.result())
+            now = _with_sites(now, state)
+            return _everything(settings, state, now, both, wanted) if everything else now
         except BaseException:
             abandoned.set()  # so that Ctrl-C does not wait for a start that nobody wants any more
             raise
-    return running
 
 
 def _store(settings: AvatarSettings, state: StateDirectory, say: Say) -> StoreSettings | None:
@@ -149,25 +119,26 @@ def _store(settings: AvatarSettings, state: StateDirectory, say: Say) -> StoreSe
     known = state.read().store
     if not (known and known.runs):
         say("Starting the embedded store.")
-    store = embedded.start(state.store, listener=listener(state, settings))
-    entry = StoreEntry(
-        process=identify(store.pid),
-        endpoint=store.endpoint,
-        access_key=store.access_key,
-        secret_key=store.secret_key,
-        directory=store.directory,
-    )
-    state.change(store=entry)
-    return entry.settings(settings.store)
+    store = embedded.start(state.store, listener=listener(settings, state))
+    state.change(store=store)
+    return store.settings(settings.store)
 
 
-def _api(state: StateDirectory, say: Say, wanted: Wanted) -> Services:
-    if configured := _configured(state, say):
+def listener(settings: AvatarSettings, state: StateDirectory) -> Listener:
+    """The bridge, as the embedded store is told of it when it starts: it tells the bridge of uploads."""
+    return Listener(f"{settings.store.bucket}/{settings.inbox.prefix}", state.bridge_token())
+
+
+def _api(state: StateDirectory, running: Services | None, say: Say, wanted: Callable[[], bool]) -> Services:
+    """The user's, or else the local one; and what `running` has stays, though the user's may not answer just now."""
+    if running and not running.started_api:
+        return running
+    if not running and (configured := _configured(state, say)):
         return configured
     known = state.read().api
     if not (known and known.runs):
         say("Starting the local Prefect server, which takes some seconds.")
-    return _local(ensure_server(state, wanted))
+    return _local(ensure(state, server(state), wanted))
 
 
 def _configured(state: StateDirectory, say: Say) -> Services | None:
@@ -184,36 +155,109 @@ def _configured(state: StateDirectory, say: Say) -> Services | None:
     return Services(store=None, api_url=url, ui_url=ui_url, started_api=False)
 
 
-def _local(entry: ApiEntry) -> Services:
-    return Services(store=None, api_url=entry.api_url, ui_url=entry.ui_url, started_api=True)
+def _local(entry: Entry) -> Services:
+    return Services(store=None, api_url=entry.api_url, ui_url=entry.url.rstrip("/"), started_api=True)
 
 
-def _leave(state: StateDirectory, membership: int, *, own: bool, say: Say) -> None:
-    """Stop workers and web servers if we asked for them, and everything else if nobody uses it any more."""
+def _everything(
+    settings: AvatarSettings,
+    state: StateDirectory,
+    running: Services,
+    both: ThreadPoolExecutor,
+    wanted: Callable[[], bool],
+) -> Services:
+    """Gallery and bridge, then the workers, which are told of the gallery.
+
+    Gallery and bridge are not: one at a new address does not have the other started anew.
+    """
+    start = partial(ensure, state, wanted=wanted)
+    variables = environment(settings, replace(running, gallery_url=""))
+    programs = [
+        site(state, "gallery", settings.gallery, variables),
+        site(state, "bridge", settings.bridge, variables),
+    ]
+    list(both.map(start, programs))
+    running = _with_sites(running, state)
+    variables = environment(settings, running)
+    list(both.map(start, [worker(field, variables, running.api_url) for field in ("worker", "upkeep")]))
+    return running
+
+
+def _leave(state: StateDirectory, membership: int, *, everything: bool, say: Say) -> None:
+    """Stop what `up` alone uses if it is we, and everything else if nobody uses it any more."""
     with locks.exclusive(state.starting):
         record = state.read()
         last = locks.becomes_exclusive(membership)
-        if own or last:
-            _stop_own(state)
-        if not last:
-            if own:
-                say("Store and server go on: another command uses them, and stops them when it ends.")
-            return
-        if record.api:
-            stop(record.api.process, grace=STOP_SECONDS)
-        if record.store and record.store.runs:
-            embedded.stop(record.store.process.pid)
-        state.change(api=None, store=None)
+        if everything or last:
+            stop_workers(*(entry for entry in (record.worker, record.upkeep) if entry))
+            for entry in (record.gallery, record.bridge):
+                if entry:
+                    stop_program(entry, 8.0)
+            state.change(worker=None, upkeep=None, gallery=None, bridge=None)
+        if last:
+            if record.api:
+                stop_program(record.api)
+            if record.store:
+                embedded.stop(record.store)
+            state.change(api=None, store=None)
+        elif everything:
+            say("Store and server go on: another command uses them, and stops them when it ends.")
 
 
-def _stop_own(state: StateDirectory) -> None:
-    record = state.read()
-    stop_workers(*known_workers(state).values())
-    for site in (record.gallery, record.bridge):
-        if site:
-            stop_site(site)
-    state.change(worker=None, upkeep=None, gallery=None, bridge=None)
+def run_up(settings: AvatarSettings, *, say: Say = aloud) -> int:
+    """Run store, Prefect server, deployments and workers until SIGINT or SIGTERM; returns the exit code.
+
+    A service that dies is started again. A second `up` on the same state directory says where the first one
+    is, and ends.
+
+    Raises:
+        AvatarError: something did not start, or keeps dying; what was started has been stopped again.
+    """
+    state = StateDirectory(settings.state_dir)
+    state.prepare()
+    with locks.exclusive_now(state.up) as ours:
+        if not ours:
+            say(f"avatar up is already running: {find(settings).ui_url or 'still starting'}")
+            return 0
+        try:
+            with services(settings, everything=True, say=say) as running:
+                try:
+                    names = deploy(environment(settings, running))
+                    _announce(settings, running, names, say)
+                    _supervise(settings, state, running, say)
+                except KeyboardInterrupt:
+                    say("Stopping.")
+                    raise
+        except KeyboardInterrupt:
+            say("Stopped.")
+        return 0
 
 
-def _always() -> bool:
-    return True
+def _announce(settings: AvatarSettings, running: Services, names: list[str], say: Say) -> None:
+    store = running.applied_to(settings).store
+    say(f"Prefect UI   {running.ui_url or running.api_url}")
+    say(f"Gallery      {running.gallery_url}")
+    say(f"Bridge       {running.bridge_url}")
+    say(f"Store        {store.endpoint}, bucket {store.bucket}")
+    say(f"Workers      online in pool {POOL}, one of them for upkeep alone")
+    say(f"Deployments  {', '.join(names)}")
+    say("Everything runs. Ctrl-C stops it.")
+
+
+def _supervise(settings: AvatarSettings, state: StateDirectory, running: Services, say: Say) -> None:
+    deaths, revived = 0, time.monotonic()
+    while True:
+        time.sleep(1)
+        dead = state.read().dead()
+        if not dead:
+            continue
+        deaths = 1 if time.monotonic() - revived > STABLE else deaths + 1
+        if deaths > MOST_DEATHS:
+            raise AvatarError(
+                f"{dead} keeps dying; gave up after {MOST_DEATHS} attempts. Renders under way are safe: they are in "
+                f"the journal. See the logs in {state.path / 'logs'}."
+            )
+        say(f"{dead} died; starting it again.")
+        time.sleep(2 ** (deaths - 1))
+        running = _bring_up(settings, state, api=True, everything=True, say=say, running=running)
+        revived = time.monotonic()

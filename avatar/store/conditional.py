@@ -21,7 +21,7 @@ import urllib3.exceptions
 
 from avatar.errors import ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.store.connection import Connection
-from avatar.store.objects import BUSY, CREDENTIALS_HINT, code_of
+from avatar.store.objects import BUSY, FULL, advise, code_of, is_web_page
 
 #: Seconds between tries. SeaweedFS makes losers of a contended key wait for up to 6 s.
 PAUSES = (0.1, 0.3, 0.8, 1.5)
@@ -75,7 +75,8 @@ async def create(
     raise StoreUnavailable(
         f"The store at {connection.endpoint} did not confirm that it created {key} ({answer.code}). "
         "Creating it again with the same content is safe.",
-        hint="Check that the store runs and that AVATAR_STORE__ENDPOINT names it.",
+        hint=advise(answer.code, answer.status)
+        or "Check that the store runs and that AVATAR_STORE__ENDPOINT names it.",
     )
 
 
@@ -94,11 +95,11 @@ def check_answer(answer: Answer, key: str, endpoint: str) -> None:
             f"The store at {endpoint} cannot create an object conditionally (501): {key} was not created."
         )
     if answer.status not in TAKEN and not answer.lost:
-        denied = answer.status == HTTPStatus.FORBIDDEN
+        denied = answer.status == HTTPStatus.FORBIDDEN and answer.code not in FULL
         said = f"denied access ({answer.code})" if denied else f"answered {answer.code}"
         raise StoreUnavailable(
             f"The store at {endpoint} {said}: {key} was not created.",
-            hint=CREDENTIALS_HINT if denied else None,
+            hint=advise(answer.code, answer.status),
         )
 
 
@@ -111,5 +112,7 @@ def put_if_absent(connection: Connection, key: str, data: bytes, content_type: s
         response = connection.pool.request("PUT", url, body=data, headers=headers, redirect=False)
     except urllib3.exceptions.HTTPError as error:
         return Answer(None, code_of(error))
+    if response.status < HTTPStatus.BAD_REQUEST and is_web_page(response.headers) and response.data:
+        return Answer(HTTPStatus.BAD_REQUEST, "WebPage")  # nothing was created, whatever it says
     found = re.search(rb"<Code>([A-Za-z0-9]{1,60})</Code>", response.data)
     return Answer(response.status, found[1].decode() if found else f"HTTP {response.status}")

@@ -1,6 +1,8 @@
 """The SDK's clients, the threads they run in, and the patience they are called with."""
 
 import asyncio
+import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -9,6 +11,16 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import (
+    AWSConfigProvider,
+    EnvAWSProvider,
+    EnvMinioProvider,
+    IamAwsProvider,
+    MinioClientConfigProvider,
+    Provider,
+    StaticProvider,
+)
 
 from avatar.errors import NotConfigured
 from avatar.settings import StoreSettings
@@ -95,18 +107,107 @@ def open_pool(*, connect: float, read: float) -> urllib3.PoolManager:
 
 def open_client(settings: StoreSettings, host: str, secure: bool, pool: urllib3.PoolManager) -> Minio:
     """An SDK client; with a region given it never asks the server for one."""
-    if settings.access_key is None or settings.secret_key is None:
+    provider, region = find_credentials(settings, host), find_region(settings, host)
+    rest = host.removeprefix(f"{settings.bucket}.")
+    if rest != host and (_named_region(rest) or rest.endswith(_ONE_REGION)):
         raise NotConfigured(
-            "The store's keys are missing. Nothing was sent.",
-            hint="Set AVATAR_STORE__ACCESS_KEY and AVATAR_STORE__SECRET_KEY.",
+            f"The address of the store, {host}, begins with the bucket. Nothing was sent.",
+            hint=f"Set AVATAR_STORE__ENDPOINT to {rest}; for the bucket in the host, "
+            "AVATAR_STORE__ADDRESSING=virtual.",
         )
-    return Minio(
-        host,
-        access_key=settings.access_key.get_secret_value(),
-        secret_key=settings.secret_key.get_secret_value(),
-        secure=secure,
-        region=settings.region,
-        http_client=pool,
+    try:
+        client = Minio(host, credentials=provider, secure=secure, region=region, http_client=pool)
+    except ValueError as error:
+        raise NotConfigured(
+            f"The address of the store cannot be used: {error}. Nothing was sent.",
+            hint="Set AVATAR_STORE__ENDPOINT to the host of the S3 server alone, without the bucket and without a path.",
+        ) from None
+    if settings.addressing == "path":
+        client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+    elif settings.addressing == "virtual":
+        client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+    return client
+
+
+#: Region by the name of the host; the SDK would take another setting, and go to another place, without a word.
+_REGIONS = (
+    re.compile(
+        r"s3(?:-fips)?(?:\.dualstack)?[.-](?P<region>[a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com(?:\.cn)?"
+    ),
+    re.compile(r".+\.s3\.(?P<region>[a-z0-9-]+)\.vpce\.amazonaws\.com"),
+    re.compile(r"s3\.(?P<region>[a-z0-9-]+)\.(?:backblazeb2|wasabisys)\.com"),
+    re.compile(r"s3\.(?P<region>[a-z0-9-]+)\.(?:scw\.cloud|io\.cloud\.ovh\.net)"),
+    re.compile(r"(?P<region>[a-z]{3}\d)\.digitaloceanspaces\.com"),
+    re.compile(r"cos\.(?P<region>[a-z0-9-]+)\.myqcloud\.com"),
+)
+#: Stores that have one region, which they call so.
+_ONE_REGION = (".r2.cloudflarestorage.com", "storage.googleapis.com")
+
+
+def _named_region(host: str) -> str | None:
+    name = host.partition(":")[0].lower()
+    return next((match["region"] for pattern in _REGIONS if (match := pattern.fullmatch(name))), None)
+
+
+def find_region(settings: StoreSettings, host: str) -> str:
+    """The region of signatures. Raises `NotConfigured` if the setting contradicts the host's name."""
+    name, found = host.partition(":")[0].lower(), _named_region(host)
+    if found and settings.region not in {None, found}:
+        raise NotConfigured(
+            f"The store at {host} is in the region {found}, and AVATAR_STORE__REGION is {settings.region}. Nothing was sent.",
+            hint="Unset AVATAR_STORE__REGION, or name the endpoint of that region.",
+        )
+    if settings.region is None and name.endswith(_ONE_REGION):
+        return "auto"
+    return found or settings.region or "us-east-1"
+
+
+class _Role(IamAwsProvider):
+    """The machine's role; what keeps it from giving keys is told in our words."""
+
+    def retrieve(self) -> Credentials:
+        try:
+            return super().retrieve()
+        except (ValueError, KeyError, urllib3.exceptions.HTTPError):
+            raise no_credentials() from None
+
+
+def find_credentials(settings: StoreSettings, host: str) -> Provider:
+    """The keys that are set; else what the SDK's providers find, in its order. Raises `NotConfigured` if there are none.
+
+    Variables and files are read here, a role is asked for when it is needed.
+    """
+    if settings.access_key and settings.secret_key:
+        token = settings.session_token.get_secret_value() if settings.session_token else None
+        keys = settings.access_key.get_secret_value(), settings.secret_key.get_secret_value()
+        return StaticProvider(*keys, token)
+    if settings.access_key or settings.secret_key:
+        raise no_credentials()
+    for provider in (EnvAWSProvider(), EnvMinioProvider(), AWSConfigProvider(), MinioClientConfigProvider()):
+        try:
+            provider.retrieve()
+        except (ValueError, KeyError, TypeError, OSError):
+            continue
+        return provider
+    if any(name in os.environ for name in _ROLE) or host.partition(":")[0].endswith(_AWS):
+        return _Role()
+    raise no_credentials()
+
+
+_AWS = (".amazonaws.com", ".amazonaws.com.cn")
+_ROLE = (
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+
+
+def no_credentials() -> NotConfigured:
+    return NotConfigured(
+        "The store's keys are missing. Nothing was sent.",
+        hint="Set AVATAR_STORE__ACCESS_KEY and AVATAR_STORE__SECRET_KEY; without them, AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, MINIO_ACCESS_KEY and MINIO_SECRET_KEY, ~/.aws/credentials and the machine's role are tried.",
     )
 
 

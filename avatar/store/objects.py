@@ -80,8 +80,20 @@ def check_readable(key: str) -> str:
     return key
 
 
+class WebPage(MinioException):
+    """A web page where an S3 server should answer: a sign-in, a proxy's own."""
+
+
+def is_web_page(headers: Mapping[str, str]) -> bool:
+    """Whether an answer is one. An object that is a page has an ETag, at least."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    return lower.get("content-type", "").lower().startswith("text/html") and not lower.get("etag")
+
+
 def stat_from_headers(key: str, headers: Mapping[str, str], *, size: int | None = None) -> Stat:
     """Read an answer to HEAD, GET or PUT. After a PUT the moment of the answer stands for `modified`."""
+    if size is None and is_web_page(headers):
+        raise WebPage
     lower = {name.lower(): value for name, value in headers.items()}
     served_at = parse_date(lower.get("date"))
     metadata = {name.removeprefix(META): value for name, value in lower.items() if name.startswith(META)}
@@ -116,16 +128,12 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     return checked
 
 
-def check_digest(stat: Stat, md5: str, headers: Mapping[str, str]) -> None:
-    """Raise `StoreUnavailable` if the store took other bytes than were sent.
+def proves_bytes(stat: Stat, data: bytes) -> bool:
+    """Whether the answer to a PUT proves that these bytes arrived: SeaweedFS does not check the signed SHA-256.
 
-    SeaweedFS does not check the signed SHA-256 of a body. Under SSE-KMS or SSE-C the ETag is no MD5.
+    The ETag of a store that encrypts, or sends none, proves nothing.
     """
-    encrypted = any(name.lower().startswith("x-amz-server-side-encryption") for name in headers)
-    if not encrypted and "-" not in stat.etag and stat.etag != md5:
-        raise StoreUnavailable(
-            f"The store kept other bytes than were sent for {stat.key}. They can be sent again."
-        )
+    return stat.etag == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def plain_etag(etag: str | None) -> str:
@@ -146,6 +154,42 @@ NOT_FOUND = frozenset({"NoSuchKey", "NoSuchObject"})
 BUSY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 UNPROVED = "its certificate does not prove its name"
 CREDENTIALS_HINT = "Check AVATAR_STORE__ACCESS_KEY, AVATAR_STORE__SECRET_KEY and this machine's clock."
+FULL = frozenset(
+    {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientCapacity"}
+)
+#: What to do about an answer, by its code.
+ADVICE = {
+    "AuthorizationHeaderMalformed": "Set AVATAR_STORE__REGION to the bucket's region.",
+    "PermanentRedirect": "Set AVATAR_STORE__ENDPOINT, and AVATAR_STORE__REGION, to those of the bucket's region.",
+    "TemporaryRedirect": "Set AVATAR_STORE__ENDPOINT to that of the bucket's region; a new bucket needs some minutes.",
+    "IllegalLocationConstraintException": "Set AVATAR_STORE__REGION to the endpoint's region.",
+    "SecondLevelDomainForbidden": "Set AVATAR_STORE__ADDRESSING=virtual.",
+    "RequestTimeTooSkewed": "Set this machine's clock: it differs from the store's by more than minutes.",
+    "InvalidAccessKeyId": f"{CREDENTIALS_HINT} Temporary keys need AVATAR_STORE__SESSION_TOKEN.",
+    "ExpiredToken": "Get new temporary keys, or let them be found: unset AVATAR_STORE__ACCESS_KEY and __SECRET_KEY.",
+    "InvalidToken": "Check AVATAR_STORE__SESSION_TOKEN: it goes with the keys it came with.",
+    "WebPage": "A web page answers there, as of a sign-in: set AVATAR_STORE__ENDPOINT to the S3 server itself, and let no "
+    "proxy before it ask for a login.",
+    **dict.fromkeys(
+        FULL, "Make room in the store, or raise its quota. What is there is safe; run the same again."
+    ),
+}
+
+
+def advise(code: str, status: int | None) -> str | None:
+    """What a person can do about an answer; None if nothing is known."""
+    if code in ADVICE:
+        return ADVICE[code]
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return (
+            "A proxy before the store takes no body of that size: raise its limit to 16 MiB at least "
+            "(nginx: client_max_body_size)."
+        )
+    if status == HTTPStatus.INSUFFICIENT_STORAGE:
+        return ADVICE["QuotaExceeded"]
+    if status in {HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT}:
+        return ADVICE["PermanentRedirect"]
+    return CREDENTIALS_HINT if status == HTTPStatus.FORBIDDEN else None
 
 
 def status_of(error: BaseException) -> int | None:
@@ -171,7 +215,7 @@ def code_of(error: BaseException) -> str:
 def may_pass(error: BaseException) -> bool:
     """Whether the same call may succeed in a moment."""
     status = status_of(error)
-    if code_of(error) == UNPROVED:
+    if code_of(error) == UNPROVED or isinstance(error, WebPage):
         return False
     return status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in BUSY
 
@@ -190,15 +234,30 @@ def explain(error: BaseException, action: str, endpoint: str) -> AvatarError:
         return ObjectNotFound(f"The store has no such object: could not {action}.")
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return InvalidInput(f"The object has no such range of bytes: could not {action}.")
-    if status == HTTPStatus.FORBIDDEN:
+    if status == HTTPStatus.FORBIDDEN and code not in FULL:
         text = f"Access denied by the store at {endpoint} ({code}): could not {action}."
-        return StoreUnavailable(text, hint=CREDENTIALS_HINT)
+        return StoreUnavailable(text, hint=advise(code, status))
+    if isinstance(error, WebPage):
+        return StoreUnavailable(
+            f"No S3 server answers at {endpoint}: could not {action}.", hint=advise(code, None)
+        )
     if status is None:
         text = f"No usable answer from the store at {endpoint} ({code}): could not {action}."
         own = "Set SSL_CERT_FILE to the certificate of its authority, if that is one of your own."
         there = "Check that the store runs and that AVATAR_STORE__ENDPOINT names it."
         return StoreUnavailable(text, hint=own if code == UNPROVED else there)
-    return StoreUnavailable(f"The store at {endpoint} answered {code}: could not {action}.")
+    place = f" (the region is {region})" if (region := region_of(error)) else ""
+    text = f"The store at {endpoint} answered {code}{place}: could not {action}."
+    there = f"Set AVATAR_STORE__REGION={region}, and AVATAR_STORE__ENDPOINT to that of this region."
+    return StoreUnavailable(text, hint=there if region else advise(code, status))
+
+
+def region_of(error: BaseException) -> str:
+    """The bucket's region, where the answer names it."""
+    if not isinstance(error, S3Error):
+        return ""
+    told = error.response.headers.get("x-amz-bucket-region", "")
+    return told if re.fullmatch(r"[a-z0-9-]{2,40}", told) else ""
 
 
 def hash_file(path: Path) -> str:

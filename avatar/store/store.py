@@ -33,11 +33,13 @@ from avatar.store.objects import (
     META,
     Blob,
     Stat,
-    check_digest,
+    WebPage,
     check_key,
     check_metadata,
     check_readable,
     is_missing,
+    is_web_page,
+    proves_bytes,
     stat_from_headers,
     stat_from_listing,
 )
@@ -107,10 +109,8 @@ class Bucket:
             raise ProtocolError("The store answered a request for a range with the whole object.")
         return response
 
-    def put(
-        self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str]
-    ) -> tuple[Stat, Mapping[str, str]]:
-        """One PUT, whatever the size, so that a pointer changes at once or not at all; and the answer's headers."""
+    def put(self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str]) -> Stat:
+        """One PUT, whatever the size, so that a pointer changes at once or not at all."""
         result = self.client.put_object(
             self.name,
             key,
@@ -124,7 +124,9 @@ class Bucket:
         sent = {"content-type": content_type} | {
             META + name.lower(): value for name, value in metadata.items()
         }
-        return stat_from_headers(key, headers | sent, size=len(data)), headers
+        if is_web_page(headers):
+            raise WebPage
+        return stat_from_headers(key, headers | sent, size=len(data))
 
     def put_file(self, key: str, path: Path, content_type: str, metadata: Mapping[str, str]) -> None:
         """Upload in parts; the SDK removes them from the store if one fails."""
@@ -155,7 +157,10 @@ class Bucket:
         return found
 
     def entries(self, prefix: str, *, recursive: bool) -> list[Object]:
-        return [*self.client.list_objects(self.name, prefix=prefix, recursive=recursive)]
+        try:
+            return [*self.client.list_objects(self.name, prefix=prefix, recursive=recursive)]
+        except ValueError as error:  # what the SDK raises for XML of another kind
+            raise WebPage from error
 
     def copy(self, source_key: str, target_key: str) -> None:
         self.client.copy_object(self.name, target_key, CopySource(self.name, source_key))
@@ -246,9 +251,18 @@ class Store:
         if not small:
             # A dead store is found out in seconds by a short call, in minutes by a transfer.
             await self.exists(key)
-        stat, headers = await run(f"write {key}", send)
-        check_digest(stat, hashlib.md5(data, usedforsecurity=False).hexdigest(), headers)
+        stat = await run(f"write {key}", send)
+        if not proves_bytes(stat, data):
+            await self._check_bytes(stat, data)
         return stat
+
+    async def _check_bytes(self, stat: Stat, data: bytes) -> None:
+        """Read back what was written; unless somebody has written it anew since."""
+        kept = await self.get(stat.key, max_bytes=max(len(data), 16 * MIB))
+        if kept.data != data and kept.stat.etag == stat.etag:
+            raise StoreUnavailable(
+                f"The store kept other bytes than were sent for {stat.key}. They can be sent again."
+            )
 
     async def create(self, key: str, data: bytes, *, content_type: str = "application/json") -> bool:
         """Write an object only if there is none: True if it is ours, False if somebody else's is there.

@@ -15,8 +15,7 @@ from starlette.routing import Route
 
 from avatar.errors import AvatarError, InvalidInput, NotConfigured
 from avatar.inbox.uploads import Inbox
-from avatar.local.record import StateDirectory, local_url
-from avatar.local.web import bridge_token, store_port
+from avatar.local.state import StateDirectory, local_url
 from avatar.settings import AvatarSettings
 from avatar.web.notifications import UploadEvents, Uploads, Written, from_filer, from_s3, uploads_in
 from avatar.web.server import (
@@ -97,13 +96,13 @@ def serve(settings: AvatarSettings, api_url: str, *, say: Say) -> int:
     """
     check_reach(settings)
     state = StateDirectory(settings.state_dir)
-    tokens = {bridge_token(state)}
+    tokens = {state.bridge_token()}
     if settings.bridge.token:
         tokens.add(settings.bridge.token.get_secret_value())
     with ExitStack() as stack:
         listeners = [stack.enter_context(listen("bridge", settings.bridge.host, settings.bridge.port))]
         own_port = listeners[0].getsockname()[1]
-        listeners += _for_the_store(stack, store_port(state, settings), own_port, say)
+        listeners += _for_the_store(stack, state.bridge_port(settings.store.endpoint), own_port, say)
         say(f"Bridge {local_url(settings.bridge.host, own_port)}")
         asyncio.run(_serve(settings, api_url, frozenset(tokens), listeners, say))
     return 0

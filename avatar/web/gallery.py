@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable
-from avatar.local.record import local_url
+from avatar.local.state import local_url
 from avatar.models import Render
 from avatar.money.journal import Journal
 from avatar.settings import AvatarSettings, GallerySettings

@@ -13,8 +13,8 @@ from minio import Minio
 
 from avatar.local import Services, embedded, environment, services
 from avatar.local.processes import kill
-from avatar.local.record import StateDirectory
-from avatar.local.server import start_server
+from avatar.local.programs import ensure, server
+from avatar.local.state import StateDirectory
 from avatar.settings import AvatarSettings, StoreSettings
 from tests.chaos.gate import Gatehouse
 from tests.chaos.victims import Zygote
@@ -78,12 +78,12 @@ class Ground:
     def stop_store(self) -> None:
         """End the one that was started in place of a killed one: nobody else knows of it."""
         if running := embedded.find_running(self.state.store):
-            embedded.stop(running.pid)
+            embedded.stop(running)
 
     def restart_prefect(self) -> None:
         """Start it again, on its old port and data."""
         port = int(httpx.URL(self.api_url).port or 0)
-        entry = start_server(self.state, port, lambda: True)
+        entry = ensure(self.state, server(self.state, port), lambda: True)
         if entry.api_url != self.api_url:
             raise RuntimeError(f"the Prefect server came back at {entry.api_url}, not at {self.api_url}")
 
@@ -93,7 +93,7 @@ def started(settings: AvatarSettings) -> Iterator[Services]:
     """Store and Prefect server, on a port that no other server of this machine falls back to while ours is down."""
     state = StateDirectory(settings.state_dir)
     state.prepare()
-    start_server(state, OUT_OF_THE_WAY + os.getpid() % 1000, lambda: True)
+    ensure(state, server(state, OUT_OF_THE_WAY + os.getpid() % 1000), lambda: True)
     with services(settings) as running:
         yield running
 
@@ -104,7 +104,7 @@ def open_client(settings: StoreSettings) -> Minio:
     assert settings.access_key
     assert settings.secret_key
     keys = settings.access_key.get_secret_value(), settings.secret_key.get_secret_value()
-    return Minio(settings.endpoint, *keys, secure=False, region=settings.region)
+    return Minio(settings.endpoint, *keys, secure=False, region="us-east-1")
 
 
 def clean_environment() -> dict[str, str]:

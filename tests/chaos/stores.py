@@ -94,7 +94,7 @@ def killed(trial: Trial, *, on: str) -> Shown:
     directory, rule = trial.ground.state.store, Rule(on, "call_done")
     running = embedded.find_running(directory)
     assert running is not None
-    trial.gated(rule).kill = lambda: os.kill(running.pid, signal.SIGKILL)
+    trial.gated(rule).kill = lambda: os.kill(running.process.pid, signal.SIGKILL)
     trial.sandbox.behave("submit", "pace", queue_seconds=8)  # fetches the inputs when the store is back
     victim = trial.generate()
     rule.wait()
@@ -108,10 +108,10 @@ def stopped(trial: Trial) -> Shown:
     """The store hangs, sockets open, longer than any of our time-outs for a short call."""
     running, rule = embedded.find_running(trial.ground.state.store), Rule("PUT journal-submitted", "call")
     assert running is not None
-    trial.gated(rule).kill = lambda: os.kill(running.pid, signal.SIGSTOP)
+    trial.gated(rule).kill = lambda: os.kill(running.process.pid, signal.SIGSTOP)
     victim = trial.generate()
     rule.wait()
     time.sleep(15.0)
-    os.kill(running.pid, signal.SIGCONT)
+    os.kill(running.process.pid, signal.SIGCONT)
     trial.finish(victim)
     return recover(trial)

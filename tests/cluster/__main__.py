@@ -35,7 +35,7 @@ class Installation:
         self.folder, self.programs, self.faults = folder, dict[str, Program](), list[str]()
         self.sandbox = stack.enter_context(Sandbox.start(render_seconds=RENDER_SECONDS))
         store = embedded.start(folder / "store")
-        stack.callback(embedded.stop, store.pid, wait_seconds=0)
+        stack.callback(embedded.stop, store, wait_seconds=0)
         self.store = embedded.settings_for(store, "avatar")
         stack.callback(self._end_all)
         self._start_prefect()

@@ -17,11 +17,11 @@ import pytest
 from avatar.batch.models import Batch, Checked
 from avatar.batch.run import Floor, run_sheets
 from avatar.local import environment, services
-from avatar.local import record as locks
+from avatar.local import state as locks
 from avatar.local.embedded import choose_ports
 from avatar.local.processes import Process, is_free, kill
-from avatar.local.record import ApiEntry, StateDirectory
-from avatar.local.server import ensure_server
+from avatar.local.programs import ensure, server
+from avatar.local.state import Entry, StateDirectory
 from avatar.models import AvatarJob, ProviderName
 from avatar.settings import AvatarSettings, FalSettings
 from tasks.turns import Lease, Limit, Server
@@ -231,7 +231,7 @@ def own(tmp_path: Path, sandbox: Sandbox) -> Iterator[tuple[StateDirectory, str,
     state = StateDirectory(tmp_path / "state")
     state.prepare()
     # Where no outgoing connection is given its port while the server is away.
-    state.change(api=ApiEntry(process=Process(pid=1, born=""), port=choose_ports(None)))
+    state.change(api=Entry(process=Process(pid=1, born=""), port=choose_ports(None)))
     settings = AvatarSettings(_env_file=None, state_dir=state.path)
     with services(settings) as running:
         variables = environment(settings, running) | sandbox.fal_env() | {"AVATAR_FAL__AT_ONCE": "2"}
@@ -278,4 +278,4 @@ def restart_server(state: StateDirectory) -> None:
     while not is_free(entry.port):
         assert time.monotonic() < deadline, "the port stays taken"
     with locks.exclusive(state.starting):
-        assert ensure_server(state, lambda: True).port == entry.port
+        assert ensure(state, server(state), lambda: True).port == entry.port

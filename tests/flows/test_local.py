@@ -20,13 +20,13 @@ import httpx
 import pytest
 
 from avatar.commands import doctor
-from avatar.local import Services, environment, find, prefect_api, web
-from avatar.local import record as locks
+from avatar.local import Services, environment, find, prefect_api, programs
+from avatar.local import state as locks
 from avatar.local.environment import flatten
 from avatar.local.processes import Process, alive, children, free_port, identify, python, spawn, stop
-from avatar.local.record import ApiEntry, StateDirectory, WorkerEntry
-from avatar.local.worker import POOL, fingerprint, known_workers, stop_workers
-from avatar.settings import AvatarSettings, FalSettings
+from avatar.local.programs import POOL, ensure, fingerprint, site, stop_workers
+from avatar.local.state import TITLES, Entry, StateDirectory
+from avatar.settings import AvatarSettings, FalSettings, GallerySettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 USER = """
@@ -86,11 +86,7 @@ def program(state: StateDirectory, tmp_path: Path) -> Iterator[Program]:
 
 def recorded(state: StateDirectory) -> list[Process]:
     record = state.read()
-    return [
-        entry.process
-        for entry in (*known_workers(state).values(), record.gallery, record.bridge, record.api, record.store)
-        if entry
-    ]
+    return [entry.process for name in TITLES if (entry := getattr(record, name))]
 
 
 def answer(process: "subprocess.Popen[str]") -> Any:
@@ -109,15 +105,22 @@ def settings(state: StateDirectory, **more: Any) -> AvatarSettings:
 
 @pytest.mark.server
 def test_services_are_shared_and_stopped_by_the_last_user(state: StateDirectory, program: Program) -> None:
-    """Two users get the same services; the first to go leaves them running, the last stops them."""
+    """Two users get the same services; the first to go leaves them running, the last stops them.
+
+    Whoever comes then finds them on the same ports: links in artifacts hold.
+    """
     first, second = program(USER), program(USER)
-    assert answer(first) == answer(second)
+    found = answer(first)
+    assert answer(second) == found
     pids = recorded(state)
     leave(first)
     assert [alive(pid) for pid in pids] == [True, True]
     leave(second)
     assert [alive(pid) for pid in pids] == [False, False]
     assert find(settings(state)) == Services(store=None, api_url="", ui_url="", started_api=False)
+    third = program(USER)
+    assert answer(third) == found
+    leave(third)
 
 
 @pytest.mark.server
@@ -308,12 +311,12 @@ def test_upkeep_has_a_worker_of_its_own(state: StateDirectory, program: Program)
 
 def test_stopping_a_worker_stops_its_runs(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that would wait for its run, and the run in a session of its own, are both gone."""
-    monkeypatch.setattr("avatar.local.worker.STOP_SECONDS", 10)
+    monkeypatch.setattr("avatar.local.programs.STOP_SECONDS", 10)
     log = state.log("worker")
     worker = spawn(python("-c", DRAINING), dict(os.environ), log)
     wait_for(lambda: "ready" in log.read_text())
     (run,) = children(worker)
-    stop_workers(WorkerEntry(process=worker, name="w", fingerprint=""))
+    stop_workers(Entry(process=worker, name="w"))
     assert (alive(run), alive(worker)) == (False, False)
 
 
@@ -346,7 +349,7 @@ def test_of_two_that_leave_one_is_last(tmp_path: Path) -> None:
 
 def test_the_record_is_private_and_survives_nonsense(state: StateDirectory) -> None:
     """services.json is for its owner only, and a file nobody can read counts as empty."""
-    entry = ApiEntry(process=identify(os.getpid()), port=4200)
+    entry = Entry(process=identify(os.getpid()), port=4200)
     state.change(api=entry)
     assert state.read().api == entry
     assert state.services.stat().st_mode & 0o777 == 0o600
@@ -381,9 +384,9 @@ def test_another_server_on_the_port_is_not_taken_for_ours(
     with ThreadingHTTPServer(("127.0.0.1", 0), _Healthy) as faster:
         Thread(target=faster.serve_forever, daemon=True).start()
         ports = iter([faster.server_port])
-        monkeypatch.setattr(web, "free_port", lambda port: next(ports, None) or free_port(port))
-        site = web.Site("gallery", "127.0.0.1", 0)
-        entry = web.ensure_site(state, site, environment(given, Services(None, "", "", False)), lambda: True)
+        monkeypatch.setattr(programs, "free_port", lambda port: next(ports, None) or free_port(port))
+        variables = environment(given, Services(None, "", "", False))
+        entry = ensure(state, site(state, "gallery", GallerySettings(port=0), variables), lambda: True)
         assert entry.port != faster.server_port
         assert alive(entry.process)
         faster.shutdown()

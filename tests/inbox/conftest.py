@@ -22,7 +22,7 @@ class Client:
         assert settings.access_key
         assert settings.secret_key
         keys = settings.access_key.get_secret_value(), settings.secret_key.get_secret_value()
-        self.minio = Minio(settings.endpoint, *keys, secure=False, region=settings.region)
+        self.minio = Minio(settings.endpoint, *keys, secure=False, region="us-east-1")
         self.bucket = settings.bucket
 
     def drop(self, key: str, data: bytes | str = WAV) -> None:

@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from avatar.local.processes import free_port
-from avatar.local.record import Record, StateDirectory
-from avatar.local.server import server_environment
+from avatar.local.programs import server_environment
+from avatar.local.state import Record, StateDirectory
 from avatar.settings import StoreSettings
 from tests.providers.conftest import inputs, open_sandboxed  # noqa: F401 - fixtures
 from tests.sandbox import samples

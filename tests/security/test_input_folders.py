@@ -60,6 +60,34 @@ async def test_what_lies_inside_is_read(open_with: Open, places: dict[str, Path]
             assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["p.png", "./p.png", "inner/../p.png"])
+async def test_a_relative_path_means_a_file_in_one_of_them(
+    open_with: Open, places: dict[str, Path], name: str
+) -> None:
+    """In the first that has it, wherever the worker's run happens to begin; and it leads to no other place."""
+    folders = f"/nowhere{os.pathsep}{places['allowed']}"
+    async with bring(open_with(folders), name, what="portrait") as path:
+        assert path == places["allowed"] / "p.png"
+    with pytest.raises(InvalidInput, match="AVATAR_INPUT_FOLDERS"):
+        async with bring(open_with(folders), f"../{places['beside'].name}/p.png", what="portrait"):
+            raise AssertionError("it was taken")
+
+
+async def test_without_folders_it_is_relative_to_where_the_worker_was_started(
+    open_with: Open, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of a worker begins in an empty directory; a path that leads nowhere says what it is relative to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", str(places["allowed"]))
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "a run of a worker")
+    async with bring(open_with(None), "p.png", what="portrait") as path:
+        assert path == places["allowed"] / "p.png"
+    with pytest.raises(InvalidInput) as refused:
+        async with bring(open_with(None), "q.png", what="portrait"):
+            raise AssertionError("it was taken")
+    assert "AVATAR_INPUT_FOLDERS" in (refused.value.hint or "")
+
+
 async def test_no_folder_means_no_files(open_with: Open, places: dict[str, Path]) -> None:
     """Set and empty: only the bucket and the web."""
     with pytest.raises(InvalidInput, match="AVATAR_INPUT_FOLDERS"):

@@ -91,7 +91,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Users]:
     for bucket in ("other", "shown", "open"):
         open_client(settings("owner")).make_bucket(bucket)
     yield settings
-    embedded.stop(store.pid, wait_seconds=0)
+    embedded.stop(store, wait_seconds=0)
 
 
 @asynccontextmanager

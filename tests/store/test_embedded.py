@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,7 @@ import pytest
 
 from avatar.errors import NotConfigured, StoreUnavailable
 from avatar.local import embedded, processes
+from avatar.local.processes import Process
 from avatar.store.store import Store
 
 MODE = 0o777
@@ -30,10 +30,6 @@ async def with_store(running, use):
         await store.aclose()
 
 
-def alive(pid):
-    return processes.is_running(pid, ("mini",))
-
-
 @pytest.fixture
 def started():
     """Starts embedded stores; what still runs at the end of the test is stopped."""
@@ -41,7 +37,7 @@ def started():
 
         def start(directory, **more):
             running = embedded.start(directory, **more)
-            stack.callback(embedded.stop, running.pid, wait_seconds=0)
+            stack.callback(embedded.stop, running, wait_seconds=0)
             return running
 
         yield start
@@ -52,8 +48,8 @@ def test_data_and_keys_survive(started, tmp_path):
     first = started(tmp_path / "store")
     asyncio.run(with_store(first, lambda store: store.put("a/b", b"kept", content_type="text/plain")))
     assert started(tmp_path / "store") == first, "a second start finds the first"
-    embedded.stop(first.pid)
-    assert not alive(first.pid)
+    embedded.stop(first)
+    assert not first.runs
     with pytest.raises(StoreUnavailable):
         asyncio.run(with_store(first, lambda store: store.exists("a/b")))
 
@@ -71,22 +67,22 @@ def test_it_survives_being_killed(started, tmp_path):
     """After SIGKILL the next start has what was acknowledged, on the same port."""
     first = started(tmp_path / "store")
     asyncio.run(with_store(first, lambda store: store.create("a", b"kept")))
-    os.kill(first.pid, signal.SIGKILL)
-    os.waitpid(first.pid, 0)
+    os.kill(first.process.pid, signal.SIGKILL)
+    os.waitpid(first.process.pid, 0)
     second = started(tmp_path / "store")
-    assert (second.pid != first.pid, second.endpoint) == (True, first.endpoint)
+    assert (second.process.pid != first.process.pid, second.endpoint) == (True, first.endpoint)
     assert asyncio.run(with_store(second, lambda store: store.get("a"))).data == b"kept"
 
 
 def test_no_second_server_on_the_same_data(started, tmp_path):
     """A server that runs but answers nothing is reported and kept: two on the same data would destroy it."""
     first = started(tmp_path / "store")
-    os.kill(first.pid, signal.SIGSTOP)
+    os.kill(first.process.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable, match="runs already"):
             embedded.start(first.directory, wait_seconds=0.2)
     finally:
-        os.kill(first.pid, signal.SIGCONT)
+        os.kill(first.process.pid, signal.SIGCONT)
     assert started(tmp_path / "store") == first
 
 
@@ -95,7 +91,7 @@ def test_keys_of_a_cloud_account_do_not_open_it(started, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "cloud-account")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "cloud-account-secret")
     running = started(tmp_path / "store")
-    foreign = replace(running, access_key="cloud-account", secret_key="cloud-account-secret")
+    foreign = running.model_copy(update={"access_key": "cloud-account", "secret_key": "cloud-account-secret"})
     with pytest.raises(StoreUnavailable, match=r"InvalidAccessKeyId|AccessDenied"):
         asyncio.run(with_store(foreign, lambda store: store.list("")))
 
@@ -110,7 +106,7 @@ def test_keys_are_for_this_user_only(seaweed):
 
 def test_keys_are_not_on_the_command_line(seaweed):
     """Whoever lists processes sees no key."""
-    line = " ".join(processes.command_line(seaweed.pid))
+    line = " ".join(processes.command_line(seaweed.process.pid))
     assert "mini" in line
     assert seaweed.secret_key not in line
     assert seaweed.access_key not in line
@@ -147,14 +143,18 @@ def test_it_listens_on_this_machine_only(seaweed):
     assert {address for address in ours if not address.startswith("0100007F:")} == set()
 
 
-def test_a_foreign_process_is_left_alone():
-    """stop() ends no process that is not an embedded store, and does not mind one that is gone."""
+def test_a_foreign_process_is_left_alone(tmp_path):
+    """A directory whose store is gone, and whose pid is another program's now, is neither running nor stopped."""
     with subprocess.Popen([sys.executable, "-c", "input()", "mini"], stdin=subprocess.PIPE) as other:
-        embedded.stop(other.pid)
-        assert other.poll() is None
+        state = embedded.State(access_key="a", secret_key="s", port=18_000, pid=other.pid)
+        embedded.write_state(tmp_path, state)
+        assert embedded.find_running(tmp_path) is None
+        gone = embedded.as_store(tmp_path, state, Process(pid=other.pid, born="long ago"))
+        embedded.stop(gone)
+        assert (gone.runs, other.poll()) == (False, None)
         other.stdin.close()
         other.wait()
-    embedded.stop(other.pid)
+    embedded.stop(embedded.as_store(tmp_path, state, processes.identify(other.pid)))
 
 
 @pytest.mark.parametrize("body", ["echo no disk left; exit 3", "echo no disk left; exec sleep 60"])
@@ -179,7 +179,7 @@ def test_a_missing_program_is_a_matter_of_settings(tmp_path, monkeypatch):
 
 def test_a_second_starter_waits_for_the_first(started, tmp_path):
     """Processes that start the store of one directory at once share one server."""
-    code = "import sys; from pathlib import Path; from tasks.storage import embedded; print(embedded.start(Path(sys.argv[1])).pid)"
+    code = "import sys; from pathlib import Path; from avatar.local import embedded; print(embedded.start(Path(sys.argv[1])).process.pid)"
     starters = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path / "store")], stdout=subprocess.PIPE, text=True
@@ -187,4 +187,4 @@ def test_a_second_starter_waits_for_the_first(started, tmp_path):
         for _ in range(3)
     ]
     pids = {starter.communicate()[0].strip() for starter in starters}
-    assert pids == {str(started(tmp_path / "store").pid)}
+    assert pids == {str(started(tmp_path / "store").process.pid)}

@@ -14,9 +14,8 @@ import pytest
 
 from avatar.errors import NotConfigured
 from avatar.local.environment import flatten
-from avatar.local.processes import identify
-from avatar.local.record import StateDirectory, StoreEntry
-from avatar.local.web import bridge_token, listener
+from avatar.local.services import listener
+from avatar.local.state import StateDirectory
 from avatar.web.bridge import check_reach
 from tests.web.bridge.conftest import s3_notification
 
@@ -52,7 +51,7 @@ def test_it_serves_with_the_token_of_its_state_directory(environment, make_setti
     state = StateDirectory(settings.state_dir)
     with bridge(environment) as running:
         notice = s3_notification("inbox/a/voice.mp3", bucket=settings.store.bucket)
-        headers = {"authorization": f"Bearer {bridge_token(state)}"}
+        headers = {"authorization": f"Bearer {state.bridge_token()}"}
         taken = httpx.post(f"{running.url}events/s3", json=notice, headers=headers)
         assert (taken.status_code, httpx.post(f"{running.url}events/s3", json=notice).status_code) == (
             204,
@@ -68,11 +67,7 @@ def told_port(make_settings, seaweed):
     """Where the embedded store that is recorded in the state directory expects the bridge."""
     state = StateDirectory(make_settings().state_dir)
     state.prepare()
-    keys = {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key}
-    entry = StoreEntry(
-        process=identify(seaweed.pid), endpoint=seaweed.endpoint, directory=seaweed.directory, **keys
-    )
-    state.change(store=entry)
+    state.change(store=seaweed)
     return seaweed.listener_port
 
 
@@ -141,10 +136,10 @@ def test_reach_and_token_go_together(make_settings, bridge, refused):
 def test_the_token_is_made_once(tmp_path):
     """Everybody on the state directory gets the same; an empty file, as a full disk leaves it, lets nobody in."""
     state = StateDirectory(tmp_path / "state")
-    token = bridge_token(state)
-    assert (len(token) >= 32, bridge_token(state)) == (True, token)
+    token = state.bridge_token()
+    assert (len(token) >= 32, state.bridge_token()) == (True, token)
     state.token.write_text("\n")
-    again = bridge_token(state)
+    again = state.bridge_token()
     assert (len(again) >= 32, again != token) == (True, True)
     assert [path.name for path in state.path.glob("*.token")] == ["bridge.token"]
 
@@ -153,5 +148,5 @@ def test_the_embedded_store_is_told_the_same_token(make_settings):
     """And to watch the inbox of the bucket in use."""
     settings = make_settings(inbox={"prefix": "drop/here/"})
     state = StateDirectory(settings.state_dir)
-    told = listener(state, settings)
-    assert (told.watched, told.token) == (f"{settings.store.bucket}/drop/here/", bridge_token(state))
+    told = listener(settings, state)
+    assert (told.watched, told.token) == (f"{settings.store.bucket}/drop/here/", state.bridge_token())

@@ -20,7 +20,7 @@ def telling(tmp_path_factory):
     """An embedded store with a listener."""
     running = embedded.start(tmp_path_factory.mktemp("telling"), listener=LISTENER)
     yield running
-    embedded.stop(running.pid, wait_seconds=0)
+    embedded.stop(running, wait_seconds=0)
 
 
 @pytest.fixture
@@ -103,5 +103,5 @@ async def test_writes_do_not_wait_for_the_listener(telling, its_store, listens):
 
 def test_the_token_is_not_on_the_command_line(telling):
     """Whoever lists processes does not see it."""
-    assert LISTENER.token not in " ".join(processes.command_line(telling.pid))
+    assert LISTENER.token not in " ".join(processes.command_line(telling.process.pid))
     assert LISTENER.token not in repr(LISTENER)

@@ -1,17 +1,21 @@
-"""`services.json`: what runs on this machine, so that every command finds it and a crash leaves nothing unknown."""
+"""The state directory: what runs on this machine and on which ports, who uses it, and the bridge's token.
+
+`services.json` lets every command find what another one started, and a crash leaves nothing unknown.
+"""
 
 import fcntl
 import os
+import secrets
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from avatar.local.embedded import EmbeddedStore, settings_for
+from avatar.local.embedded import EmbeddedStore, write_private
 from avatar.local.processes import Process, alive
-from avatar.settings import StoreSettings
 
 
 # File locks. The kernel releases them when their holder dies, however it dies.
@@ -60,98 +64,67 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-class _Entry(BaseModel):
+class Entry(BaseModel):
+    """A program that was started here.
+
+    Attributes:
+        fingerprint: of the environment it was started with.
+        name: a worker's, as the Prefect API lists it.
+        host: the address it listens on.
+        port: 0 if it listens on none.
+    """
+
     model_config = ConfigDict(frozen=True)
 
     process: Process
+    fingerprint: str = ""
+    name: str = ""
+    host: str = "127.0.0.1"
+    port: int = 0
 
     @property
     def runs(self) -> bool:
         return alive(self.process)
-
-
-class StoreEntry(_Entry):
-    """The embedded store."""
-
-    endpoint: str
-    access_key: str
-    secret_key: str
-    directory: Path
-
-    @property
-    def listener_port(self) -> int:
-        """Where the store expects whoever it tells of new objects."""
-        return self._store.listener_port
-
-    @property
-    def _store(self) -> EmbeddedStore:
-        keys = self.access_key, self.secret_key
-        return EmbeddedStore(self.endpoint, *keys, self.process.pid, self.directory)
-
-    def settings(self, wanted: StoreSettings) -> StoreSettings:
-        """`wanted`, with this store's address and keys; its bucket and public endpoint stay the user's."""
-        found = settings_for(self._store, wanted.bucket)
-        return wanted.model_copy(update={name: getattr(found, name) for name in found.model_fields_set})
-
-
-class ApiEntry(_Entry):
-    """The local Prefect server."""
-
-    port: int
-
-    @property
-    def ui_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def api_url(self) -> str:
-        return f"{self.ui_url}/api"
-
-
-class WorkerEntry(_Entry):
-    """A worker, and a fingerprint of the environment its flows get."""
-
-    name: str
-    fingerprint: str
-
-
-class WebEntry(_Entry):
-    """The gallery or the bridge, and a fingerprint of the environment it was started with."""
-
-    host: str
-    port: int
-    fingerprint: str
 
     @property
     def url(self) -> str:
         """Where it is found on this machine."""
         return local_url(self.host, self.port)
 
+    @property
+    def api_url(self) -> str:
+        """The Prefect server's API."""
+        return f"{self.url}api"
+
+
+#: The field of the record to what a person calls it.
+TITLES = {
+    "store": "The embedded store",
+    "api": "The Prefect server",
+    "worker": "The worker",
+    "upkeep": "The upkeep worker",
+    "gallery": "The gallery",
+    "bridge": "The bridge",
+}
+
 
 class Record(BaseModel):
-    """Everything that was started and not yet stopped."""
+    """Everything that was started and not yet stopped; and the ports of all that ever was, by field."""
 
     model_config = ConfigDict(frozen=True)
 
-    store: StoreEntry | None = None
-    api: ApiEntry | None = None
-    worker: WorkerEntry | None = None
-    upkeep: WorkerEntry | None = None
-    gallery: WebEntry | None = None
-    bridge: WebEntry | None = None
-    up: Process | None = None
+    store: EmbeddedStore | None = None
+    api: Entry | None = None
+    worker: Entry | None = None
+    upkeep: Entry | None = None
+    gallery: Entry | None = None
+    bridge: Entry | None = None
+    ports: Mapping[str, int] = {}
 
     def dead(self) -> str:
         """Names of the services that were started, not stopped, and do not run; empty if all is well."""
-        entries = {
-            "The embedded store": self.store,
-            "The Prefect server": self.api,
-            "The worker": self.worker,
-            "The upkeep worker": self.upkeep,
-            "The gallery": self.gallery,
-            "The bridge": self.bridge,
-        }
-        return ", ".join(name for name, entry in entries.items() if entry and not entry.runs)
+        entries = {title: getattr(self, name) for name, title in TITLES.items()}
+        return ", ".join(title for title, entry in entries.items() if entry and not entry.runs)
 
 
 class StateDirectory:
@@ -176,27 +149,45 @@ class StateDirectory:
         return self.path / "logs" / f"{name}.log"
 
     def read(self) -> Record:
-        """What is recorded; nothing if the file is missing or was written by another version."""
+        """What is recorded; nothing if the file is missing or damaged."""
         try:
             return Record.model_validate_json(self.services.read_bytes())
         except (FileNotFoundError, ValidationError):
             return Record()
 
-    def change(self, **entries: _Entry | Process | None) -> Record:
+    def change(self, **entries: Any) -> None:
         """Replace entries of the record in one atomic step. The calling process holds the start lock."""
         with self._changing:
-            record = self.read().model_copy(update=entries)
-            self._write(record)
-        return record
+            record = self.read()
+            ports = {
+                name: entry.port for name, entry in entries.items() if isinstance(entry, Entry) and entry.port
+            }
+            record = record.model_copy(update={**entries, "ports": {**record.ports, **ports}})
+            write_private(self.services, record.model_dump_json(indent=2))
 
-    def _write(self, record: Record) -> None:
-        draft = self.services.with_suffix(".draft")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(record.model_dump_json(indent=2))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.services)
+    def bridge_token(self) -> str:
+        """The bridge's token of this state directory, made once."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._kept_token():
+            draft = self.token.with_name(f"bridge.{secrets.token_hex(4)}.token")
+            write_private(draft, secrets.token_urlsafe(32))
+            with suppress(FileExistsError):  # somebody was faster, and theirs holds
+                os.link(draft, self.token)
+            draft.unlink()
+        return self._kept_token()
+
+    def _kept_token(self) -> str:
+        with suppress(FileNotFoundError):
+            if token := self.token.read_text().strip():
+                return token
+            self.token.unlink()  # a full disk leaves an empty file, and an empty token would let everybody in
+        return ""
+
+    def bridge_port(self, endpoint: str | None) -> int | None:
+        """Where the embedded store expects the bridge; None if `endpoint` names another store, or it does not run."""
+        store = self.read().store
+        ours = store is not None and store.runs and endpoint in {None, store.endpoint}
+        return store.listener_port if store and ours else None
 
 
 def local_url(host: str, port: int) -> str:
