@@ -31,6 +31,13 @@ class FalSettings(Section):
     rest_url: HttpUrl = Field(
         HttpUrl("https://rest.fal.ai"), description="Base URL of fal's storage API (uploads)."
     )
+    api_url: HttpUrl = Field(
+        HttpUrl("https://api.fal.ai/v1"),
+        description="Base URL of fal's Platform API (the account's requests, prices, bills).",
+    )
+    admin_key: SecretStr | None = Field(
+        None, description="fal admin key: only needed to read what renders were really billed at."
+    )
     delivery: Literal["presign", "upload"] = Field(
         "presign",
         description="How fal gets the inputs: `presign` links to the store's public endpoint, or `upload` to fal storage.",

@@ -3,7 +3,7 @@
 Sources: fal.ai/docs, pages inference/queue.md, errors.md, common-parameters.md; the model's page.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -38,8 +38,9 @@ from avatar.providers.answers import (
     text,
     whole,
 )
-from avatar.providers.base import Capabilities, Provider, RenderInputs
+from avatar.providers.base import Capabilities, Listed, Provider, RenderInputs
 from avatar.providers.download import fetch_video
+from avatar.providers.fal_platform import Platform, UnitPrice
 from avatar.providers.fal_storage import upload
 from avatar.providers.outcome import UNREACHABLE_INPUT, accepted_id, judge, remedy, submit_seconds
 from avatar.providers.watching import ENDED, GRACE, Pace, Watch, age_of, not_found
@@ -187,7 +188,9 @@ class Fal(Provider):
     name: ClassVar[ProviderName] = ProviderName.FAL
     model: ClassVar[str] = KLING_AVATAR
     endpoint: ClassVar[str] = ENDPOINT
-    capabilities: ClassVar[Capabilities] = Capabilities(cancel=True, stream=True, upload=True, webhook=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        cancel=True, stream=True, upload=True, webhook=True, history=True, bills=True
+    )
 
     def __init__(self, settings: "AvatarSettings", store: "Store") -> None:
         self.price_per_second = Decimal("0.115")  # the model's page, "Your request will cost"
@@ -196,6 +199,7 @@ class Fal(Provider):
         self._words = fal_words()
         key = settings.fal.key.get_secret_value() if settings.fal.key else None
         self._queue = Wire(self.name, str(settings.fal.queue_url), key, ("Authorization", "Key "))
+        self._platform = Platform(settings.fal)
         self._rest = Wire(self.name, str(settings.fal.rest_url), key, ("Authorization", "Key "))
 
     def check_configured(self) -> None:
@@ -223,11 +227,15 @@ class Fal(Provider):
             {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, "prompt": inputs.prompt},
             seconds=submit_seconds(self._settings.journal.lease_seconds),
             may_send=inputs.may_send,
-            # Tags are pairs; fal drops what is not, in silence (fal_client headers, 2026). Usage reports show them.
-            headers={"X-Fal-Tags": f"render={inputs.render_id}"},
+            headers={
+                # Tags are pairs; fal drops what is not, in silence (fal_client headers, 2026). Usage reports show
+                # them to accounts for which fal has switched that on.
+                "X-Fal-Tags": f"render={inputs.render_id}",
+                # One that has not begun when nobody asks for it any more is dropped, and not charged.
+                "X-Fal-Request-Start-Timeout": f"{self._settings.polling.deadline_seconds:.0f}",
+            },
         )
-        dashboard = f"fal.ai/dashboard (tag render={inputs.render_id})"
-        request_id = accepted_id(judge(exchange), self._queue, inputs, dashboard=dashboard)
+        request_id = accepted_id(judge(exchange), self._queue, inputs)
         return self._receipt(inputs.render_id, request_id, exchange.object or {})
 
     def _receipt(self, render_id: str, request_id: str, data: dict[str, Any]) -> Submission:
@@ -287,6 +295,15 @@ class Fal(Provider):
         if not exchange.ok:
             raise self._queue.unavailable(f"{exchange.status}, {self._queue.words(exchange)}")
         return read_cancel(exchange)
+
+    async def history(self, since: datetime, until: datetime) -> list[Listed] | None:
+        return await self._platform.requests(self.endpoint, since, until)
+
+    async def bills(self, request_ids: Sequence[str]) -> Mapping[str, Decimal]:
+        return await self._platform.bills(request_ids)
+
+    async def listed_price(self) -> UnitPrice | None:
+        return await self._platform.price(self.endpoint)
 
     def _url(self, submission: Submission, returned: str | None, suffix: str) -> str:
         """The URL fal returned, if the key may go there; else the documented one."""

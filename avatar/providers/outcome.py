@@ -19,7 +19,6 @@ no answer after a byte left: timeout, reset, disconnect  unknown     the classic
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -199,7 +198,7 @@ def judge(exchange: Exchange, *, refusals_in_200: bool = False) -> Outcome:
     return outcome
 
 
-def accepted_id(outcome: Outcome, wire: Wire, inputs: RenderInputs, *, dashboard: str) -> str:
+def accepted_id(outcome: Outcome, wire: Wire, inputs: RenderInputs) -> str:
     """The request id of an accepted submit.
 
     Raises:
@@ -207,10 +206,10 @@ def accepted_id(outcome: Outcome, wire: Wire, inputs: RenderInputs, *, dashboard
     """
     if outcome.verdict is Verdict.ACCEPTED and outcome.request_id:
         return outcome.request_id
-    raise _error(outcome, wire, inputs, dashboard)
+    raise _error(outcome, wire, inputs)
 
 
-def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str) -> AvatarError:
+def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs) -> AvatarError:
     who, render_id, reason = wire.provider, inputs.render_id, wire.clean(outcome.reason)
     if outcome.verdict is Verdict.NOT_SENT:
         text = (
@@ -233,7 +232,7 @@ def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str) -
             status=outcome.status,
             reason=f"{reason}.",
         )
-    return _unknown(outcome, wire, inputs, dashboard, reason)
+    return _unknown(outcome, wire, inputs, reason)
 
 
 def remedy(kind: str, provider: ProviderName) -> str:
@@ -250,21 +249,17 @@ def remedy(kind: str, provider: ProviderName) -> str:
     }.get(kind, "Change the input the text names, then run the job again.")
 
 
-def _unknown(
-    outcome: Outcome, wire: Wire, inputs: RenderInputs, dashboard: str, reason: str
-) -> OutcomeUnknown:
+def _unknown(outcome: Outcome, wire: Wire, inputs: RenderInputs, reason: str) -> OutcomeUnknown:
+    """What a person is told beside this, the render's journal knows: when it was sent, and with which files."""
     render_id, seen = inputs.render_id, wire.clean(outcome.seen_id or "")
     return OutcomeUnknown(
         f"Whether {wire.provider} accepted render {render_id} is not known: {reason}. Up to {inputs.segment.seconds:.1f} "
-        f"seconds of video may have been charged. It is not sent again. Look on {dashboard} for a request made in the "
-        f"two minutes before {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        + (f"; the answer mentioned {seen}, which may be it" if seen else "")
-        + f". Then settle it: `avatar resolve {render_id} --request-id X` if it is there, "
-        f"`avatar resolve {render_id} --not-charged` if it is not.",
+        "seconds of video may have been charged. It is not sent again."
+        + (f" The answer mentioned {seen}, which may be the request." if seen else ""),
         provider=wire.provider,
         render_id=render_id,
         request_id=outcome.seen_id,
         answer=outcome.answer,
-        hint=f"avatar resolve {render_id} --request-id {seen or 'X'} | --not-charged",
+        hint=f"avatar resolve {render_id} --request-id {seen or 'ID'} | --not-charged",
         reason=f"{reason}.",
     )

@@ -129,7 +129,7 @@ class Pixazo(Provider):
             headers=headers,
         )
         outcome = judge(exchange, refusals_in_200=True)
-        request_id = accepted_id(outcome, self._wire, inputs, dashboard="your Pixazo dashboard")
+        request_id = accepted_id(outcome, self._wire, inputs)
         return self._receipt(inputs.render_id, request_id, exchange.object or {})
 
     def _receipt(self, render_id: str, request_id: str, data: dict[str, Any]) -> Submission:

@@ -53,7 +53,7 @@ def make_submission(provider: str = "fal", *, age: float = 60.0, **changes) -> S
 def make_settings(url: str, **changes) -> AvatarSettings:
     """Settings with both paid providers at `url`, and short pauses."""
     given = {
-        "fal": {"key": KEY, "queue_url": url, "rest_url": url},
+        "fal": {"key": KEY, "queue_url": url, "rest_url": url, "api_url": f"{url}/v1"},
         "pixazo": {"key": KEY, "base_url": url},
         "download": {"allow_private_hosts": True, "attempts": 3},
         "polling": {"min_interval": 0.02, "max_interval": 0.1},

@@ -62,8 +62,8 @@ async def test_a_lost_answer_is_unknown_after_one_post(name, act):
             await provider.submit(make_inputs())
     assert (len(server.asked("POST")), server.connections) == (1, 1)
     text = str(caught.value)
-    assert f"avatar resolve {RENDER_ID} --request-id" in text
-    assert "--not-charged" in text
+    assert f"avatar resolve {RENDER_ID} --request-id" in caught.value.hint
+    assert "--not-charged" in caught.value.hint
     assert caught.value.render_id == RENDER_ID
     assert KEY not in text
     assert "c0ffee" not in text

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
-from tests.sandbox import control, fal, fal_storage, media, pixazo
+from tests.sandbox import control, fal, fal_platform, fal_storage, media, pixazo
 from tests.sandbox.behaviours import names_of
 from tests.sandbox.call import Call, Handler
 from tests.sandbox.jobs import Fate
@@ -59,7 +59,7 @@ def build(world: World) -> web.Application:
     app = web.Application(middlewares=[witness], client_max_size=64 * 1024 * 1024)
     app[WORLD] = world
     app.on_response_prepare.append(strip_content_type)
-    for wire in (fal, fal_storage, pixazo, media, control):
+    for wire in (fal, fal_storage, fal_platform, pixazo, media, control):
         wire.add_routes(app.router)
     return app
 

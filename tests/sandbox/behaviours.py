@@ -23,6 +23,9 @@ OPERATIONS = {
     "upload_put": "its PUT of bytes",
     "uploaded": "reading what was uploaded",
     "media": "downloading a video",
+    "history": "fal's list of the account's requests",
+    "pricing": "fal's list of prices",
+    "bills": "fal's billing events",
     "jwks": "the keys that fal's webhooks are signed with",
 }
 

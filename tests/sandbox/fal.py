@@ -13,23 +13,26 @@ from tests.sandbox.jobs import COMPLETED, IN_PROGRESS, IN_QUEUE, Job
 from tests.sandbox.transport import cut
 from tests.sandbox.world import World, world_of
 
-APP = "/fal-ai/kling-video"
-MODEL = APP + "/ai-avatar/v2/pro"
-REQUESTS = APP + "/requests/{request_id}"
+#: Endpoints of the same wire: their owner and app, which all other addresses begin with, and US dollars a second.
+ENDPOINTS = {
+    "fal-ai/kling-video/ai-avatar/v2/pro": ("fal-ai/kling-video", 0.115),
+    "fal-ai/kling-video/ai-avatar/v2/standard": ("fal-ai/kling-video", 0.0562),
+    "fal-ai/bytedance/omnihuman/v1.5": ("fal-ai/bytedance", 0.16),
+    "veed/fabric-1.0": ("veed/fabric-1.0", 0.15),
+}
+SUBMIT = f"/{{endpoint:{'|'.join(ENDPOINTS)}}}"
+#: queue.md's example has the whole endpoint where its own rule has owner and app.
+REQUESTS = f"/{{app:{'|'.join(dict.fromkeys((*(app for app, _ in ENDPOINTS.values()), *ENDPOINTS)))}}}/requests/{{request_id}}"
 KEEP_ALIVE = 15.0  # seconds between comments on a quiet stream; fal's own is not documented
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    router.add_post(MODEL, submit, name="fal.submit")
-    for form, base in (
-        ("short", REQUESTS),
-        ("full", MODEL + "/requests/{request_id}"),
-    ):  # queue.md's example has the full id
-        router.add_get(base + "/status", status, name=f"fal.status.{form}")
-        router.add_get(base + "/status/stream", stream, name=f"fal.stream.{form}")
-        router.add_get(base, result, name=f"fal.result.{form}")
-        router.add_get(base + "/response", result, name=f"fal.result.suffix.{form}")
-        router.add_put(base + "/cancel", cancel, name=f"fal.cancel.{form}")
+    router.add_post(SUBMIT, submit, name="fal.submit")
+    router.add_get(REQUESTS + "/status", status, name="fal.status")
+    router.add_get(REQUESTS + "/status/stream", stream, name="fal.stream")
+    router.add_get(REQUESTS, result, name="fal.result")
+    router.add_get(REQUESTS + "/response", result, name="fal.result.suffix")
+    router.add_put(REQUESTS + "/cancel", cancel, name="fal.cancel")
 
 
 def key_of(request: web.Request) -> str:
@@ -45,13 +48,14 @@ def job_of(request: web.Request) -> Job:
     """The job asked for; raises 404 for one that is unknown or another account's."""
     key = key_of(request)
     job = world_of(request).studio.jobs.get(request.match_info["request_id"])
-    if job is None or job.key != key or job.provider != "fal":
+    asked = request.match_info["app"]
+    if job is None or job.key != key or asked not in {job.endpoint, *ENDPOINTS.get(job.endpoint, ())[:1]}:
         raise web.HTTPNotFound(text=json.dumps({"status": "NOT_FOUND"}), content_type="application/json")
     return job
 
 
 def urls(world: World, job: Job) -> dict[str, str]:
-    base = f"{world.base_url}{APP}/requests/{quote(job.request_id, safe='')}"
+    base = f"{world.base_url}/{ENDPOINTS[job.endpoint][0]}/requests/{quote(job.request_id, safe='')}"
     return {"response_url": base, "status_url": base + "/status", "cancel_url": base + "/cancel"}
 
 
@@ -74,10 +78,14 @@ async def submit(request: web.Request) -> web.Response:
     longest = request.query.get("fal_max_queue_length")
     if longest is not None and world.studio.queued(key) > int(longest):
         return web.json_response({"detail": "Queue is too long"}, status=429)
-    fate, within = fate_of(request), request.headers.get("X-Fal-Request-Timeout")
+    fate, told = fate_of(request), request.headers
+    # The second name is deprecated for the first.
+    within = told.get("X-Fal-Request-Start-Timeout") or told.get("X-Fal-Request-Timeout")
     job = Job(
         provider="fal",
         generation="fal",
+        endpoint=request.match_info["endpoint"],
+        keeps_payloads=told.get("X-Fal-Store-IO") != "0",
         request_id=fate.request_id or str(uuid.uuid4()),
         key=key,
         body=body,

@@ -64,6 +64,8 @@ class Job:
     request_id: str
     key: str
     body: dict[str, Any]
+    endpoint: str = ""
+    keeps_payloads: bool = True
     tag: str | None = None
     webhook: str | None = None
     start_within: float | None = None
@@ -122,6 +124,7 @@ class Job:
             "request_id",
             "provider",
             "generation",
+            "endpoint",
             "tag",
             "key",
             "accepted",

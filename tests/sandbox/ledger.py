@@ -10,7 +10,18 @@ from aiohttp import web
 CREDENTIALS = ("Authorization", "Ocp-Apim-Subscription-Key", "X-Api-Key", "Cookie")
 #: Operations that a key belongs to; on any other it is a leak.
 KEYED = frozenset(
-    {"submit", "status", "stream", "result", "cancel", "upload_token", "upload_file", "upload_initiate"}
+    {
+        "submit",
+        "status",
+        "stream",
+        "result",
+        "cancel",
+        "upload_token",
+        "upload_file",
+        "upload_initiate",
+        "history",
+    }
+    | {"pricing", "bills"}
 )
 
 

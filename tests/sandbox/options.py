@@ -16,6 +16,12 @@ class Options:
     v2_submit_status: int = 202
     slots: int = 0  # renders at once per key; 0 is no limit
     key: tuple[str, ...] = ()  # accepted keys; empty accepts any
+    admin_key: str = "sandbox-admin-key"  # the only one that may read bills
+    payloads: bool = True  # whether requests are listed with their inputs
+    lists_running: bool = True  # whether requests are listed that have not ended; fal does not say
+    unit: str = "second"  # what fal's list of prices counts in
+    price_factor: float = 1.0  # the account's prices, to those of the models' pages
+    bill_factor: float = 1.0  # what is billed, to what was made (bills go wrong: fal-ai/fal#1175)
     extra_seconds: float = 0.04  # how much longer the video is than the voice
     tell_duration: bool = True  # fal's page calls `duration` required and leaves it out of its own example
     min_seconds: float = 2.0

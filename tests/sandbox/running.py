@@ -12,6 +12,7 @@ import httpx
 
 ROOT = Path(__file__).parents[2]
 KEY = "sandbox-key"
+ADMIN_KEY = "sandbox-admin-key"
 GREETING = "sandbox listening on "
 
 
@@ -96,6 +97,7 @@ class Sandbox:
             "AVATAR_FAL__KEY": self.key,
             "AVATAR_FAL__QUEUE_URL": self.url,
             "AVATAR_FAL__REST_URL": self.url,
+            "AVATAR_FAL__API_URL": f"{self.url}/v1",
             "AVATAR_BRIDGE__JWKS_URL": f"{self.url}/.well-known/jwks.json",
             "AVATAR_DOWNLOAD__ALLOW_PRIVATE_HOSTS": "true",
         }
