@@ -53,6 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_gallery(commands)
     _add_bridge(commands)
     _add_export(commands)
+    repair = commands.add_parser(
+        "repair", help="make the indexes of videos and requests anew from what is stored"
+    )
+    _add_json(repair)
     return parser
 
 
@@ -201,6 +205,7 @@ _VERBS = {
     "gallery": "serve:run_gallery",
     "bridge": "serve:run_bridge",
     "export": "serve:run_export",
+    "repair": "serve:run_repair",
 }
 
 

@@ -1,4 +1,4 @@
-"""`avatar up`, `deploy`, `gallery`, `bridge` and `export`: what serves, deploys and copies."""
+"""`avatar up`, `deploy`, `gallery`, `bridge`, `export` and `repair`: what serves, deploys, copies and mends."""
 
 import argparse
 import asyncio
@@ -119,6 +119,22 @@ def run_export(arguments: argparse.Namespace) -> int:
     for key in done.missing:
         print(f"Missing in the store: {key}", file=sys.stderr)
     return 1 if done.missing else 0
+
+
+# `avatar repair`: the indexes, made anew from what they index.
+def run_repair(arguments: argparse.Namespace) -> int:
+    from avatar.job.index import rebuild
+
+    done = with_store(lambda workspace: rebuild(workspace.store, workspace.journal, say=_say))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(done)))
+    else:
+        print(
+            f"{done.videos} videos and {done.requests} requests are indexed; {done.removed} old entries removed."
+        )
+    for job_id in done.unreadable:
+        print(f"Cannot be read: videos/{job_id}/manifest.json", file=sys.stderr)
+    return 1 if done.unreadable else 0
 
 
 # `avatar up`: everything on one machine.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from avatar.errors import AvatarError, ObjectNotFound
+from avatar.job.index import summarise
 from avatar.models import Plan, Video, VideoState
 from avatar.money.collect import RENDERS, VIDEOS, Mark, mark_key, read_mark
 from avatar.money.commit import load_plan, plan_key
@@ -100,7 +101,8 @@ async def video_mark(workspace: Workspace, thing: Thing, now: datetime, days: in
         return None
     published = video.state is VideoState.PUBLISHED
     renders = tuple(render.key for render in video.renders) if published else ()
-    return Mark(name=thing.name, at=now, days=days, keys=thing.keys, renders=renders)
+    keys = (*thing.keys, summarise(video).key)
+    return Mark(name=thing.name, at=now, days=days, keys=keys, renders=renders)
 
 
 async def render_mark(
@@ -214,7 +216,7 @@ class _Sweep:
             await self.workspace.store.put(
                 mark_key(thing.kind, thing.name), body, content_type="application/json"
             )
-        for key in thing.keys:
+        for key in mark.keys if mark else thing.keys:
             await self.workspace.store.remove(key)
 
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from avatar.errors import ObjectNotFound, StoreUnavailable, VideoRejected
 from avatar.events import about_video
+from avatar.job.index import add_video
 from avatar.media.facts import VideoFacts
 from avatar.media.inspect import inspect_video
 from avatar.media.stills import Stills
@@ -267,6 +268,7 @@ async def _free_key(workspace: Workspace, prefix: str, sha256: str) -> str:
 
 async def _write_manifest(workspace: Workspace, video: Video) -> None:
     manifest = video.model_dump_json(indent=2).encode()
+    await add_video(workspace.store, video)
     await workspace.store.put(video.manifest_key, manifest, content_type="application/json")
     await close_job(workspace, video.job_id)
     workspace.post(about_video(workspace.settings, video))

@@ -10,6 +10,7 @@ keeps a request id that it still gets beside the journal, as `journal/<render_id
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import re
 import socket
@@ -23,10 +24,12 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from avatar.errors import AvatarError, StoreUnavailable
+from avatar.errors import AvatarError, ObjectNotFound, StoreUnavailable
 from avatar.models import ProviderName, RemoteVideo, Render, Stored, Submission
 from avatar.store.store import Store
 from avatar.waiting import LONG, patiently
+
+log = logging.getLogger("avatar.journal")
 
 
 class RenderState(StrEnum):
@@ -184,6 +187,21 @@ def open_key(render_id: str) -> str:
     return f"open/{render_id}.json"
 
 
+#: Put there by `avatar repair`: what was stored before the indexes were kept is in them.
+INDEXED = "index/complete.json"
+
+
+async def is_indexed(store: Store) -> bool:
+    """Whether every video and request of this store is indexed. Raises `StoreUnavailable`."""
+    return await store.exists(INDEXED) is not None
+
+
+def request_key(provider: ProviderName, request_id: str) -> str:
+    """Index of the requests that providers accepted. The id may be anything: it is named by its digest."""
+    digest = hashlib.sha256(request_id.encode()).hexdigest()[:32]
+    return f"index/requests/{provider}.{digest}.json"
+
+
 class Journal:
     """Reads and appends. All methods raise `StoreUnavailable` if the store fails: never "not there"."""
 
@@ -239,6 +257,23 @@ class Journal:
         """Seconds since the last sign of life of a run that follows this render, by the store's clock."""
         stat = await self.store.exists(open_key(render_id))
         return 0.0 if stat is None or stat.age is None else stat.age
+
+    async def keep_request(self, submission: Submission) -> None:
+        """Index whose request this is; the first render that holds it is the one that is told."""
+        body = json.dumps(
+            {"format": 1, "render_id": submission.render_id, "request_id": submission.request_id}
+        )
+        await self.store.create(request_key(submission.provider, submission.request_id), body.encode())
+
+    async def render_of_request(self, provider: ProviderName, request_id: str) -> str | None:
+        """The render that holds a request, as far as the index knows."""
+        try:
+            blob = await self.store.get(request_key(provider, request_id))
+            return str(json.loads(blob.data)["render_id"])
+        except ObjectNotFound:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreUnavailable(f"The index of request {request_id} cannot be read: {error}.") from None
 
     async def begin(
         self,
@@ -303,7 +338,18 @@ class Journal:
         body = entry.model_dump_json().encode()
         # The same bytes each time: an earlier try whose answer was lost is recognised as our own.
         won = await patiently(lambda: self.store.create(key, body), pauses)
+        if won and entry.submission and entry.state is RenderState.SUBMITTED:
+            await self._index(entry.submission)
         return Record(entry, age=0.0) if won else None
+
+    async def _index(self, submission: Submission) -> None:
+        """The receipt is written: that it is not indexed is no reason to fail. Open renders are read without the index."""
+        try:
+            await self.keep_request(submission)
+        except StoreUnavailable as error:
+            log.warning(
+                "Request %s is not indexed (`avatar repair` does it): %s", submission.request_id, error
+            )
 
     async def _read(self, key: str) -> Record:
         blob = await self.store.get(key)

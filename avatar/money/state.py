@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -11,7 +12,7 @@ from avatar.errors import AvatarError, InvalidInput, StoreUnavailable, Transient
 from avatar.events import about_stray, about_unknown
 from avatar.models import RemoteState, Submission
 from avatar.money import receipts
-from avatar.money.journal import Entry, Failure, Record, RenderState, Stray
+from avatar.money.journal import Entry, Failure, Journal, Record, RenderState, Stray, is_indexed
 from avatar.money.webhooks import OPEN_ENDED, Hint, hints_for, request_ids
 from avatar.providers.watching import NOT_FOUND
 from avatar.workspace import Workspace
@@ -128,16 +129,25 @@ async def attach(
 async def find_holder(workspace: Workspace, hint: Hint) -> str | None:
     """The render that holds the hint's request id already: another one, or this one in an earlier attempt.
 
-    Reads the newest entry of every render, which is why it is asked only about a render whose answer was lost.
+    Told by the index of requests, and by the renders that are open, whose request may not be indexed yet. A store
+    with renders of before the index (`avatar repair` has not run) has the newest entry of every render read.
     """
-    if hint.request_id in await request_ids(workspace.journal, hint.render_id):
+    journal, request_id = workspace.journal, str(hint.request_id)
+    if request_id in await request_ids(journal, hint.render_id):
         return hint.render_id
-    stats = await workspace.store.list("journal/")
-    others = sorted({stat.key.split("/")[1] for stat in stats} - {hint.render_id})
-    for start in range(0, len(others), ABREAST):
-        heads = await asyncio.gather(
-            *(workspace.journal.head(render_id) for render_id in others[start : start + ABREAST])
-        )
+    holder = await journal.render_of_request(hint.provider, request_id)
+    if holder not in {None, hint.render_id}:
+        return holder
+    if await is_indexed(workspace.store):
+        others = set(await journal.open_renders())
+    else:
+        others = {stat.key.split("/")[1] for stat in await workspace.store.list("journal/")}
+    return await _holder_among(journal, sorted(others - {hint.render_id}), hint)
+
+
+async def _holder_among(journal: Journal, renders: Sequence[str], hint: Hint) -> str | None:
+    for start in range(0, len(renders), ABREAST):
+        heads = await asyncio.gather(*map(journal.head, renders[start : start + ABREAST]))
         for head in heads:
             held = head.entry.submission if head else None
             if held and (held.provider, held.request_id) == (hint.provider, hint.request_id):

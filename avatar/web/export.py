@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from avatar.errors import InvalidInput, ObjectNotFound
+from avatar.job.index import UNREADABLE, Summary, in_turns, newest_first, read_summary, read_video, rebuild
 from avatar.models import Video
+from avatar.money.journal import is_indexed
 from avatar.store.objects import check_key
-from avatar.web.catalogue import UNREADABLE, Card, Catalogue, Wanted, read_video, shelve, together
-from avatar.web.gallery import STATIC, STATIC_FILES, tell_stories
+from avatar.web.catalogue import PER_PAGE, Page, Query
+from avatar.web.gallery import STATIC, STATIC_FILES, read_histories
 from avatar.web.media import served_key
 from avatar.web.pages import Links, Pages, page_file
 from avatar.workspace import Workspace
@@ -18,7 +20,7 @@ from avatar.workspace import Workspace
 #: Videos copied at a time.
 COPIES = 3
 #: What tells a folder of ours: its pages are overwritten, nobody else's are.
-MARK = ".avatar-gallery"
+MARKER = ".avatar-gallery"
 
 
 @dataclass
@@ -47,46 +49,54 @@ async def export_gallery(workspace: Workspace, folder: Path) -> Exported:
 class _Export:
     def __init__(self, workspace: Workspace, folder: Path) -> None:
         self.workspace, self.folder, self.pages = workspace, folder, Pages()
-        self.done, self.kept, self.gate = Exported(), set[str](), asyncio.Semaphore(COPIES)
-        self.videos: list[Video] = []
+        self.done, self.kept = Exported(), set[str]()
 
     async def run(self) -> Exported:
-        cards = await Catalogue(self.workspace.store).cards()
-        await together(self._read(card) for card in cards if card.state != UNREADABLE)
+        store = self.workspace.store
+        if not await is_indexed(store):
+            await rebuild(store, self.workspace.journal)
+        keys = [stat.key async for day in newest_first(store) for stat in day]
+        read = await in_turns(lambda key: read_summary(store, key), keys)
+        summaries = list({each.job_id: each for each in read if each}.values())
+        readable = [each.job_id for each in summaries if each.state != UNREADABLE]
+        videos = [video for video in await in_turns(self._read, readable) if video]
+        gone = set(readable) - {video.job_id for video in videos}
+        summaries = [each for each in summaries if each.job_id not in gone]
         # A portrait or a voice may belong to many videos, and is copied once.
-        await together(
-            self._copy(key) for key in {key for video in self.videos for key in exported_keys(video)}
-        )
+        await in_turns(self._copy, {key for video in videos for key in exported_keys(video)}, abreast=COPIES)
         for name in STATIC_FILES:
             await self._write(Path("static") / name, (STATIC / name).read_bytes())
-        await together(self._player(video) for video in self.videos)
-        await self._index(cards)
-        self.done.videos = len(cards)
+        await in_turns(self._player, videos)
+        await self._index(summaries)
+        self.done.videos = len(summaries)
         self.done.missing.sort()
         return self.done
 
-    async def _read(self, card: Card) -> None:
-        async with self.gate:
-            self.videos.append(await read_video(self.workspace.store, card.job_id))
+    async def _read(self, job_id: str) -> Video | None:
+        """None if it was removed since it was listed, or damaged."""
+        try:
+            return await read_video(self.workspace.store, job_id)
+        except (ObjectNotFound, InvalidInput):
+            return None
 
     async def _player(self, video: Video) -> None:
-        async with self.gate:
-            stories = await tell_stories(self.workspace.journal, video.renders)
-        html = self.pages.player(video, stories, self._links("../"))
+        histories = await read_histories(self.workspace.journal, video.renders)
+        html = self.pages.player(video, histories, self._links("../"))
         await self._write(Path("videos") / f"{video.job_id}.html", html.encode())
 
-    async def _index(self, cards: Sequence[Card]) -> None:
-        for number in range(1, shelve(cards, Wanted()).pages + 1):
-            html = self.pages.index(shelve(cards, Wanted(page=number)), self._links(""))
-            await self._write(Path(page_file(number)), html.encode())
+    async def _index(self, summaries: Sequence[Summary]) -> None:
+        pages = max(1, -(-len(summaries) // PER_PAGE))
+        for number in range(1, pages + 1):
+            shown = summaries[(number - 1) * PER_PAGE : number * PER_PAGE]
+            page = Page(Query(), shown, older=page_file(number + 1) if number < pages else "")
+            await self._write(Path(page_file(number)), self.pages.index(page, self._links("")).encode())
 
     def _links(self, root: str) -> Links:
         return Links(root, folder=True, kept=frozenset(self.kept))
 
     async def _copy(self, key: str) -> None:
         try:
-            async with self.gate:
-                await self._fetch(check_key(served_key(key)))
+            await self._fetch(check_key(served_key(key)))
         except (InvalidInput, ObjectNotFound):
             self.done.missing.append(key)
         else:
@@ -114,7 +124,7 @@ def exported_keys(video: Video) -> Iterable[str]:
 
 
 def _claim(folder: Path) -> None:
-    mark = folder / MARK
+    mark = folder / MARKER
     if folder.exists() and not mark.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInput(
             f"{folder} is there already and holds no exported gallery. Nothing was written.",

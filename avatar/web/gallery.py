@@ -17,22 +17,26 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable
+from avatar.job.index import in_turns, read_video, rebuild
 from avatar.local.state import local_url
-from avatar.models import Render
-from avatar.money.journal import Journal
+from avatar.models import AvatarJob, Render, Video, job_id
+from avatar.money.journal import Journal, is_indexed
 from avatar.settings import AvatarSettings, GallerySettings
-from avatar.web.catalogue import Catalogue, Wanted, read_video, shelve
+from avatar.store.store import Store
+from avatar.web.catalogue import Catalogue, Query
 from avatar.web.media import serve_media
-from avatar.web.pages import Links, Pages, Story
+from avatar.web.pages import History, Links, Pages
 from avatar.web.server import HEALTH, AccessControl, SecurityHeaders, Server, health, is_loopback, listen
 from avatar.workspace import Workspace
 
 # The gallery as an ASGI application: GET and HEAD, nothing else.
 STATIC = Path(__file__).with_name("static")
-STATIC_FILES = ("style.css", "icon.svg")
+STATIC_FILES = ("style.css", "icon.svg", "gallery.js")
 #: Pages are asked for anew each time; the browser may show an old one only on the way back.
 PAGE_HEADERS = {"cache-control": "private, no-cache"}
 RETRY_SECONDS = 5
+#: Takes that are looked for on either side of the one that is shown.
+TAKES = 4
 
 
 @dataclass
@@ -41,22 +45,35 @@ class Gallery:
 
     workspace: Workspace
     pages: Pages = field(default_factory=Pages)
+    #: What is said of the index while it is not complete.
+    indexing: str = ""
 
     def __post_init__(self) -> None:
         self.catalogue = Catalogue(self.workspace.store)
 
     async def index(self, request: Request) -> Response:
-        shelf = shelve(await self.catalogue.cards(), Wanted.of(request.query_params))
-        return _page(self.pages.index(shelf, links_from(request)))
+        page = await self.catalogue.page(Query.of(request.query_params))
+        return _page(self.pages.index(page, links_from(request), indexing=self.indexing))
 
     async def player(self, request: Request) -> Response:
         """Straight from the manifest: a video plays here the moment it is published."""
         video = await read_video(self.workspace.store, request.path_params["job_id"])
-        stories = await tell_stories(self.workspace.journal, video.renders)
-        return _page(self.pages.player(video, stories, links_from(request)))
+        histories = await read_histories(self.workspace.journal, video.renders)
+        takes = await find_takes(self.workspace.store, video)
+        return _page(self.pages.player(video, histories, links_from(request), takes=takes))
 
     async def media(self, request: Request) -> Response:
         return await serve_media(self.workspace.store, request)
+
+    async def complete_index(self) -> None:
+        """Index what was stored before there was an index, once for a store. Pages are there meanwhile."""
+        try:
+            if not await is_indexed(self.workspace.store):
+                self.indexing = "Older videos are still being added to this list."
+                await rebuild(self.workspace.store, self.workspace.journal)
+                self.indexing = ""
+        except AvatarError as error:
+            self.indexing = f"Older videos are missing here until `avatar repair` has run: {error.message}"
 
     async def fault(self, request: Request, error: Exception) -> Response:
         """An error as a page that says what happened."""
@@ -80,9 +97,10 @@ def build_app(workspace: Workspace) -> Starlette:
 
 @asynccontextmanager
 async def _lifespan(gallery: Gallery, _: Starlette) -> AsyncIterator[None]:
-    gallery.catalogue.begin()
+    work = asyncio.create_task(gallery.complete_index())
     yield
-    await gallery.catalogue.aclose()
+    work.cancel()
+    await asyncio.wait({work})
 
 
 def _routes(gallery: Gallery) -> list[Route]:
@@ -102,16 +120,31 @@ def _file(path: Path) -> Callable[[Request], Awaitable[Response]]:
     return serve
 
 
-async def tell_stories(journal: Journal, renders: tuple[Render, ...]) -> list[Story]:
+async def read_histories(journal: Journal, renders: tuple[Render, ...]) -> list[History]:
     """Each render with its journal; one that cannot be read says so, and hides nothing else."""
-    return list(await asyncio.gather(*(_tell(journal, render) for render in renders)))
+    return list(await asyncio.gather(*(_read_history(journal, render) for render in renders)))
 
 
-async def _tell(journal: Journal, render: Render) -> Story:
+async def _read_history(journal: Journal, render: Render) -> History:
     try:
-        return Story(render, await journal.history(render.render_id))
+        return History(render, await journal.history(render.render_id))
     except (StoreUnavailable, ObjectNotFound, InvalidInput) as error:
-        return Story(render, fault=error.message)
+        return History(render, fault=error.message)
+
+
+async def find_takes(store: Store, video: Video) -> list[tuple[int, str]]:
+    """Takes of the same job that have a video: this one, those before it and the next few."""
+    numbers = range(max(0, video.take - TAKES), video.take + TAKES + 1)
+    ids = [(number, take_id(video, number)) for number in numbers]
+    there = await in_turns(lambda each: store.exists(f"videos/{each[1]}/manifest.json"), ids)
+    return [pair for pair, stat in zip(ids, there, strict=True) if stat is not None or pair[0] == video.take]
+
+
+def take_id(video: Video, take: int) -> str:
+    """The job that another take of a video is."""
+    job = AvatarJob(portrait="-", voice="-", prompt=video.prompt, continuity=video.continuity, take=take)
+    shas = {"portrait_sha256": video.portrait.source.sha256, "voice_sha256": video.voice.source.sha256}
+    return video.job_id if take == video.take else job_id(job, model=video.model, **shas)
 
 
 def links_from(request: Request) -> Links:

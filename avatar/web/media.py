@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import format_datetime
 from http import HTTPStatus
+from urllib.parse import quote
 
 import anyio
 from starlette.requests import Request
@@ -124,7 +125,7 @@ async def serve_media(store: Store, request: Request) -> Response:
         StoreUnavailable: the store failed; in the middle of a body, the connection is cut.
     """
     stat = await store.stat(served_key(request.path_params["key"]))
-    headers = describe(stat, download="download" in request.query_params)
+    headers = describe(stat, download=request.query_params.get("download"))
     if not_modified(request.headers, stat):
         kept = {name: headers[name] for name in ("etag", "cache-control", "last-modified")}
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=kept)
@@ -149,14 +150,14 @@ def _body(store: Store, stat: Stat, span: Span | None, headers: dict[str, str]) 
     return StoredBody(chunks, status_code=status, headers=headers)
 
 
-def describe(stat: Stat, *, download: bool) -> dict[str, str]:
-    """The headers of an object, whichever part of it is sent."""
+def describe(stat: Stat, *, download: str | None) -> dict[str, str]:
+    """The headers of an object, whichever part of it is sent. `download`: the name to save it under; empty: its own."""
     stated = stat.content_type.partition(";")[0].strip().lower()
     shown = stated in SHOWN
-    way = "inline" if shown and not download else "attachment"
+    way = "inline" if shown and download is None else "attachment"
     return {
         "content-type": stated if shown else OPAQUE,
-        "content-disposition": f'{way}; filename="{file_name(stat.key)}"',
+        "content-disposition": f"{way}; {as_parameters(download or file_name(stat.key))}",
         "etag": f'"{stat.etag}"',
         "last-modified": format_datetime(stat.modified, usegmt=True),
         "accept-ranges": "bytes",
@@ -170,4 +171,15 @@ def file_name(key: str) -> str:
     name = f"{owner}-{rest[-1]}" if rest else owner
     if name.endswith("-video.mp4"):
         name = name.removesuffix("-video.mp4") + ".mp4"
+    return _plain(name)
+
+
+def as_parameters(name: str) -> str:
+    """A file name in a Content-Disposition header (RFC 6266): in ASCII for all, as it is for those who can."""
+    kept = "".join(char for char in name if char.isprintable() and char not in "/\\")[:120]
+    exact = f"; filename*=UTF-8''{quote(kept, safe='')}" if kept != _plain(kept) else ""
+    return f'filename="{_plain(kept) or "download"}"{exact}'
+
+
+def _plain(name: str) -> str:
     return "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in name)

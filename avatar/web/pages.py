@@ -1,5 +1,7 @@
 """The pages as HTML: the same templates for the site and for the exported folder."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,9 +12,10 @@ from urllib.parse import quote, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from avatar.errors import AvatarError, InvalidInput
+from avatar.job.index import UNREADABLE, title_of
 from avatar.models import Render, Video, VideoState
 from avatar.money.journal import Record
-from avatar.web.catalogue import UNREADABLE, Shelf, Wanted, title_of
+from avatar.web.catalogue import PROVIDERS, STATES, Page, Query
 from avatar.web.media import served_key
 
 
@@ -30,17 +33,17 @@ class Links:
     folder: bool = False
     kept: frozenset[str] | None = None
 
-    def home(self, wanted: Wanted | None = None) -> str:
-        wanted = wanted or Wanted()
+    def home(self, wanted: Query | None = None) -> str:
+        wanted = wanted or Query()
         if self.folder:
-            return self.root + page_file(wanted.page)
-        query = wanted.query()
+            return self.root + (wanted.before or page_file(1))
+        query = wanted.text()
         return f"{self.root or './'}{'?' if query else ''}{query}"
 
     def player(self, job_id: str) -> str:
         return f"{self.root}videos/{quote(job_id, safe='')}{'.html' if self.folder else ''}"
 
-    def media(self, key: str | None, *, download: bool = False) -> str | None:
+    def media(self, key: str | None) -> str | None:
         """Where an object is, or None if it cannot be had."""
         try:
             known = key is not None and (self.kept is None or key in self.kept) and served_key(key)
@@ -48,7 +51,11 @@ class Links:
             return None
         if not known:
             return None
-        return f"{self.root}media/{quote(known)}{'?download' if download and not self.folder else ''}"
+        return f"{self.root}media/{quote(known)}"
+
+    def download(self, key: str, name: str) -> str:
+        """Where an object is saved from, under a name."""
+        return f"{self.media(key)}{'' if self.folder else f'?download={quote(name)}'}"
 
     def static(self, name: str) -> str:
         return f"{self.root}static/{name}"
@@ -59,7 +66,7 @@ def page_file(number: int) -> str:
 
 
 @dataclass(frozen=True)
-class Story:
+class History:
     """A render, and what the journal tells about it; `fault` if that cannot be read."""
 
     render: Render
@@ -78,28 +85,48 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"length": length, "money": money, "size": size, "moment": moment}
+        self._templates.filters |= {
+            "length": length,
+            "length_of": len,
+            "money": money,
+            "size": size,
+            "moment": moment,
+        }
 
-    def index(self, shelf: Shelf, links: Links) -> str:
-        return self._render("index.html", shelf=shelf, links=links, unreadable=UNREADABLE)
+    def index(self, page: Page, links: Links, *, indexing: str = "") -> str:
+        facts = {"states": STATES, "providers": PROVIDERS, "unreadable": UNREADABLE}
+        return self._render("index.html", page=page, links=links, indexing=indexing, **facts)
 
-    def player(self, video: Video, stories: Sequence[Story], links: Links) -> str:
-        return self._render(
-            "player.html",
-            video=video,
-            title=title_of(video),
-            stories=stories,
-            failed=[check for check in video.checks if not check.passed],
-            rejected=video.state == VideoState.REJECTED,
-            run_url=_web_address(getattr(video, "flow_run_url", None)),
-            links=links,
-        )
+    def player(self, video: Video, histories: Sequence[History], links: Links, **facts: Any) -> str:
+        """`facts`: `takes`, pairs of a number and a job that have a video, this one among them."""
+        shown = {
+            "title": title_of(video),
+            "name": download_name(video),
+            "language": getattr(video, "language", None),
+            "label_pairs": getattr(video, "labels", None) or {},
+            "failed": [check for check in video.checks if not check.passed],
+            "rejected": video.state == VideoState.REJECTED,
+            "run_url": run_page(video.flow_run_url),
+            "takes": (),
+        }
+        return self._render("player.html", video=video, histories=histories, links=links, **(shown | facts))
 
     def fault(self, title: str, error: AvatarError, links: Links) -> str:
         return self._render("fault.html", title=title, message=error.message, hint=error.hint, links=links)
 
     def _render(self, template: str, **facts: Any) -> str:
         return self._templates.get_template(template).render(**facts)
+
+
+def download_name(video: Video) -> str:
+    """What a video is called when it is saved: by its title, language and take, else by its job."""
+    title = title_of(video)
+    words = re.findall(r"[\w-]+", unicodedata.normalize("NFC", title))
+    name = "_".join(words)[:80].strip("_") if not title.startswith("Job ") else video.job_id
+    language = getattr(video, "language", None) or ""
+    if language and not name.casefold().endswith(f"_{language.casefold()}"):
+        name += f"_{language}"
+    return f"{name or video.job_id}{f'_take{video.take}' if video.take else ''}.mp4"
 
 
 def length(seconds: float) -> str:
@@ -123,6 +150,14 @@ def moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _web_address(text: str | None) -> str | None:
-    """An address a person may be sent to: manifests are data, and `javascript:` is an address too."""
-    return text if text and urlsplit(text).scheme in {"http", "https"} else None
+def run_page(text: str | None) -> str | None:
+    """A run's address in the Prefect UI that opens by default: Prefect 3.9 tells a run that of its older UI, at /.
+
+    None if it is no web address: records are data, and `javascript:` is an address too.
+    """
+    address = urlsplit(text or "")
+    if text is None or address.scheme not in {"http", "https"}:
+        return None
+    if (address.hostname or "").endswith("prefect.cloud"):
+        return text
+    return re.sub(r"(?<!/v2)/(?:flow-runs|runs)/flow-run/", "/v2/runs/flow-run/", text)

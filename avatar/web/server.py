@@ -146,10 +146,10 @@ async def read_body(request: Request) -> bytes:
         raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive.\n") from None
 
 
-#: What a browser may do with a page: nothing from elsewhere, no script at all, in nobody's frame.
+#: What a browser may do with a page: nothing from elsewhere, no script but the gallery's own file, in nobody's frame.
 HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; form-action 'self'; "
+        "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; script-src 'self'; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",

@@ -89,6 +89,20 @@ class TestAnUnknownRender:
             await submit_render(workspace, plan, plan.segments[0])
         assert await kept(workspace) == []
 
+    @pytest.mark.parametrize("renders", [3, 60])
+    async def test_asks_the_index_who_holds_a_request(self, make_workspace, plan, render_id, renders):
+        """However many renders there are, none of their journals is read; before `avatar repair`, all are."""
+        workspace = make_workspace(Hooked(CUT))
+        await unknown(workspace, plan)
+        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        for number in range(renders):
+            workspace.store.keep(f"journal/{number:032x}/000001.json", b"{}")
+        workspace.store.keep("index/complete.json", b"{}")
+        workspace.store.server.calls.clear()
+        assert (await standing.current(workspace, render_id)).state == "submitted"
+        asked = {key.split("/")[1] for _, key in workspace.store.server.calls if key.startswith("journal/")}
+        assert asked == {render_id}
+
     async def test_does_not_take_its_own_earlier_request(self, make_workspace, plan, render_id, caplog):
         """A failed request's webhook comes late, when the answer to the next was lost: it stands for the first."""
         workspace = make_workspace(Hooked("req-1", CUT))

@@ -5,18 +5,10 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 
-from avatar.web import catalogue
 from avatar.web.gallery import build_app
 from avatar.workspace import Workspace
 
 BASE = "http://127.0.0.1:4299"
-
-
-@pytest.fixture(autouse=True)
-def attentive(monkeypatch):
-    """Every list waits for a look at the store, as one does that was not asked for a minute."""
-    monkeypatch.setattr(catalogue, "FRESH", 0.0)
-    monkeypatch.setattr(catalogue, "STALE", 0.0)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from avatar.job.index import add_video
 from avatar.models import Asset, Check, Cost, Portrait, Render, Segment, Video, Voice
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -92,6 +93,7 @@ async def put_video(store, number=1, **facts):
 
 
 async def put_manifest(store, video):
+    await add_video(store, video)
     await store.put(
         f"videos/{video.job_id}/manifest.json",
         video.model_dump_json().encode(),

@@ -1,0 +1,220 @@
+"""Indexes, so that no question is answered by reading every video or every journal.
+
+`index/videos/<UTC day>/<time>-<job>.json` has what a list shows of a video, and is written with the video's manifest.
+`index/requests/<provider>.<digest>.json` (avatar/money/journal.py) has the render that a provider's request belongs to.
+`index/complete.json` says that what was stored before these indexes were kept is in them: `rebuild` puts it there.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from avatar.errors import InvalidInput, ObjectNotFound
+from avatar.models import Video
+from avatar.money.journal import INDEXED, Journal
+from avatar.store.objects import Stat
+from avatar.store.store import Store
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+VIDEOS = "index/videos/"
+UNREADABLE = "unreadable"
+#: Objects read at a time.
+ABREAST = 8
+#: An entry without a video is removed by `rebuild` only if it is older: its video may be on its way.
+STALE = timedelta(hours=1)
+
+
+class Summary(BaseModel):
+    """What a list shows of one video. `fault` is why its manifest cannot be read, empty if it can."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int = 1
+    job_id: str
+    at: datetime
+    state: str
+    title: str = ""
+    language: str = ""
+    labels: dict[str, str] = {}
+    provider: str = ""
+    seconds: float = 0.0
+    billed: Annotated[Decimal, BeforeValidator(str)] = Decimal(0)
+    take: int = 0
+    poster_key: str = ""
+    fault: str = ""
+    text: str = ""
+
+    @property
+    def key(self) -> str:
+        """Sorts by time within its day."""
+        at = self.at.astimezone(UTC)
+        return f"{VIDEOS}{at:%Y-%m-%d}/{at:%H%M%S%f}-{self.job_id}.json"
+
+
+def summarise(video: Video) -> Summary:
+    return Summary(
+        job_id=video.job_id,
+        at=video.published_at,
+        state=video.state,
+        title=title_of(video),
+        language=getattr(video, "language", None) or "",
+        labels=getattr(video, "labels", None) or {},
+        provider=video.provider,
+        seconds=video.seconds,
+        billed=video.cost.billed,
+        take=video.take,
+        poster_key=video.poster_key,
+        text=_searchable(video),
+    )
+
+
+def title_of(video: Video) -> str:
+    """What people recognise a video by: its title, else its prompt, else its job."""
+    if title := getattr(video, "title", ""):
+        return str(title)
+    prompt = " ".join(video.prompt.split())
+    return prompt if prompt.strip(".") else f"Job {video.job_id[:12]}"
+
+
+def _searchable(video: Video) -> str:
+    assets = (video.portrait.source, video.portrait.asset, video.voice.source)
+    words = [title_of(video), video.job_id, video.prompt, video.provider, video.model, video.state]
+    words += [getattr(video, "language", None) or "", getattr(video, "batch", None) or ""]
+    words += [f"{name}={value}" for name, value in (getattr(video, "labels", None) or {}).items()]
+    words += [asset.key.rpartition("/")[2] for asset in assets]
+    words += [word for render in video.renders for word in (render.render_id, render.request_id)]
+    return "\n".join(filter(None, words)).casefold()
+
+
+async def add_video(store: Store, video: Video) -> None:
+    """Index a video, before its manifest is written: a crash between the two leaves an entry, never a hidden video."""
+    summary = summarise(video)
+    await store.put(summary.key, summary.model_dump_json().encode(), content_type="application/json")
+
+
+async def newest_first(store: Store, before: str = "") -> AsyncIterator[list[Stat]]:
+    """The entries of each day, the newest day first, and of those only what is older than the entry `before`.
+
+    One listing for the days, one for each day that is asked for. Raises `StoreUnavailable`.
+    """
+    folders = await store.list(VIDEOS, recursive=False)
+    for day in sorted((stat.key for stat in folders if stat.key.endswith("/")), reverse=True):
+        if not before or day <= before:
+            listed = await store.list(day)
+            yield [stat for stat in reversed(listed) if not before or stat.key < before]
+
+
+async def read_summary(store: Store, key: str) -> Summary | None:
+    """One entry; None if it was removed meanwhile, or cannot be read. Raises `StoreUnavailable`."""
+    try:
+        return Summary.model_validate_json((await store.get(key)).data)
+    except (ObjectNotFound, InvalidInput, ValidationError):
+        return None
+
+
+async def read_video(store: Store, job_id: str) -> Video:
+    """A job's manifest.
+
+    Raises:
+        InvalidInput: it is damaged, or was written by another version.
+        ObjectNotFound: there is none.
+        StoreUnavailable: the store failed.
+    """
+    blob = await store.get(f"videos/{job_id}/manifest.json")
+    try:
+        video = Video.model_validate_json(blob.data)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"This manifest cannot be read ({error.error_count()} faults). It was written by another version of "
+            "avatar-flows, or damaged; the files beside it are untouched."
+        ) from error
+    if video.job_id != job_id:
+        raise InvalidInput(f"This manifest names another job, {video.job_id}. The files are untouched.")
+    return video
+
+
+# `avatar repair`: the indexes made anew from what they index.
+@dataclass
+class Rebuilt:
+    """What a rebuild did: videos and requests that are indexed now, entries removed, what cannot be read."""
+
+    videos: int = 0
+    requests: int = 0
+    removed: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+async def rebuild(store: Store, journal: Journal, *, say: Callable[[str], None] = lambda _: None) -> Rebuilt:
+    """Index every video and every request. May run beside everything else, and again. Raises `StoreUnavailable`."""
+    done = Rebuilt()
+    before = {stat.key: stat for stat in await store.list(VIDEOS)}
+    manifests = [stat for stat in await store.list("videos/") if _is_manifest(stat.key)]
+    say(f"{len(manifests)} videos to index.")
+    right = await in_turns(lambda stat: _index_manifest(store, stat, done), manifests)
+    for stat in before.keys() - set(right):
+        if datetime.now(UTC) - before[stat].modified > STALE:
+            await store.remove(stat)
+            done.removed += 1
+    renders = sorted({stat.key.split("/")[1] for stat in await store.list("journal/")})
+    say(f"{len(renders)} renders to index.")
+    kept = await in_turns(lambda render_id: _index_requests(journal, render_id), renders)
+    done.videos, done.requests = len(manifests), sum(kept)
+    await store.put(INDEXED, b'{"format": 1}', content_type="application/json")
+    return done
+
+
+async def _index_manifest(store: Store, stat: Stat, done: Rebuilt) -> str:
+    """Returns the key of its entry."""
+    job_id = stat.key.split("/")[1]
+    try:
+        summary = summarise(await read_video(store, job_id))
+    except ObjectNotFound:
+        return ""
+    except InvalidInput as error:
+        done.unreadable.append(job_id)
+        facts = {"fault": error.message, "text": job_id.casefold()}
+        summary = Summary(job_id=job_id, at=stat.modified, state=UNREADABLE, **facts)
+    await store.put(summary.key, summary.model_dump_json().encode(), content_type="application/json")
+    return summary.key
+
+
+async def _index_requests(journal: Journal, render_id: str) -> int:
+    """Returns how many requests it had."""
+    history = await journal.history(render_id)
+    submissions = {
+        each.entry.submission.request_id: each.entry.submission for each in history if each.entry.submission
+    }
+    for submission in submissions.values():
+        await journal.keep_request(submission)
+    return len(submissions)
+
+
+def _is_manifest(key: str) -> bool:
+    parts = key.split("/")
+    return len(parts) == len(("videos", "job", "manifest.json")) and parts[-1] == "manifest.json"
+
+
+async def in_turns(
+    call: Callable[[S], Awaitable[T]], items: Iterable[S], *, abreast: int = ABREAST
+) -> list[T]:
+    """The call for each item, a few at a time. The first failure ends the rest: a dead store is not asked on."""
+    gate = asyncio.Semaphore(abreast)
+
+    async def one(item: S) -> T:
+        async with gate:
+            return await call(item)
+
+    tasks = [asyncio.create_task(one(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
