@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -110,6 +110,11 @@ class AvatarJob(Model):
         description="How a voice above the provider's limit is joined: `cut` starts every segment from the portrait "
         "(all at once), `chain` from the last frame of the one before (smoother, one after another).",
     )
+    trim: bool = Field(
+        False,
+        title="Trim",
+        description="Leave out the silence before and after the speech, which is paid for like speech.",
+    )
     accept: bool = Field(
         False,
         title="Accept",
@@ -147,12 +152,33 @@ class Portrait(Stored):
     width: int = Field(gt=0, description="pixels, after EXIF rotation")
     height: int = Field(gt=0, description="pixels, after EXIF rotation")
     notes: tuple[str, ...] = ()
+    searched: bool = Field(False, description="whether a face was looked for")
+    face: tuple[float, float, float, float] | None = Field(
+        None, description="left, top, width and height of the largest face, as shares of the picture's sides"
+    )
+
+
+class Speech(Stored):
+    """What a listener hears in one channel."""
+
+    head: float = Field(0.0, ge=0, description="seconds of silence before the first sound")
+    tail: float = Field(0.0, ge=0, description="seconds of silence after the last")
+    loud: float = Field(0.0, ge=0, description="seconds that are loud enough to be speech")
+    loudness: float = Field(0.0, description="RMS level of the whole, dBFS")
+    liveliness: float = Field(
+        0.0,
+        ge=0,
+        description="standard deviation of the levels where it is loud, dB: speech 5 and more, hum 1",
+    )
 
 
 class Voice(Stored):
     """A voice track, decoded to the end."""
 
     source: Asset
+    alone: Asset | None = Field(
+        None, description="the voice by itself, where its file holds more or less than it"
+    )
     seconds: float = Field(gt=0, description="decoded samples over sample rate")
     samples: int = Field(gt=0)
     sample_rate: int = Field(gt=0, description="Hz")
@@ -162,6 +188,13 @@ class Voice(Stored):
     peak: float = Field(ge=0, description="highest absolute sample, full scale = 1")
     loudness: float = Field(description="RMS level of the whole, dBFS")
     notes: tuple[str, ...] = ()
+    speech: Speech | None = Field(None, description="measured on what is sent")
+    clipped: bool = Field(False, description="recorded too loud")
+
+    @property
+    def heard(self) -> Asset:
+        """What is heard, cut and laid over the video."""
+        return self.alone or self.source
 
 
 class Segment(Stored):
@@ -200,6 +233,18 @@ class Quote(Stored):
     currency: str = "USD"
 
 
+class InputWarning(Stored):
+    """Something about an input that is likely to be regretted once it is paid for."""
+
+    about: Literal["portrait", "voice"]
+    kind: str = Field(
+        description="`quiet`, `silence`, `no-speech`, `clipped`, `no-face`, `face-small` and the like"
+    )
+    text: str
+    hint: str = ""
+    cost: Decimal | None = Field(None, description="US dollars of the quote that are spent on it")
+
+
 class Plan(Stored):
     """Everything decided about a job before money is spent."""
 
@@ -214,6 +259,7 @@ class Plan(Stored):
     quote: Quote
     take: int = 0
     continuity: Continuity = Continuity.CUT
+    warnings: tuple[InputWarning, ...] = ()
 
 
 class Submission(Stored):
@@ -346,7 +392,9 @@ RENDER_VERSION = 1
 
 def job_id(job: AvatarJob, *, portrait_sha256: str, voice_sha256: str, model: str) -> str:
     """Identity of a job: 32 hexadecimal digits. The provider is no part of it, the model is."""
+    # A job that trims nothing has the name it had before there was a choice.
     return _digest(
+        **({"trim": True} if job.trim else {}),
         version=JOB_VERSION,
         portrait=portrait_sha256,
         voice=voice_sha256,

@@ -333,6 +333,10 @@ class AvatarSettings(BaseSettings):
     state_dir: Path = Field(
         default_factory=default_state_dir, description="Where local data and running services live."
     )
+    warnings: Literal["show", "refuse"] = Field(
+        "show",
+        description="What warnings about a portrait or voice do before it is paid for: show, or refuse the job.",
+    )
     input_folders: str | None = Field(
         None,
         description="Folders, parted by `:`, that jobs may take files of this machine from; a relative path in a job means a file in one of them. Unset: any, and relative to where the worker was started.",

@@ -15,7 +15,14 @@ from avatar.batch.sheets import SHEET_ROWS, earlier_rows, write_rows
 from avatar.batch.sheets import read_rows as read_sheet
 from avatar.errors import BudgetRefused, InvalidInput, SourceUnavailable, StoreUnfit, VideoRejected
 from avatar.job.inputs import ingest
-from avatar.job.plan import identify, plan_cache_key, plan_ready, ready_portrait, ready_voice
+from avatar.job.plan import (
+    identify,
+    plan_cache_key,
+    plan_ready,
+    ready_portrait,
+    ready_voice,
+    refuse_warned,
+)
 from avatar.job.publish import find_video, require_published
 from avatar.models import (
     Asset,
@@ -189,13 +196,17 @@ class Checker:
         provider = self.workspace.provider(taken.job.provider)
         portrait = await self._portraits.get(
             (taken.portrait.sha256, provider.limits),
-            lambda: ready_portrait(self.workspace, taken.portrait, provider.limits),
+            lambda: ready_portrait(self.workspace, taken.portrait, provider.limits, taken.job.portrait),
         )
         voice, segments = await self._voices.get(
-            (taken.voice.sha256, provider.limits),
-            lambda: ready_voice(self.workspace, taken.voice, provider.limits),
+            (taken.voice.sha256, provider.limits, taken.job.trim),
+            lambda: ready_voice(
+                self.workspace, taken.voice, provider.limits, taken.job.voice, trim=taken.job.trim
+            ),
         )
-        return plan_ready(provider, taken.job, portrait, voice, segments), key
+        plan = plan_ready(provider, taken.job, portrait, voice, segments)
+        refuse_warned(self.workspace.settings, plan)
+        return plan, key
 
 
 async def require_fit(workspace: Workspace, name: ProviderName | None) -> None:

@@ -134,6 +134,7 @@ def _job(arguments: argparse.Namespace) -> AvatarJob:
             "provider": arguments.provider,
             "max_cost": arguments.max_cost,
             "continuity": arguments.continuity,
+            "trim": arguments.trim,
             "accept": arguments.accept,
         }
     )

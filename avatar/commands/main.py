@@ -91,6 +91,9 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         default="cut",
         help="how long voices are joined: every segment from the portrait, or each from the last frame before it",
     )
+    parser.add_argument(
+        "--trim", action="store_true", help="leave out the silence before and after the speech"
+    )
     parser.add_argument("--accept", action="store_true", help="publish a video that did not pass its checks")
     parser.add_argument(
         "--force", action="store_true", help="buy a new take of a job that is already published"
@@ -127,6 +130,9 @@ def _add_batch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _add_quote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("quote", help="tell length and price of a voice; spends nothing")
+    parser.add_argument(
+        "--trim", action="store_true", help="leave out the silence before and after the speech"
+    )
     parser.add_argument("voice", metavar="VOICE", help="audio file")
     _add_provider(parser)
     _add_json(parser)

@@ -3,16 +3,19 @@
 import argparse
 import json
 import math
+import tempfile
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from avatar.errors import InvalidInput
+from avatar.job.warnings import warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
 from avatar.media.facts import VoiceFacts
 from avatar.media.probe import probe_voice
-from avatar.models import Limits, ProviderName
+from avatar.media.voice import Alone, take_alone
+from avatar.models import Limits, ProviderName, Quote
 from avatar.providers import describe_provider
 from avatar.settings import AvatarSettings
 
@@ -21,33 +24,44 @@ def run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.voice).expanduser()
     if not path.is_file():
         raise InvalidInput(f"The voice {arguments.voice!r} is not a file on this machine.")
-    facts = probe_voice(path)
     names = [ProviderName(arguments.provider)] if arguments.provider else list(ProviderName)
-    offers = [offer(name, path, facts, AvatarSettings()) for name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        found = probe_voice(path)
+        alone = take_alone(path, found, Path(folder), trim=arguments.trim)
+        offers = [offer(name, alone, AvatarSettings()) for name in names]
     if arguments.json:
-        print(json.dumps({"seconds": facts.seconds, "offers": offers}))
+        told = {"seconds": alone.facts.seconds, "notes": alone.facts.notes, "offers": offers}
+        print(json.dumps(told))
     else:
-        _print(facts, offers)
+        _print(found, alone.facts, offers)
     return 0 if any(offer["accepted"] for offer in offers) else InvalidInput.exit_code
 
 
-def offer(name: ProviderName, path: Path, facts: VoiceFacts, settings: AvatarSettings) -> dict[str, Any]:
+def offer(name: ProviderName, alone: Alone, settings: AvatarSettings) -> dict[str, Any]:
     """What `name` asks for this voice and where it would be cut, or why it would not take it."""
     price, limits = describe_provider(name, settings)
+    facts = alone.facts
     try:
-        cuts = plan_cuts(path, facts, limits)
+        cuts = plan_cuts(alone.path, facts, limits)
     except InvalidInput as error:
         return {"provider": name, "accepted": False, "reason": str(error)}
     segments = [_segment(cut, facts) for cut in cuts]
     seconds = sum(math.ceil(round(segment["seconds"], 3)) for segment in segments)
+    amount = (seconds * price).quantize(Decimal("0.0001"))
+    quote = Quote(provider=name, seconds=seconds, price_per_second=price, amount=amount)
+    warnings = tuple(warn_of_speech(facts.speech, facts.seconds, quote, clipped=facts.clipped))
+    if settings.warnings == "refuse" and warnings:
+        reason = " ".join(warning.text for warning in warnings)
+        return {"provider": name, "accepted": False, "reason": f"{reason} (AVATAR_WARNINGS=refuse)"}
     return {
         "provider": name,
         "accepted": True,
         "seconds": seconds,
         "price": str(price),
-        "amount": str((seconds * price).quantize(Decimal("0.0001"))),
-        "limits": _bites(facts, cuts, limits),
+        "amount": str(amount),
+        "limits": _bites(alone, cuts, limits),
         "segments": segments,
+        "warnings": [warning.model_dump(mode="json") for warning in warnings],
     }
 
 
@@ -60,18 +74,20 @@ def _segment(cut: Cut, facts: VoiceFacts) -> dict[str, Any]:
     }
 
 
-def _bites(facts: VoiceFacts, cuts: Sequence[Cut], limits: Limits) -> list[str]:
+def _bites(alone: Alone, cuts: Sequence[Cut], limits: Limits) -> list[str]:
     """Which of the provider's limits change what is sent."""
     bites = []
     if len(cuts) > 1:
         bites.append(f"longer than {limits.max_seconds:g} s: cut into {len(cuts)} segments")
-    if facts.container not in limits.audio_containers:
-        bites.append(f"{facts.container} is not taken: sent as MP3")
+    if alone.spec:
+        bites.append("another sound than its file's: sent as MP3")
+    elif alone.facts.container not in limits.audio_containers:
+        bites.append(f"{alone.facts.container} is not taken: sent as MP3")
     return bites
 
 
-def _print(facts: VoiceFacts, offers: list[dict[str, Any]]) -> None:
-    print(f"{facts.seconds:.2f} s of {facts.codec}, {facts.sample_rate} Hz, {facts.channels} channel(s)")
+def _print(found: VoiceFacts, facts: VoiceFacts, offers: list[dict[str, Any]]) -> None:
+    print(f"{facts.seconds:.2f} s of {found.codec}, {found.sample_rate} Hz, {found.channels} channel(s)")
     for note in facts.notes:
         print(f"  note: {note}")
     shown: list[dict[str, Any]] = []
@@ -82,8 +98,8 @@ def _print(facts: VoiceFacts, offers: list[dict[str, Any]]) -> None:
         print(
             f"  {row['provider']:8} ${Decimal(row['amount']):.2f}  ({row['seconds']} s at ${row['price']}/s)"
         )
-        for bite in row["limits"]:
-            print(f"           {bite}")
+        for line in (*row["limits"], *(f"{each['text']} {each['hint']}" for each in row["warnings"])):
+            print(f"           {line}")
         shown = row["segments"] if len(row["segments"]) > 1 else shown
     for number, segment in enumerate(shown, 1):
         print(f"  segment {number:3}  {_span(segment)}")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from avatar.errors import InvalidInput, ObjectNotFound
-from avatar.job.inputs import sniff
+from avatar.media.kinds import sniff
 from avatar.models import Model, is_link
 from avatar.settings import InboxSettings
 from avatar.store.objects import LONGEST_KEY, Stat, check_readable

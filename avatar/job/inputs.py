@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, SourceUnavailable
+from avatar.media.kinds import sniff_file
 from avatar.models import Asset, Limits, is_link, shown
 from avatar.providers.download import STARTS_OF_TEXT, NotFetched, Rules, fetch
 from avatar.settings import AvatarSettings, start_directory
@@ -90,38 +91,10 @@ def _refused(what: str, name: str, why: str) -> InvalidInput:
 
 
 # Bring what the user named into the store, under the name of its content.
-#: (offset, magic bytes, extension, content type): enough to name a file; decoding it decides what it is.
-_SIGNATURES = (
-    (0, b"\x89PNG\r\n\x1a\n", "png", "image/png"),
-    (0, b"\xff\xd8\xff", "jpg", "image/jpeg"),
-    (0, b"GIF8", "gif", "image/gif"),
-    (8, b"WEBP", "webp", "image/webp"),
-    (8, b"WAVE", "wav", "audio/wav"),
-    (0, b"ID3", "mp3", "audio/mpeg"),
-    (0, b"OggS", "ogg", "audio/ogg"),
-    (0, b"fLaC", "flac", "audio/flac"),
-    (4, b"ftypM4A", "m4a", "audio/mp4"),
-    (4, b"ftyp", "mp4", "video/mp4"),
-)
-_MPEG_FRAME = (0xFF, 0xE0)
-
-
-def sniff(head: bytes) -> tuple[str, str]:
-    """Extension and content type by the first bytes, not by the name."""
-    for offset, magic, extension, content_type in _SIGNATURES:
-        if head[offset : offset + len(magic)] == magic:
-            return extension, content_type
-    sync, mask = _MPEG_FRAME
-    if len(head) > 1 and head[0] == sync and head[1] & mask == mask:
-        return "mp3", "audio/mpeg"
-    return "bin", "application/octet-stream"
-
-
 async def store_file(workspace: Workspace, path: Path) -> Asset:
     """Store a local file by its content. The same bytes a second time move nothing."""
     sha256 = await asyncio.to_thread(hash_file, path)
-    with path.open("rb") as file:
-        extension, content_type = sniff(file.read(16))
+    extension, content_type = sniff_file(path)
     asset = Asset(
         key=f"assets/{sha256}.{extension}", sha256=sha256, size=path.stat().st_size, content_type=content_type
     )

@@ -1,7 +1,6 @@
 """Decide everything about a job before money is spent: its inputs ready for the provider, its cuts, its price."""
 
 import asyncio
-import dataclasses
 import hashlib
 import math
 from collections.abc import Awaitable
@@ -11,19 +10,32 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from avatar.errors import InvalidInput
-from avatar.job.inputs import sniff
+from avatar.job.warnings import warn_of_portrait, warn_of_voice
 from avatar.media.cuts import CUTS_SPEC, Cut, plan_cuts
-from avatar.media.portrait import PORTRAIT_SPEC, prepare_portrait
+from avatar.media.kinds import sniff_file
+from avatar.media.portrait import RECOLOURED_SPEC, prepare_portrait
 from avatar.media.probe import VoiceFacts, probe_voice
-from avatar.media.voice import VOICE_SPEC, SegmentFile, check_voice, cut_voice, prepare_voice
-from avatar.models import Asset, AvatarJob, Limits, Plan, Portrait, Segment, Voice, job_id, shown
+from avatar.media.voice import (
+    COPY_SPEC,
+    VOICE_SPEC,
+    Alone,
+    SegmentFile,
+    check_voice,
+    cut_voice,
+    prepare_voice,
+    take_alone,
+)
+from avatar.models import Asset, AvatarJob, Limits, Plan, Portrait, Segment, Speech, Voice, job_id, shown
 from avatar.money.quote import quote_segments
 from avatar.providers.base import Provider
+from avatar.settings import AvatarSettings
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
 
 T = TypeVar("T")
 
+#: What a plan holds: raise it when that changes, so that cached ones are made anew.
+PLAN_SPEC = "q2"
 _SEGMENTS = TypeAdapter(tuple[Segment, ...])
 
 
@@ -36,10 +48,29 @@ async def plan_job(workspace: Workspace, job: AvatarJob, portrait: Asset, voice:
     """
     provider = workspace.provider(job.provider)
     ready, (sound, segments) = await asyncio.gather(
-        _as_named(ready_portrait(workspace, portrait, provider.limits), portrait, job.portrait),
-        _as_named(ready_voice(workspace, voice, provider.limits), voice, job.voice),
+        _as_named(
+            ready_portrait(workspace, portrait, provider.limits, _name(job.portrait)), portrait, job.portrait
+        ),
+        _as_named(
+            ready_voice(workspace, voice, provider.limits, _name(job.voice), trim=job.trim), voice, job.voice
+        ),
     )
-    return plan_ready(provider, job, ready, sound, segments)
+    plan = plan_ready(provider, job, ready, sound, segments)
+    refuse_warned(workspace.settings, plan)
+    return plan
+
+
+def _name(source: str) -> str:
+    return shown(source).rsplit("/", 1)[-1]
+
+
+def refuse_warned(settings: AvatarSettings, plan: Plan) -> None:
+    """Raise `InvalidInput` if AVATAR_WARNINGS makes a refusal of what there is to warn of."""
+    if settings.warnings == "refuse" and plan.warnings:
+        raise InvalidInput(
+            " ".join([*(warning.text for warning in plan.warnings), "Nothing was sent or spent."]),
+            hint="Mend it, or set AVATAR_WARNINGS=show.",
+        )
 
 
 async def _as_named(made_ready: Awaitable[T], asset: Asset, source: str) -> T:
@@ -57,6 +88,7 @@ def plan_ready(
     provider: Provider, job: AvatarJob, portrait: Portrait, voice: Voice, segments: tuple[Segment, ...]
 ) -> Plan:
     """The plan for inputs that were made ready for this provider, perhaps for another job."""
+    quote = quote_segments(segments, provider=provider.name, price_per_second=provider.price_per_second)
     return Plan(
         job_id=identify(job, portrait.source, voice.source, provider),
         prompt=job.prompt,
@@ -65,9 +97,10 @@ def plan_ready(
         portrait=portrait,
         voice=voice,
         segments=segments,
-        quote=quote_segments(segments, provider=provider.name, price_per_second=provider.price_per_second),
+        quote=quote,
         take=job.take,
         continuity=job.continuity,
+        warnings=(*warn_of_portrait(portrait), *warn_of_voice(voice, quote)),
     )
 
 
@@ -75,58 +108,74 @@ def identify(job: AvatarJob, portrait: Asset, voice: Asset, provider: Provider) 
     return job_id(job, portrait_sha256=portrait.sha256, voice_sha256=voice.sha256, model=provider.model)
 
 
-async def ready_portrait(workspace: Workspace, source: Asset, limits: Limits) -> Portrait:
+async def ready_portrait(workspace: Workspace, source: Asset, limits: Limits, name: str = "") -> Portrait:
+    """The portrait as this provider takes it. `name` is what its user calls it."""
     async with workspace.local_copy(source) as path:
         target = path.with_suffix(".ready")
-        facts = await asyncio.to_thread(prepare_portrait, path, target, limits)
-        asset, identity = source, source.sha256
+        facts = await asyncio.to_thread(prepare_portrait, path, target, limits, name)
+        asset = source
         if facts.changed:
-            spec = _spec(PORTRAIT_SPEC, limits)
-            asset = await _keep_derived(workspace, source.sha256, target, spec)
-            identity = _derived_identity(source, spec)
+            asset = await _keep_derived(workspace, source.sha256, target, _spec(RECOLOURED_SPEC, limits))
     return Portrait(
-        source=source, asset=asset, sha256=identity, width=facts.width, height=facts.height, notes=facts.notes
+        source=source,
+        asset=asset,
+        sha256=_identity(source, facts.spec, limits),
+        width=facts.width,
+        height=facts.height,
+        notes=facts.notes,
+        searched=facts.searched,
+        face=facts.face,
     )
 
 
 async def ready_voice(
-    workspace: Workspace, source: Asset, limits: Limits
+    workspace: Workspace, source: Asset, limits: Limits, name: str = "", *, trim: bool = False
 ) -> tuple[Voice, tuple[Segment, ...]]:
-    """The voice, and the pieces of it that fit the limits: one, untouched where possible, or several, cut."""
+    """The voice, and the pieces of it that fit the limits: one, untouched where possible, or several, cut.
+
+    Args:
+        workspace: where they are kept.
+        source: the file as it came.
+        limits: of the provider.
+        name: what its user calls the file.
+        trim: whether silence at both ends is left out.
+    """
     async with workspace.local_copy(source) as path:
-        facts = await asyncio.to_thread(probe_voice, path)
-        if facts.seconds > limits.max_seconds:
-            segments = await _several(workspace, source, path, facts, limits)
+        found = await asyncio.to_thread(probe_voice, path, name)
+        alone = await asyncio.to_thread(take_alone, path, found, path.parent, trim=trim)
+        kept = await _keep_derived(workspace, source.sha256, alone.path, alone.spec) if alone.spec else None
+        if alone.facts.seconds > limits.max_seconds:
+            speech, segments = alone.facts.speech, await _several(workspace, source, alone, limits)
         else:
-            await asyncio.to_thread(check_voice, facts, limits)
-            segments = (await _whole(workspace, source, path, facts, limits),)
-    return _voice(source, facts), segments
+            await asyncio.to_thread(check_voice, alone.facts, limits)
+            speech, segment = await _whole(workspace, source, alone, limits)
+            segments = (segment,)
+    return _voice(source, kept, found, alone.facts, speech), segments
 
 
-async def _whole(
-    workspace: Workspace, source: Asset, path: Path, facts: VoiceFacts, limits: Limits
-) -> Segment:
-    target = path.with_suffix(".ready")
-    asset, identity = source, source.sha256
-    if await asyncio.to_thread(prepare_voice, path, target, facts, limits):
-        spec = _spec(VOICE_SPEC, limits)
-        asset = await _keep_derived(workspace, source.sha256, target, spec)
-        identity = _derived_identity(source, spec)
-    return Segment(index=0, start=0.0, seconds=facts.seconds, asset=asset, sha256=identity)
+async def _whole(workspace: Workspace, source: Asset, alone: Alone, limits: Limits) -> tuple[Speech, Segment]:
+    """The voice as one segment, and what is heard in the very file that is sent."""
+    target, facts = alone.path.with_suffix(".ready"), alone.facts
+    prepared = await asyncio.to_thread(prepare_voice, alone.path, target, facts, limits)
+    asset, speech = source, facts.speech
+    spec = "-".join(part for part in (alone.spec, prepared.spec) if part)
+    if prepared.changed or alone.spec:
+        asset = await _keep_derived(workspace, source.sha256, target, _spec(spec or COPY_SPEC, limits))
+        speech = (await asyncio.to_thread(probe_voice, target)).speech
+    identity = _identity(source, spec, limits)
+    return speech, Segment(index=0, start=0.0, seconds=facts.seconds, asset=asset, sha256=identity)
 
 
-async def _several(
-    workspace: Workspace, source: Asset, path: Path, facts: VoiceFacts, limits: Limits
-) -> tuple[Segment, ...]:
+async def _several(workspace: Workspace, source: Asset, alone: Alone, limits: Limits) -> tuple[Segment, ...]:
     """The pieces of a voice, each named by its sound: a piece that an edit elsewhere left alone is not bought again.
 
     They are decided once for a voice and kept. Another decoder may differ in a sample's last bit, which would give
     the pieces other names, and have them bought anew.
     """
-    spec = _spec(f"{CUTS_SPEC}-{VOICE_SPEC}", limits)
+    spec = _spec("-".join(part for part in (CUTS_SPEC, VOICE_SPEC, alone.spec) if part), limits)
     key = f"assets/{source.sha256}.{spec}.segments.json"
     if await workspace.store.exists(key) is None:
-        segments = await _cut(workspace, path, facts, limits, spec)
+        segments = await _cut(workspace, alone.path, alone.facts, limits, spec)
         await workspace.store.create(key, _SEGMENTS.dump_json(segments))
     return _SEGMENTS.validate_json((await workspace.store.get(key)).data)
 
@@ -154,8 +203,23 @@ async def _segment(
     )
 
 
-def _voice(source: Asset, facts: VoiceFacts) -> Voice:
-    return Voice(source=source, **dataclasses.asdict(facts))
+def _voice(source: Asset, alone: Asset | None, found: VoiceFacts, heard: VoiceFacts, speech: Speech) -> Voice:
+    """What the file is, and what is heard of it."""
+    return Voice(
+        source=source,
+        alone=alone,
+        seconds=heard.seconds,
+        samples=heard.samples,
+        sample_rate=heard.sample_rate,
+        channels=heard.channels,
+        codec=found.codec,
+        container=found.container,
+        peak=heard.peak,
+        loudness=heard.loudness,
+        notes=heard.notes,
+        speech=speech,
+        clipped=found.clipped,
+    )
 
 
 def _spec(version: str, limits: Limits) -> str:
@@ -163,13 +227,16 @@ def _spec(version: str, limits: Limits) -> str:
     return f"{version}-{hashlib.sha256(repr(limits).encode()).hexdigest()[:8]}"
 
 
-def _derived_identity(source: Asset, spec: str) -> str:
-    return hashlib.sha256(f"{source.sha256}:{spec}".encode()).hexdigest()
+def _identity(source: Asset, version: str, limits: Limits) -> str:
+    """What an input counts as in the id of a render: the source itself, or what a preparation makes of it."""
+    if not version:
+        return source.sha256
+    return hashlib.sha256(f"{source.sha256}:{_spec(version, limits)}".encode()).hexdigest()
 
 
 async def _keep_derived(workspace: Workspace, content: str, path: Path, spec: str) -> Asset:
     """Store a converted input once. The first conversion wins: another library version may write other bytes."""
-    extension, content_type = sniff(path.read_bytes()[:16])
+    extension, content_type = sniff_file(path)
     key = f"assets/{content}.{spec}.{extension}"
     kept = await workspace.store.exists(key)
     if kept is None or kept.sha256 is None:
@@ -183,5 +250,6 @@ async def _keep_derived(workspace: Workspace, content: str, path: Path, spec: st
 def plan_cache_key(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> str:
     """Everything a plan depends on, so that a cached one is as good as a new one."""
     provider = workspace.provider(job.provider)
-    spec = _spec(f"{PORTRAIT_SPEC}-{VOICE_SPEC}-{CUTS_SPEC}-{provider.price_per_second}", provider.limits)
+    versions = (PLAN_SPEC, RECOLOURED_SPEC, COPY_SPEC, CUTS_SPEC, workspace.settings.warnings)
+    spec = _spec(f"{'-'.join(versions)}-{provider.price_per_second}", provider.limits)
     return f"plans/{identify(job, portrait, voice, provider)}/{provider.name}-{spec}"

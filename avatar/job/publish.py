@@ -79,8 +79,8 @@ class Assembled:
 
 async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], folder: Path) -> Assembled:
     """Fetch, inspect and join the renders in `folder`. A failed check does not raise: it is in the result."""
-    voice = folder / f"voice.{plan.voice.source.key.rsplit('.', 1)[-1]}"
-    await workspace.store.download(plan.voice.source.key, voice)
+    voice = folder / f"voice.{plan.voice.heard.key.rsplit('.', 1)[-1]}"
+    await workspace.store.download(plan.voice.heard.key, voice)
     pieces = []
     for number, render in enumerate(renders):
         pieces.append(folder / f"part-{number:04d}.mp4")

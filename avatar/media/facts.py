@@ -1,6 +1,8 @@
 """What decoding tells about the media of a job."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from avatar.models import Speech
 
 #: How notes begin that tell of a file which decoders may read differently.
 DAMAGED, CUT_OFF, RATE_CHANGES = "damaged", "declares", "its sample rate changes"
@@ -15,7 +17,17 @@ def length_beside(seconds: float, bound: float) -> str:
 
 @dataclass(frozen=True)
 class VoiceFacts:
-    """A voice, decoded to the end. Field for field what `models.Voice` holds beside its source."""
+    """A voice, decoded to the end.
+
+    Attributes:
+        speech: what is heard of it in one channel.
+        clipped: whether it was recorded too loud.
+        remedy: what it needs before every reader hears the same: nothing, a true `header` around the same bytes, or
+            to be encoded anew (`encode`).
+        track: which of the sounds of its file it is, from 0; -1 for the one that every reader takes.
+        pieces: files that were glued together in it, and have to be read one by one; 0 if it is one.
+        mix: the channel (`left`, `right`) that is sent alone, because both cancel each other in mono.
+    """
 
     seconds: float
     samples: int
@@ -26,6 +38,17 @@ class VoiceFacts:
     peak: float
     loudness: float
     notes: tuple[str, ...] = ()
+    speech: Speech = field(default_factory=Speech)
+    clipped: bool = False
+    remedy: str = ""
+    track: int = -1
+    pieces: int = 0
+    mix: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether any reader of the file hears this voice, all of it, and nothing else."""
+        return self.track < 0 and not self.pieces and not self.mix
 
     @property
     def is_intact(self) -> bool:
@@ -64,6 +87,9 @@ class PortraitFacts:
     Attributes:
         changed: False when the file is passed on byte for byte.
         format: `JPEG` or `PNG`.
+        spec: the preparation that made another picture of it; none where it is the source's own picture.
+        face: left, top, width and height of the largest face found, as shares of the picture's sides.
+        searched: whether faces could be looked for.
     """
 
     width: int
@@ -72,6 +98,9 @@ class PortraitFacts:
     size: int
     changed: bool
     notes: tuple[str, ...] = ()
+    spec: str = ""
+    face: tuple[float, float, float, float] | None = None
+    searched: bool = False
 
     @property
     def content_type(self) -> str:

@@ -1,8 +1,6 @@
 """Portraits: decoded fully, checked, and turned into what every provider accepts."""
 
-import shutil
 import struct
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -10,96 +8,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from av import CodecContext, Packet
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from avatar.errors import InvalidInput
+from avatar.media.colours import (
+    ADOBE_RGB,
+    HighRange,
+    Space,
+    bands,
+    convert,
+    convert_by_profile,
+    is_close,
+)
 from avatar.media.confined import confined
+from avatar.media.faces import can_search, find_face
 from avatar.media.facts import PortraitFacts
+from avatar.media.image_files import Parts, coded_space, parts_of
+from avatar.media.kinds import kind_of, second_kind, unreadable
 from avatar.models import Limits
 
-# What a file is that is no picture, or is something else beside being one.
+__all__ = ["PORTRAIT_SPEC", "RECOLOURED_SPEC", "PortraitFacts", "prepare_portrait"]
 
-#: Bytes at either end in which readers of web pages and of PDF look for a beginning.
-ENDS = 1024
-HTML = (b"<!doctype html", b"<html", b"<script", b"<?php", b"<svg")
-PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
-SOUNDS = (b"ID3", b"OggS", b"fLaC", b"\xff\xfb")
-
-
-def what_instead(path: Path) -> str:
-    """In brackets, what a file is that Pillow cannot read, and what to do; nothing if that is not plain."""
-    with path.open("rb") as file:
-        head = file.read(ENDS)
-    found = _told(head)
-    return f" (it is {found})" if found else ""
-
-
-def _told(head: bytes) -> str | None:
-    is_iso, text = head[4:8] == b"ftyp", head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    known = (
-        (is_iso and head[8:11] in (b"hei", b"hev", b"mif"), "HEIC, which phones write: export it as JPEG"),
-        (is_iso or head.startswith(SOUNDS) or head[8:12] == b"WAVE", "sound or video: is it the voice?"),
-        (b"<svg" in text, "an SVG drawing: export it as PNG"),
-        (text.startswith(HTML), "a web page: perhaps a download that failed"),
-        (head.startswith(b"%PDF-"), "a PDF: export its picture as JPEG"),
-        (head.startswith(b"%!PS"), "PostScript: export its picture as JPEG"),
-        (head.startswith(PICTURES) or head[8:12] == b"WEBP", "damaged, or claims what no picture can"),
-    )
-    return next((what for holds, what in known if holds), None)
-
-
-def second_kind(path: Path) -> str | None:
-    """What else a picture would be taken for by another program: an archive, a PDF, a page that runs scripts.
-
-    Phones append data of their own to their pictures, which is none of these.
-    """
-    with path.open("rb") as file:
-        head = file.read(ENDS)
-        file.seek(max(0, path.stat().st_size - ENDS))
-        tail = file.read(ENDS)
-    if b"%PDF-" in head:
-        return "a PDF"
-    if any(mark in end.lower() for mark in HTML for end in (head, tail)):
-        return "a web page or a script"
-    return "a ZIP archive" if _is_archive(path) else None
-
-
-def _is_archive(path: Path) -> bool:
-    # The mark alone is in one picture of a hundred thousand by chance; a directory of files is not.
-    if not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return bool(archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        return False
-
-
-__all__ = ["PORTRAIT_SPEC", "PortraitFacts", "prepare_portrait"]
-
-#: Names this preparation in identities: raise it when the same source would be prepared to another picture.
-PORTRAIT_SPEC = "p1"
+#: Name this preparation in identities: raise them when the same source would be prepared to another picture. Pictures
+#: whose colours are converted have a name of their own; all others keep the one they were bought under.
+PORTRAIT_SPEC, RECOLOURED_SPEC = "p1", "p2"
 
 #: Formats read. Not EPS or PDF: Pillow hands those to an outside interpreter.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
 #: Pixels above which an image is refused undecoded: 8 bytes of upload can claim gigabytes of picture.
 MAX_PIXELS = 90_000_000
-BAND_PIXELS = 1_000_000
+#: Bytes beside the picture that its decoder may hold and still fit.
+MAX_COEFFICIENTS = 350_000_000
 JPEG_QUALITIES = (95, 90, 85)
-EXIF_ORIENTATION = 0x0112
-PNG_BIT_DEPTH_OFFSET = 24
+EXIF_ORIENTATION, EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x0112, 0x8769, 0x8825, 0xA005
+#: TIFF tags and values that only cameras' raw files have: DNGVersion; a preview before pictures of another kind.
+DNG_VERSION, SUBFILE, SUB_IFDS, PREVIEW = 0xC612, 254, 330, 1
 #: What Pillow's decoders raise over damaged files.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError, struct.error)
 
 
 @dataclass
 class _Draft:
-    """A portrait under preparation, and what was done to it."""
+    """A portrait under preparation, and what was done to it.
+
+    Attributes:
+        changed: whether its picture is another than the source's.
+        recoloured: whether its colours were converted.
+    """
 
     image: Image.Image
-    profile: bytes | None = None
     notes: list[str] = field(default_factory=list)
     changed: bool = False
+    recoloured: bool = False
 
     def become(self, image: Image.Image, note: str = "") -> None:
         self.image, self.changed = image, True
@@ -108,67 +72,126 @@ class _Draft:
 
 
 @confined(InvalidInput)
-def prepare_portrait(path: Path, target: Path, limits: Limits) -> PortraitFacts:
-    """Write to `target` the portrait as a provider takes it: upright, opaque, 8-bit RGB (or grey), JPEG or PNG.
+def prepare_portrait(path: Path, target: Path, limits: Limits, name: str = "") -> PortraitFacts:
+    """Write to `target` the portrait as a provider takes it: upright, opaque, 8-bit sRGB, JPEG or PNG, and no more.
 
-    A plain JPEG or PNG within the limits is copied byte for byte.
+    A JPEG or PNG that is so already is copied byte for byte; one that holds other things beside (EXIF, comments, a
+    second picture) is copied without them, its picture untouched.
+
+    Args:
+        path: the picture.
+        target: where to write.
+        limits: of the provider.
+        name: what its user calls it.
 
     Raises:
         InvalidInput: not an image, too small, too long-drawn, or too large; the text tells the number and the bound.
     """
-    with _open(path) as image:
-        draft = _Draft(image, profile=image.info.get("icc_profile"))
-        _check_pixels(path.name, image)
-        _refuse_second_kind(path)
-        frames = _load(path.name, image)
-        source_format = "JPEG" if image.format == "MPO" else str(image.format)
+    name = name or path.name
+    with _open(path, name) as image:
+        _check_pixels(name, image)
+        _refuse_second_kind(path, name)
+        data = path.read_bytes()
+        parts = _parts(data, image, name)
+        frames = _load(name, image)
+        draft = _Draft(image)
+        upright = image.getexif().get(EXIF_ORIENTATION, 1) in (0, 1)
         _take_first_frame(draft, frames)
-        _turn_upright(draft)
+        _to_srgb(draft, parts, data)
+        if not upright:
+            draft.become(ImageOps.exif_transpose(draft.image), "turned upright as its EXIF data says")
         _flatten(draft)
-        _reduce_depth(draft, path)
-        _check_shape(path.name, draft.image, limits)
-        plain = not draft.changed and image.format in limits.image_formats
-        if plain and path.stat().st_size <= limits.max_image_bytes:
-            shutil.copyfile(path, target)
-            return _facts(draft, source_format, target)
-        draft.changed = True
-        target_format = _write(draft, target, limits, path.name)
-        return _facts(draft, target_format, target)
+        _reduce_depth(draft, parts)
+        _check_shape(name, draft.image, limits)
+        return _finish(draft, image, _Source(name, len(data), parts), target, limits)
 
 
-def _facts(draft: _Draft, image_format: str, target: Path) -> PortraitFacts:
+def _finish(
+    draft: _Draft, image: Image.Image, source: "_Source", target: Path, limits: Limits
+) -> PortraitFacts:
+    """Write the file: the source's own parts where they are what is wanted, else a new one."""
+    source_format, parts = "JPEG" if image.format == "MPO" else str(image.format), source.parts
+    is_same = not draft.changed and not draft.recoloured
+    as_bought = (
+        draft.changed or image.format not in limits.image_formats or source.size > limits.max_image_bytes
+    )
+    spec = RECOLOURED_SPEC if draft.recoloured else PORTRAIT_SPEC if as_bought else ""
+    _note_place(draft, image)
+    fits = parts is not None and source_format in limits.image_formats
+    if is_same and fits and parts and parts.plain and len(parts.kept) <= limits.max_image_bytes:
+        target.write_bytes(parts.kept)
+        return _facts(draft, source_format, target, spec, changed=parts.stripped)
+    return _facts(draft, _write(draft, target, limits, source.name), target, spec, changed=True)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The file as it came: what its user calls it, its bytes, what it is made of."""
+
+    name: str
+    size: int
+    parts: Parts | None
+
+
+def _note_place(draft: _Draft, image: Image.Image) -> None:
+    if image.getexif().get_ifd(GPS_IFD):
+        draft.notes.append("where it was taken (GPS) is not passed on")
+
+
+def _facts(draft: _Draft, image_format: str, target: Path, spec: str, *, changed: bool) -> PortraitFacts:
     return PortraitFacts(
         width=draft.image.width,
         height=draft.image.height,
         format=image_format,
         size=target.stat().st_size,
-        changed=draft.changed,
+        changed=changed,
         notes=tuple(draft.notes),
+        spec=spec,
+        searched=(searched := can_search()),
+        face=find_face(draft.image) if searched else None,
     )
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, name: str) -> Image.Image:
     if not path.is_file():
-        raise InvalidInput(f"{path.name}: there is no such file.")
+        raise InvalidInput(f"{name}: there is no such file.")
     if not path.stat().st_size:
-        raise InvalidInput(f"{path.name} is empty (0 bytes).")
+        raise InvalidInput(f"{name} is empty (0 bytes).")
     try:
-        return Image.open(path, formats=FORMATS)
+        image = Image.open(path, formats=_formats(path))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidInput(
-            f"{path.name} claims too many pixels for a portrait; the bound is {MAX_PIXELS:,} in all."
+            f"{name} claims too many pixels for a portrait; the bound is {MAX_PIXELS:,} in all."
         ) from error
     except DAMAGED as error:
+        raise unreadable(path, name, "portrait") from error
+    if _is_raw(image):
         raise InvalidInput(
-            f"{path.name} is not an image that Pillow can read{what_instead(path)}.",
-            hint="Use a JPEG or PNG file.",
-        ) from error
+            f"{name} is a camera's raw picture, which is not read as a portrait.",
+            hint="Develop it, and export a JPEG.",
+        )
+    return image
 
 
-def _refuse_second_kind(path: Path) -> None:
+def _formats(path: Path) -> tuple[str, ...]:
+    with path.open("rb") as file:
+        if kind_of(file.read(64)).suffix != "heic":
+            return FORMATS
+    import pi_heif
+
+    pi_heif.register_heif_opener()
+    return ("HEIF",)
+
+
+def _is_raw(image: Image.Image) -> bool:
+    tags = getattr(image, "tag_v2", {})
+    return DNG_VERSION in tags or (tags.get(SUBFILE) == PREVIEW and SUB_IFDS in tags)
+
+
+def _refuse_second_kind(path: Path, name: str) -> None:
     if kind := second_kind(path):
         raise InvalidInput(
-            f"{path.name} is a picture and {kind} in one, which is not passed on.",
+            f"{name} is a picture and {kind} in one, which is not passed on.",
             hint="Save the picture anew, without what is hidden in it.",
         )
 
@@ -180,6 +203,24 @@ def _size(image: Image.Image) -> str:
 def _check_pixels(name: str, image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise InvalidInput(f"{name} is {_size(image)}; the bound is {MAX_PIXELS:,} pixels in all.")
+
+
+def _parts(data: bytes, image: Image.Image, name: str) -> Parts | None:
+    try:
+        parts = parts_of(data, image)
+        if parts is None and image.format in ("AVIF", "HEIF"):
+            return Parts(plain=False, space=coded_space(data))
+    except HighRange as error:
+        raise InvalidInput(
+            f"{name} is a picture of high dynamic range (HDR), which every screen shows in its own way.",
+            hint="Export it without HDR, as JPEG or PNG.",
+        ) from error
+    if parts and parts.coefficients > MAX_COEFFICIENTS:
+        raise InvalidInput(
+            f"{name} is {_size(image)}, a progressive JPEG: one so large takes more than 1 GiB to decode.",
+            hint="Export it smaller, or as a baseline JPEG.",
+        )
+    return parts
 
 
 def _load(name: str, image: Image.Image) -> int:
@@ -196,13 +237,75 @@ def _load(name: str, image: Image.Image) -> int:
 def _take_first_frame(draft: _Draft, frames: int) -> None:
     if frames > 1:
         # The second image of an MPO is a phone's own affair (depth, gain map), not a picture people know of.
-        kind = "" if draft.image.format == "MPO" else f"has {frames} frames: the first is used"
-        draft.become(draft.image.copy(), kind)
+        many = {"MPO": "", "HEIF": f"holds {frames} pictures: the main one is used"}
+        note = many.get(draft.image.format or "", f"has {frames} frames: the first is used")
+        draft.notes += [note] if note else []
 
 
-def _turn_upright(draft: _Draft) -> None:
-    if draft.image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
-        draft.become(ImageOps.exif_transpose(draft.image), "turned upright as its EXIF data says")
+def _to_srgb(draft: _Draft, parts: Parts | None, data: bytes) -> None:
+    """Convert the colours, if they are others: by the profile, or by what else tells them."""
+    image = draft.image
+    profile = image.info.get("icc_profile") if parts is None or parts.profile_counts else None
+    space = parts.space if parts else None
+    if not profile and space is None and image.format in ("JPEG", "MPO") and _is_adobe_rgb(image):
+        space = ADOBE_RGB
+    try:
+        found = _by_profile(draft, profile) if profile else None
+    except ValueError:
+        draft.notes.append("its colour profile cannot be read: taken for sRGB")
+        found = None
+    if not profile and space and not is_close(space):
+        found = _by_space(draft, space, parts, data)
+    if found is not None:
+        draft.recoloured = True
+        draft.image = found
+        draft.notes.append("colours converted to sRGB")
+
+
+def _is_adobe_rgb(image: Image.Image) -> bool:
+    """Whether a camera says so (Exif 2.3, 4.6.5): an uncalibrated space, and the rule `R03`."""
+    exif = image.getexif()
+    index = exif.get_ifd(EXIF_IFD).get(INTEROP_IFD)
+    known = index if isinstance(index, dict) else exif.get_ifd(INTEROP_IFD)
+    return str(known.get(1, "")).rstrip("\0") == "R03"
+
+
+def _by_profile(draft: _Draft, profile: bytes) -> Image.Image | None:
+    if draft.image.mode in ("CMYK", "LAB"):
+        # Such pictures were always converted by their profile, under the name they have.
+        mode = draft.image.mode
+        if (done := convert_by_profile(draft.image, profile)) is not None:
+            draft.become(done, f"converted from {mode} to RGB")
+        return None
+    return convert_by_profile(_in_colour_mode(draft.image), profile)
+
+
+def _in_colour_mode(image: Image.Image) -> Image.Image:
+    if _is_deep(image):
+        return _to_eight_bits(image)
+    if image.mode in ("L", "RGB", "RGBA", "CMYK", "LAB"):
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _by_space(draft: _Draft, space: Space, parts: Parts | None, data: bytes) -> Image.Image | None:
+    image = draft.image
+    if image.mode.startswith("I;16"):
+        return convert(Image.new("L", image.size), space, np.asarray(image).astype(np.uint16))
+    deep = _deep_samples(data) if parts and parts.deep and image.mode in ("RGB", "RGBA") else None
+    return convert(_in_colour_mode(image), space, deep)
+
+
+def _deep_samples(data: bytes) -> NDArray[np.uint16] | None:
+    """The colours of a PNG of 16 bits a channel, of which Pillow keeps 8."""
+    decoder = CodecContext.create("png", "r")
+    if not isinstance(decoder, VideoCodecContext):
+        return None
+    try:
+        frames = [*decoder.decode(Packet(data)), *decoder.decode(None)]
+        return frames[0].to_ndarray(format="rgb48le").astype(np.uint16, copy=False) if frames else None
+    except FFmpegError:
+        return None
 
 
 def _flatten(draft: _Draft) -> None:
@@ -223,24 +326,21 @@ def _flatten(draft: _Draft) -> None:
 
 def _bands(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
     """The picture in pieces of some rows: work on all of a large one at once would take gigabytes."""
-    rows = max(1, BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
+    for top, end in bands(*image.size):
+        box = (0, top, image.width, end)
         yield box, image.crop(box)
 
 
-def _reduce_depth(draft: _Draft, path: Path) -> None:
+def _reduce_depth(draft: _Draft, parts: Parts | None) -> None:
     image = draft.image
     if _is_deep(image):
         draft.become(_to_eight_bits(image), "reduced to 8 bits per channel")
     elif image.mode == "1":
         draft.become(image.convert("L"))
     elif image.mode not in ("RGB", "L"):
-        draft.become(_to_rgb(image, draft.profile), f"converted from {image.mode} to RGB")
-        # The profile described the former channels; only a palette's colours are RGB already.
-        draft.profile = draft.profile if image.mode == "P" else None
-    elif _has_deep_png_samples(image, path):
-        draft.become(image.copy(), "reduced to 8 bits per channel")
+        draft.become(_to_rgb(image), f"converted from {image.mode} to RGB")
+    elif parts and parts.deep:
+        draft.become(image, "reduced to 8 bits per channel")
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -248,14 +348,12 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;")
 
 
-def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if image.mode == "CMYK" and profile:
-        try:
-            inks = ImageCms.ImageCmsProfile(BytesIO(profile))
-            colours = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except ImageCms.PyCMSError:
-            return image.convert("RGB")
-        return colours or image.convert("RGB")
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     return image.convert("RGB")
 
 
@@ -267,14 +365,6 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
         values = np.asarray(band).astype(np.float64) / full * 255
         reduced.paste(Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8)), box)
     return reduced
-
-
-def _has_deep_png_samples(image: Image.Image, path: Path) -> bool:
-    """Whether a PNG holds 16 bits per channel, which Pillow reads as 8 without a word."""
-    if image.format != "PNG":
-        return False
-    with path.open("rb") as file:
-        return file.read(PNG_BIT_DEPTH_OFFSET + 1)[PNG_BIT_DEPTH_OFFSET] > 8  # noqa: PLR2004 - bits
 
 
 def _check_shape(name: str, image: Image.Image, limits: Limits) -> None:
@@ -309,5 +399,7 @@ def _write(draft: _Draft, target: Path, limits: Limits, name: str) -> str:
 
 def _encode(draft: _Draft, image_format: str, **options: Any) -> bytes:
     buffer = BytesIO()
-    draft.image.save(buffer, image_format, icc_profile=draft.profile, **options)
+    bare = draft.image.copy() if draft.image.info else draft.image
+    bare.info = {}
+    bare.save(buffer, image_format, icc_profile=None, **options)
     return buffer.getvalue()

@@ -1,12 +1,10 @@
 """What a voice or a video really is: decoded to the end, believed by content and never by name."""
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -18,73 +16,9 @@ from av.video.stream import VideoStream
 from avatar.errors import InvalidInput, VideoRejected
 from avatar.media.confined import confined
 from avatar.media.facts import CUT_OFF, DAMAGED, NO_INDEX, RATE_CHANGES, VideoFacts, VoiceFacts
-from avatar.media.sound import Sound, as_float, open_media, open_sound, reason
-
-# What a file says of itself, where FFmpeg does not pass it on.
-
-#: Writers that cannot seek back leave about this in a WAV's size field.
-STREAMED_WAV = 0x7FFF_0000
-#: An MP3's index is in its first frame, which is no longer than this.
-FRAME_BYTES = 4096
-ID3_BYTES = 10
-#: An Ogg page is no longer than this; its header tells whether it is the last.
-PAGE_BYTES, PAGE_FLAGS, LAST_PAGE = 65_307, 5, 4
-
-
-def declared_seconds(path: Path, container: str, duration: float, decoded: float) -> float:
-    """Length by the file's own account, 0 if it gives none.
-
-    Args:
-        path: the file.
-        container: what it is (`container_name`).
-        duration: what FFmpeg takes it for, in seconds.
-        decoded: what was decoded of it, in seconds.
-    """
-    if container != "wav":
-        return duration
-    # FFmpeg goes by the size of the file; only the header still knows how much there should be.
-    with path.open("rb") as file:
-        head = file.read(8)
-    announced, size = int.from_bytes(head[4:], "little") + 8, path.stat().st_size
-    return decoded * announced / size if head[:4] == b"RIFF" and announced < STREAMED_WAV else 0.0
-
-
-def has_index(path: Path) -> bool:
-    """Whether an MP3 tells how many frames it has; else its length is guessed from its first ones."""
-    with path.open("rb") as file:
-        head = file.read(ID3_BYTES)
-        tagged = head.startswith(b"ID3") and len(head) == ID3_BYTES
-        file.seek(ID3_BYTES + _syncsafe(head[6:]) if tagged else 0)
-        frame = file.read(FRAME_BYTES)
-    return any(mark in frame for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-def _syncsafe(four: bytes) -> int:
-    return sum((byte & 0x7F) << shift for byte, shift in zip(four, (21, 14, 7, 0), strict=True))
-
-
-def ends_open(path: Path) -> bool:
-    """Whether an Ogg ends without the page that is marked as its last."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - PAGE_BYTES))
-        tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    return len(page) > PAGE_FLAGS and not page[PAGE_FLAGS] & LAST_PAGE
-
-
-def has_faststart(path: Path) -> bool:
-    """Whether an MP4's index lies before its media, so that it plays while it loads."""
-    with path.open("rb") as file:
-        while len(head := file.read(8)) == 8:  # noqa: PLR2004 - size and type of a box
-            size, kind = int.from_bytes(head[:4]), head[4:]
-            if kind in (b"moov", b"mdat"):
-                return kind == b"moov"
-            size = int.from_bytes(file.read(8)) - 8 if size == 1 else size
-            if size < 8:  # noqa: PLR2004 - smaller than its own header
-                return False
-            file.seek(size - 8, 1)
-    return False
-
+from avatar.media.levels import Levels
+from avatar.media.sound import Sound, open_media, open_sound, reason
+from avatar.media.sound_files import Piece, ends_open, read_mp3, read_wav, split
 
 __all__ = ["VideoFacts", "Viewer", "VoiceFacts", "probe_video", "probe_voice", "watch_video"]
 
@@ -97,6 +31,11 @@ QUIET_DBFS = -42.0
 #: Share of samples at full scale from which clipping is audible rather than incidental.
 CLIPPED_SHARE = 0.0005
 
+#: A sound this much quieter than the loudest in its file (dB) is silence beside it.
+BESIDE_DB = 30.0
+#: Kinds whose streams each tell how long they are.
+DECLARING = ("mp4", "flac", "aiff", "caf", "au", "w64", "tta", "wv", "ape", "ogg", "avi", "voc")
+
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 SUFFIXES = {
     ".mp3": "mp3", ".wav": "wav", ".wave": "wav", ".flac": "flac", ".aac": "aac", ".aif": "aiff",
@@ -108,55 +47,123 @@ Viewer = Callable[[VideoFrame | AudioFrame], None]
 
 
 @dataclass
-class Levels:
-    """Running peak and power of a sound, and its length by sample rate."""
+class _Heard:
+    """One sound of a file, decoded to the end, through all the files that were glued together in it.
 
-    per_rate: Counter[int] = field(default_factory=Counter)
-    values: int = 0
-    peak: float = 0.0
-    power: float = 0.0
-    clipped: int = 0
+    Attributes:
+        track: which of the file's sounds it is, from 0; -1 where there is but one.
+        declared: seconds it has by its own account, 0 if it gives none.
+    """
 
-    def add(self, frame: AudioFrame) -> None:
-        block = as_float(frame).ravel()
-        self.per_rate[frame.sample_rate] += frame.samples
-        self.values += block.size
-        self.power += float(block @ block)
-        peak = float(max(block.max(initial=0.0), -block.min(initial=0.0)))
-        if peak >= 0.999:  # noqa: PLR2004 - full scale, less one step of 10 bits
-            self.clipped += int(np.count_nonzero(np.abs(block) >= 0.999))  # noqa: PLR2004
-        if not peak <= self.peak:  # NaN passes this, so that it is seen at the end
-            self.peak = peak
-
-    @property
-    def seconds(self) -> float:
-        return sum(samples / rate for rate, samples in self.per_rate.items())
-
-    @property
-    def loudness(self) -> float:
-        mean = self.power / self.values if self.values else 0.0
-        return 10 * math.log10(mean) if mean > 1e-12 else -120.0  # noqa: PLR2004 - the floor itself
+    track: int
+    levels: Levels = field(default_factory=Levels)
+    damaged: int = 0
+    channels: int = 0
+    codec: str = ""
+    declared: float = 0.0
 
 
 @confined(InvalidInput)
-def probe_voice(path: Path) -> VoiceFacts:
+def probe_voice(path: Path, name: str = "") -> VoiceFacts:
     """Decode a voice to the end and describe it.
 
     Length is decoded samples over sample rate, after the encoder's delay and padding have been taken off as
-    FFmpeg's decoders do. Loudness is RMS over all channels in dBFS.
+    FFmpeg's decoders do. Loudness is RMS over all channels in dBFS. Of several sounds in a file, the first that
+    is no silence beside the others is heard.
+
+    Args:
+        path: the file.
+        name: what its user calls it.
 
     Raises:
         InvalidInput: not readable as audio, no samples, not numbers, silent all through, or mostly damaged.
     """
-    levels = Levels()
-    with open_sound(path) as sound:
+    name = name or path.name
+    with open_sound(path, name) as sound:
+        kind, tracks = container_name(sound.container), _tracks(sound)
+        pictures = [s for s in sound.container.streams.video if not s.disposition & Disposition.attached_pic]
+        form = _form(path, kind)
+    pieces = split(path, form)
+    all_heard = [_hear(path, name, track, pieces) for track in tracks]
+    heard = _speaking(all_heard)
+    _refuse_unusable(name, heard, len(tracks))
+    facts = _describe(heard, form, pieces, path)
+    notes = _notes(_File(path, name, form, bool(pictures)), facts, heard, all_heard)
+    return replace(facts, notes=tuple(notes))
+
+
+def _tracks(sound: Sound) -> list[int]:
+    """The sounds of a file, the one that FFmpeg takes for the best first; -1 for the only one."""
+    sounds = [stream for stream in sound.container.streams if stream.type == "audio"]
+    if len(sounds) < 2:  # noqa: PLR2004 - one
+        return [-1]
+    best = next((at for at, stream in enumerate(sounds) if stream.index == sound.stream.index), 0)
+    return [best, *(at for at in range(len(sounds)) if at != best)]
+
+
+def _hear(path: Path, name: str, track: int, pieces: list[Piece]) -> _Heard:
+    heard = _Heard(track)
+    for piece in pieces:
+        try:
+            _hear_piece(heard, path, name, None if _is_all(pieces, path) else piece)
+        except InvalidInput:
+            if piece is pieces[0] and track < 1:
+                raise
+            heard.damaged += 1
+    return heard
+
+
+def _is_all(pieces: list[Piece], path: Path) -> bool:
+    return len(pieces) == 1 and not pieces[0].head and pieces[0].end - pieces[0].start == path.stat().st_size
+
+
+def _hear_piece(heard: _Heard, path: Path, name: str, piece: Piece | None) -> None:
+    with open_sound(path, name, track=None if heard.track < 0 else heard.track, piece=piece) as sound:
+        if not sound.is_decodable:
+            return
         for frame in sound.frames():
-            levels.add(frame)
-        _refuse_unusable(path.name, levels, sound.damaged)
-        return _describe(path, sound, levels)
+            heard.levels.add(frame)
+        heard.damaged += sound.damaged
+        if not heard.codec:
+            heard.codec = sound.stream.codec_context.codec.canonical_name
+            heard.channels = sound.stream.channels
+            heard.declared = 0.0 if piece else _declared(path, sound, heard.levels.seconds)
 
 
-def _refuse_unusable(name: str, levels: Levels, damaged: int) -> None:
+def _declared(path: Path, sound: Sound, decoded: float) -> float:
+    """Seconds by the file's own account. FFmpeg guesses where there is none: its word counts for some kinds only."""
+    container, kind = sound.container, container_name(sound.container)
+    whole = (container.duration or 0) / 1_000_000
+    own = float((sound.stream.duration or 0) * (sound.stream.time_base or 0))
+    if kind == "wav":
+        wav = read_wav(path)
+        return decoded * wav.announced / wav.size if wav and wav.announced else 0.0
+    if kind == "mp3":
+        return whole
+    if kind in ("matroska", "asf"):
+        return _by_tag(sound.stream.metadata.get("DURATION", "")) or (
+            whole if len(container.streams) == 1 else 0.0
+        )
+    return min(own or whole, whole or own) if kind in DECLARING else 0.0
+
+
+def _by_tag(text: str) -> float:
+    """Seconds of Matroska's `00:00:12.021000000`."""
+    try:
+        hours, minutes, seconds = (float(part) for part in text.split(":"))
+    except ValueError:
+        return 0.0
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _speaking(heard: list[_Heard]) -> _Heard:
+    """The first sound that is no silence beside the loudest."""
+    loudest = max(one.levels.loudness for one in heard)
+    return next(one for one in heard if one.levels.loudness >= loudest - BESIDE_DB)
+
+
+def _refuse_unusable(name: str, heard: _Heard, tracks: int) -> None:
+    levels = heard.levels
     if not levels.values:
         raise InvalidInput(f"{name} holds no sound: not one sample could be decoded.")
     if not math.isfinite(levels.power):
@@ -164,23 +171,30 @@ def _refuse_unusable(name: str, levels: Levels, damaged: int) -> None:
     if (lowest := min(levels.per_rate)) < LOWEST_RATE:
         raise InvalidInput(f"{name} has {lowest} samples a second; a voice needs {LOWEST_RATE} at least.")
     if levels.peak < SILENT_PEAK:
-        raise InvalidInput(f"{name} is silent all through ({levels.seconds:.1f} s).")
-    if damaged > 10 + levels.seconds:
-        raise InvalidInput(f"{name} is damaged: {damaged} of its packets could not be decoded.")
+        each = f", each of its {tracks} sounds" if tracks > 1 else ""
+        raise InvalidInput(f"{name} is silent all through ({levels.seconds:.1f} s{each}).")
+    if heard.damaged > 10 + levels.seconds:
+        raise InvalidInput(f"{name} is damaged: {heard.damaged} of its packets could not be decoded.")
 
 
-def _describe(path: Path, sound: Sound, levels: Levels) -> VoiceFacts:
-    stream, rate = sound.stream, next(iter(levels.per_rate))
+def _describe(heard: _Heard, form: str, pieces: list[Piece], path: Path) -> VoiceFacts:
+    levels, rate = heard.levels, next(iter(heard.levels.per_rate))
+    mix = levels.lost_mix
     return VoiceFacts(
         seconds=levels.seconds,
         samples=round(levels.seconds * rate),
         sample_rate=rate,
-        channels=stream.channels,
-        codec=stream.codec_context.codec.canonical_name,
-        container=_form(path, container_name(sound.container)),
+        channels=heard.channels,
+        codec=heard.codec,
+        container=form,
         peak=levels.peak,
         loudness=levels.loudness,
-        notes=tuple(_voice_notes(path, sound, levels)),
+        speech=levels.speech(mix),
+        clipped=levels.clipped > CLIPPED_SHARE * levels.values,
+        remedy=_remedy(path, form),
+        track=heard.track if heard.track > 0 else -1,
+        pieces=0 if _is_all(pieces, path) else len(pieces),
+        mix=mix,
     )
 
 
@@ -197,33 +211,79 @@ def _form(path: Path, container: str) -> str:
     return container
 
 
-def _doubt(path: Path, container: str, declared: float, seconds: float) -> str:
-    if container == "mp3" and not has_index(path):
+def _remedy(path: Path, form: str) -> str:
+    """What a WAV or MP3 needs before every reader hears the same in it: see `VoiceFacts.remedy`."""
+    if form == "wav":
+        wav = read_wav(path)
+        if wav is None or wav.is_true:
+            return ""
+        return "encode" if wav.is_long_placeholder else "header"
+    if form == "mp3":
+        mp3 = read_mp3(path)
+        if mp3 is None or not mp3.is_unbroken or not mp3.is_true:
+            return "encode"
+        return "" if mp3.is_bare else "header"
+    return ""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A voice as its user knows it."""
+
+    path: Path
+    name: str
+    kind: str
+    has_pictures: bool
+
+
+def _notes(file: _File, facts: VoiceFacts, heard: _Heard, all_heard: list[_Heard]) -> list[str]:
+    suffix = Path(file.name).suffix
+    found = "wav" if file.kind == "rf64" else file.kind
+    told = SUFFIXES.get(suffix.lower(), found)
+    seconds = facts.seconds
+    notes = [
+        (told != found, f"named {suffix}, but its content is {found}"),
+        (file.has_pictures, "a video file: its sound is used"),
+        (len(all_heard) > 1, _track_note(heard, all_heard)),
+        (facts.pieces > 1, f"{facts.pieces} files glued together: all of them are used"),
+        (facts.pieces == 1, f"its header tells of less than its {seconds:.1f} s: all of it is used"),
+        (_has_short_index(file), f"its index tells of less than its {seconds:.1f} s: all of it is used"),
+        (bool(facts.mix), f"its channels cancel each other in mono: the {facts.mix} one is used"),
+        (heard.damaged > 0, f"{DAMAGED}: {heard.damaged} packets could not be decoded"),
+        (heard.declared > seconds + 0.5, _doubt(file, heard.declared, seconds)),
+        (found == "ogg" and ends_open(file.path), "has no end mark: it may be cut off"),
+        (len(heard.levels.per_rate) > 1, f"{RATE_CHANGES} on the way"),
+        (facts.loudness < QUIET_DBFS, f"very quiet ({facts.loudness:.0f} dBFS)"),
+        (facts.clipped, "clipped: its loudest parts are cut off"),
+    ]
+    return [text for holds, text in notes if holds]
+
+
+def _has_short_index(file: _File) -> bool:
+    if file.kind != "mp3":
+        return False
+    mp3 = read_mp3(file.path)
+    return mp3 is not None and mp3.is_index_short
+
+
+def _doubt(file: _File, declared: float, seconds: float) -> str:
+    mp3 = read_mp3(file.path) if file.kind == "mp3" else None
+    if mp3 and mp3.counted is None:
         return f"{NO_INDEX}: players may take its {seconds:.1f} s for {declared:.1f} s"
     return f"{CUT_OFF} {declared:.1f} s, but only {seconds:.1f} s could be decoded: it may be cut off"
 
 
-def _voice_notes(path: Path, sound: Sound, levels: Levels) -> list[str]:
-    found = container_name(sound.container)
-    told = SUFFIXES.get(path.suffix.lower(), found)
-    pictures = [s for s in sound.container.streams.video if not s.disposition & Disposition.attached_pic]
-    guessed = (sound.container.duration or 0) / 1_000_000
-    declared = declared_seconds(path, found, guessed, levels.seconds)
-    notes = [
-        (told != found, f"named {path.suffix}, but its content is {found}"),
-        (bool(pictures), "a video file: its sound is used"),
-        (
-            len(sound.container.streams.audio) > 1,
-            f"several audio streams: number {sound.stream.index} is used",
-        ),
-        (sound.damaged > 0, f"{DAMAGED}: {sound.damaged} packets could not be decoded"),
-        (declared > levels.seconds + 0.5, _doubt(path, found, declared, levels.seconds)),
-        (found == "ogg" and ends_open(path), "has no end mark: it may be cut off"),
-        (len(levels.per_rate) > 1, f"{RATE_CHANGES} on the way"),
-        (levels.loudness < QUIET_DBFS, f"very quiet ({levels.loudness:.0f} dBFS)"),
-        (levels.clipped > CLIPPED_SHARE * levels.values, "clipped: its loudest parts are cut off"),
-    ]
-    return [text for holds, text in notes if holds]
+def _track_note(heard: _Heard, all_heard: list[_Heard]) -> str:
+    """Which of several sounds is used, and what the others are."""
+    others = [(one.track + 1, _why_not(one)) for one in all_heard if one is not heard]
+    rest = "".join(f", number {number} {why}" for number, why in sorted(others) if why)
+    return f"holds {len(all_heard)} sounds: number {heard.track + 1} is used{rest}"
+
+
+def _why_not(one: _Heard) -> str:
+    if not one.levels.values:
+        return "cannot be decoded"
+    return "is silent" if one.levels.peak < SILENT_PEAK else ""
 
 
 @dataclass
@@ -289,6 +349,20 @@ def _decode(
         for see in viewers:
             see(frame)
     return picture, sound
+
+
+def has_faststart(path: Path) -> bool:
+    """Whether an MP4's index lies before its media, so that it plays while it loads."""
+    with path.open("rb") as file:
+        while len(head := file.read(8)) == 8:  # noqa: PLR2004 - size and type of a box
+            size, kind = int.from_bytes(head[:4]), head[4:]
+            if kind in (b"moov", b"mdat"):
+                return kind == b"moov"
+            size = int.from_bytes(file.read(8)) - 8 if size == 1 else size
+            if size < 8:  # noqa: PLR2004 - smaller than its own header
+                return False
+            file.seek(size - 8, 1)
+    return False
 
 
 def _refuse_cut(name: str, video: VideoStream, picture: _Track) -> None:

@@ -16,12 +16,16 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
+from avatar.media.kinds import MP3_OR_WAV, kind_of, unreadable
+from avatar.media.sound_files import Piece, Window
 
 #: Demuxers that read one file and nothing else. Playlists (HLS, DASH, concat) are left out because they make
 #: FFmpeg open what they name: other files of this machine.
-FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
+FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,gsm,loas,matroska,mov,mp3,mpeg,mpegts,mxf,ogg,tta,voc,w64,wav,wv"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
+#: Bytes that tell a kind.
+HEAD_BYTES = 1024
 #: What full scale is, and where zero is, in each of FFmpeg's sample formats.
 SCALES = {"u8": (128.0, 128.0), "s16": (32768.0, 0.0), "s32": (2147483648.0, 0.0), "s64": (2.0**63, 0.0)}
 
@@ -32,27 +36,23 @@ MIXED = "Export it in mono or stereo."
 Samples = NDArray[np.float32]
 
 
-def open_media(path: Path) -> InputContainer:
-    """Open a media file by its content; its name is never taken for a protocol or a format."""
+def open_media(path: Path, piece: Piece | None = None) -> InputContainer:
+    """Open a media file, or a piece of one, by its content; its name is never taken for a protocol or a format."""
+    source = Window(path, piece) if piece else f"file:{path}"
     try:
-        return _open(path)
+        return _open(source)
     except (InvalidDataError, ArgumentError):
         # An MP3 of a few frames is not guessed by FFmpeg, or is taken for a format that is not among ours.
-        if not _begins_as_mp3(path):
+        with path.open("rb") as file:
+            file.seek(piece.start if piece else 0)
+            suffix = kind_of(file.read(HEAD_BYTES)).suffix
+        if suffix not in ("mp3", "gsm"):
             raise
-        return _open(path, "mp3")
+        return _open(source, suffix)
 
 
-def _open(path: Path, name: str | None = None) -> InputContainer:
-    return av.open(f"file:{path}", format=name, options=dict(OPEN_OPTIONS), metadata_errors="replace")
-
-
-def _begins_as_mp3(path: Path) -> bool:
-    """Whether a file begins with a frame of MPEG layer 3, or with the tags that stand before one."""
-    with path.open("rb") as file:
-        head = file.read(3)
-    is_frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2  # noqa: PLR2004 - sync, layer 3
-    return is_frame or head == b"ID3"
+def _open(source: str | Window, name: str | None = None) -> InputContainer:
+    return av.open(source, "r", format=name, options=dict(OPEN_OPTIONS), metadata_errors="replace")
 
 
 def reason(error: Exception) -> str:
@@ -76,10 +76,16 @@ class Sound:
         damaged: packets that could not be decoded so far.
     """
 
-    def __init__(self, container: InputContainer, stream: AudioStream) -> None:
+    def __init__(self, container: InputContainer, stream: AudioStream, name: str) -> None:
         self.container = container
         self.stream = stream
+        self.name = name
         self.damaged = 0
+
+    @property
+    def is_decodable(self) -> bool:
+        """Whether FFmpeg has a decoder for it."""
+        return getattr(self.stream, "codec_context", None) is not None
 
     def frames(self) -> Iterator[AudioFrame]:
         packets = self.container.demux(self.stream)
@@ -107,27 +113,35 @@ class Sound:
 
 
 @contextmanager
-def open_sound(path: Path) -> Iterator[Sound]:
-    """Open the best audio stream of a file.
+def open_sound(
+    path: Path, name: str = "", *, track: int | None = None, piece: Piece | None = None
+) -> Iterator[Sound]:
+    """Open an audio stream of a file.
+
+    Args:
+        path: the file.
+        name: what its user calls it.
+        track: which of its sounds, from 0; none for the one that FFmpeg takes for the best.
+        piece: of the file, if not all of it.
 
     Raises:
         InvalidInput: missing, empty, not media, or media without sound.
     """
+    name = name or path.name
     if not path.is_file():
-        raise InvalidInput(f"{path.name}: there is no such file.")
+        raise InvalidInput(f"{name}: there is no such file.")
     if not path.stat().st_size:
-        raise InvalidInput(f"{path.name} is empty (0 bytes).")
+        raise InvalidInput(f"{name} is empty (0 bytes).")
     try:
-        container = open_media(path)
+        container = open_media(path, piece)
     except (FFmpegError, OSError) as error:
-        raise InvalidInput(
-            f"{path.name} is not audio that FFmpeg can read.", hint="Use an MP3 or WAV file."
-        ) from error
+        raise unreadable(path, name, "voice") from error
     with container:
-        stream = container.streams.best("audio")
+        sounds = container.streams.audio
+        stream = container.streams.best("audio") if track is None or track >= len(sounds) else sounds[track]
         if not isinstance(stream, AudioStream):
-            raise InvalidInput(f"{path.name} has no sound in it.", hint="Use an MP3 or WAV file.")
-        yield Sound(container, stream)
+            raise InvalidInput(f"{name} has no sound in it.", hint=MP3_OR_WAV)
+        yield Sound(container, stream, name)
 
 
 def resampled(sound: Sound, sample_format: str, layout: str, rate: int) -> Iterator[AudioFrame]:
@@ -154,8 +168,7 @@ def _mixed(resampler: av.AudioResampler, frame: AudioFrame | None, sound: Sound)
 
 
 def _unmixable(sound: Sound, channels: int) -> str:
-    name = Path(sound.container.name).name
-    return f"{name} has {channels} channels at {sound.stream.rate} Hz, which cannot be mixed."
+    return f"{sound.name} has {channels} channels at {sound.stream.rate} Hz, which cannot be mixed."
 
 
 def _form(frame: AudioFrame) -> tuple[str, str, int]:

@@ -97,7 +97,9 @@ async def test_a_shared_portrait_is_prepared_once(works, manifest, rows, monkeyp
     for name in ("ready_portrait", "ready_voice"):
         real = getattr(checking, name)
         monkeypatch.setattr(
-            checking, name, lambda *given, real=real, name=name: (asked.append(name), real(*given))[1]
+            checking,
+            name,
+            lambda *given, real=real, name=name, **named: (asked.append(name), real(*given, **named))[1],
         )
     batch = manifest(rows(30))
     await works.check(batch)

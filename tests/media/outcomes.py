@@ -7,7 +7,7 @@ from avatar.errors import AvatarError
 from avatar.media.cuts import plan_cuts
 from avatar.media.portrait import prepare_portrait
 from avatar.media.probe import probe_video, probe_voice
-from avatar.media.voice import check_voice, cut_voice, prepare_voice
+from avatar.media.voice import check_voice, cut_voice, prepare_voice, take_alone
 from avatar.models import Limits
 from tests.cases import accepted
 
@@ -24,13 +24,15 @@ def portrait(path: Path, folder: Path) -> str:
 def voice(path: Path, folder: Path) -> str:
     """As `avatar.job.plan` does: within the limit it goes as one, longer it is cut."""
     try:
-        facts = probe_voice(path)
+        alone = take_alone(path, probe_voice(path), folder)
+        path, facts = alone.path, alone.facts
         if facts.seconds > LIMITS.max_seconds:
             files = cut_voice(path, facts, plan_cuts(path, facts, LIMITS), folder, LIMITS)
             return accepted(*facts.notes, f"cut into {len(files)} segments")
         check_voice(facts, LIMITS)
-        changed = prepare_voice(path, folder / "ready", facts, LIMITS)
-        return accepted(*facts.notes, *(["converted to MP3"] if changed else []))
+        prepared = prepare_voice(path, folder / "ready", facts, LIMITS)
+        how = "converted to MP3" if prepared.spec else "given a true header" if prepared.changed else ""
+        return accepted(*facts.notes, *([how] if how else []))
     except AvatarError as error:
         return told(error)
 

@@ -222,8 +222,8 @@ def test_a_very_heavy_picture_is_scaled_down(tmp_path):
     ("content", "words"),
     [
         (b"", "empty"),
-        (b"not a picture at all", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 400 400\n", "not an image"),
+        (b"not a picture at all", "is a text, which is not read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 400 400\n", "is PostScript, which is not read"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "HEIC"),
     ],
     ids=["empty", "text", "postscript", "heic"],
@@ -255,10 +255,12 @@ def test_a_bomb_is_refused_undecoded(tmp_path):
         prepare_portrait(path, tmp_path / "ready", LIMITS)
 
 
-def test_colours_keep_their_profile(tmp_path):
-    """A turned photo carries its colour profile along."""
+def test_a_profile_of_srgb_changes_nothing(tmp_path):
+    """A turned photo whose profile is sRGB keeps its colours; the profile, which says nothing new, is left out."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x0112] = 3
-    _, ready = prepare(tmp_path, picture(), "phone.jpg", exif=exif, icc_profile=profile)
-    assert ready.info["icc_profile"] == profile
+    facts, ready = prepare(tmp_path, picture(), "phone.jpg", exif=exif, icc_profile=profile, quality=95)
+    assert (facts.spec, facts.notes) == ("p1", ("turned upright as its EXIF data says",))
+    assert close_to(ready.getpixel((200, 550)), RED, 4)
+    assert "icc_profile" not in ready.info

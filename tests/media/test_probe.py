@@ -83,7 +83,7 @@ def test_a_video_gives_its_sound(tmp_path):
 def test_several_tracks_are_told(tmp_path):
     """With several audio tracks a note says that one was chosen."""
     facts = probe_voice(write_video(tmp_path / "clip.mp4", tracks=2))
-    assert any("several audio streams" in note for note in facts.notes)
+    assert any("holds 2 sounds: number 1 is used" in note for note in facts.notes)
 
 
 def test_levels_worth_a_word_are_noted(tmp_path):
@@ -98,9 +98,9 @@ def test_levels_worth_a_word_are_noted(tmp_path):
     ("content", "words"),
     [
         (b"", "empty"),
-        (b"This is a shopping list.\n" * 50, "not audio"),
-        (b"#EXTM3U\n#EXTINF:3,\nfile:///etc/hostname\n", "not audio"),
-        (b"ffconcat version 1.0\nfile /etc/hostname\n", "not audio"),
+        (b"This is a shopping list.\n" * 50, "is a text, which is not read"),
+        (b"#EXTM3U\n#EXTINF:3,\nfile:///etc/hostname\n", "is a playlist, which is not read"),
+        (b"ffconcat version 1.0\nfile /etc/hostname\n", "is a playlist, which is not read"),
     ],
     ids=["empty", "text", "hls playlist", "concat script"],
 )
