@@ -14,6 +14,8 @@ from avatar.models import Model, ProviderName, Video, VideoState, shown
 from avatar.settings import AvatarSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from avatar.money.journal import Entry, Record, Stray
 
 
@@ -156,6 +158,22 @@ class BillDiffers(Notice):
         return f"avatar.bill.{self.render_id}"
 
 
+class JobUnfinished(Notice):
+    """Something of a job is bought, it has no video, and nobody goes on with it."""
+
+    EVENT: ClassVar[str] = "avatar.job.unfinished"
+
+    job_id: str = Field(description="the job")
+    renders: tuple[str, ...] = Field(description="ids of the renders that are bought")
+    at_risk: Decimal = Field(description="what they were quoted at")
+    reason: str = Field(description="what is missing, or what stood in the way")
+    hint: str = Field(description="the next step")
+
+    @property
+    def resource(self) -> str:
+        return f"avatar.video.{self.job_id}"
+
+
 class BudgetRefusal(Notice):
     """A limit that the user set stood against a job or a batch. Nothing was spent. Told once for a run of a batch."""
 
@@ -179,6 +197,7 @@ NOTICES: tuple[type[Notice], ...] = (
     SubmissionUnknown,
     RenderStalled,
     BillDiffers,
+    JobUnfinished,
     BudgetRefusal,
 )
 
@@ -278,6 +297,18 @@ def about_bill(entry: "Entry", quoted: Decimal, billed: Decimal) -> BillDiffers:
         request_id=entry.submission.request_id if entry.submission else None,
         quoted=quoted,
         billed=billed,
+    )
+
+
+def about_unfinished(job_id: str, bought: "Sequence[Entry]", reason: str) -> JobUnfinished:
+    """What is told of a job of which something is bought, and which nobody goes on with."""
+    return JobUnfinished(
+        key=f"{job_id}:{':'.join(f'{entry.render_id}.{entry.seq}' for entry in bought)}",
+        job_id=job_id,
+        renders=tuple(entry.render_id for entry in bought),
+        at_risk=sum((entry.quoted for entry in bought), Decimal(0)),
+        reason=reason,
+        hint="Run the job again: it goes on, and nothing is paid for twice.",
     )
 
 

@@ -196,6 +196,7 @@ async def show_reconciled(found: Reconciled, resumed: list[str], cancelled: list
     """Leave a table of what was put straight, and what needs a person."""
     rows = [{"what": "needs a person: outcome unknown", "which": render_id} for render_id in found.unknown]
     rows += [{"what": "needs a person: stalled", "which": render_id} for render_id in found.stalled]
+    rows += [{"what": "job bought in part, run it again", "which": job_id} for job_id in found.unfinished]
     rows += [
         {"what": "left as it is", "which": f"{render_id}: {why}"} for render_id, why in found.failed.items()
     ]

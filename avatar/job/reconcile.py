@@ -18,7 +18,7 @@ from avatar.errors import (
     StillRendering,
     Transient,
 )
-from avatar.events import about_error
+from avatar.events import about_error, about_unfinished
 from avatar.job.publish import find_video, publish_video
 from avatar.models import ProviderName
 from avatar.money import receipts
@@ -51,6 +51,8 @@ DAYS_BACK = 7
 STALLED_LOOKS = (600.0, 21_600.0)
 #: Tries after which an open job that cannot be brought to its end is left to people. The pauses between them double.
 MOST_TRIES = 10
+#: The try at which a job that nobody goes on with is told of: some two hours after its last sign of life.
+TOLD_AFTER = 5
 #: Seconds without a sign of life after which a job of which nothing was bought is no longer open: no run waits so long.
 FORGOTTEN_SECONDS = 2 * 86_400.0
 #: No claim is given back longer than this after the look that found it leaked, in seconds.
@@ -73,6 +75,7 @@ class Reconciled:
     running: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     stalled: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
     attached: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
@@ -252,21 +255,43 @@ async def _reconcile_job(workspace: Workspace, job_id: str, found: Reconciled, i
         or opened.idle < idle * 2**opened.job.tries
     ):
         return
-    published = False
+    trouble: Exception | None = None
     try:
-        published = await finish_job(workspace, job_id)
-        if published:
+        if await finish_job(workspace, job_id):
             found.published.append(job_id)
-        elif opened.idle > FORGOTTEN_SECONDS and await _is_unpaid(workspace, job_id):
-            await close_job(workspace, job_id)
-    finally:
-        if not published and await find_open(workspace, job_id):
-            await open_job(workspace, job_id, since=opened.job.since, tries=opened.job.tries + 1)
+    except Exception as error:  # noqa: BLE001 - told below, and raised
+        trouble = error
+    if await find_open(workspace, job_id) is None:
+        return
+    if opened.job.tries == TOLD_AFTER and await _tell_unfinished(workspace, job_id, trouble):
+        found.unfinished.append(job_id)
+    if opened.idle > FORGOTTEN_SECONDS and not trouble and await _is_unpaid(workspace, job_id):
+        await close_job(workspace, job_id)
+    else:
+        await open_job(workspace, job_id, since=opened.job.since, tries=opened.job.tries + 1)
+    if trouble:
+        raise trouble
 
 
 async def _is_unpaid(workspace: Workspace, job_id: str) -> bool:
     orders = await job_orders(workspace, await load_plan(workspace, job_id))
     return all(unpaid(head) for _, head in orders)
+
+
+async def _tell_unfinished(workspace: Workspace, job_id: str, trouble: Exception | None) -> bool:
+    """Tell, once, of a job of which something is bought, and which nobody goes on with."""
+    orders = await job_orders(workspace, await load_plan(workspace, job_id))
+    bought = [head for _, head in orders if head is not None and not unpaid(head)]
+    missing = len(orders) - len(bought)
+    if not bought or not (missing or trouble):
+        return False
+    why = (
+        f"{trouble}"
+        if trouble
+        else f"{len(bought)} of its {len(orders)} renders are bought, and no run goes on."
+    )
+    workspace.post(about_unfinished(job_id, [head.entry for head in bought], why))
+    return True
 
 
 async def finish_job(workspace: Workspace, job_id: str) -> bool:

@@ -24,7 +24,7 @@ from avatar.models import Model, RemoteVideo, Render
 from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
 from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.money.quote import CENT_FRACTION, bill_differs
-from avatar.money.verdicts import confirm_failure, give_up
+from avatar.money.verdicts import confirm_failure, give_up, raise_failed
 from avatar.money.webhooks import drop_hints
 from avatar.providers.base import Provider
 from avatar.store.objects import hash_file
@@ -77,6 +77,8 @@ async def collect_render(workspace: Workspace, render_id: str) -> Render:
     record = await workspace.journal.head(render_id)
     if record is None or record.entry.submission is None:
         raise RenderLost(f"The journal holds no submission for render {render_id}.", render_id=render_id)
+    if record.state is RenderState.FAILED:
+        raise_failed(record)
     if record.entry.render is not None and await workspace.store.exists(record.entry.render.key):
         await _book(workspace, record, record.entry.render)
         return record.entry.render

@@ -12,7 +12,16 @@ from avatar.errors import AvatarError, InvalidInput, StoreUnavailable, Transient
 from avatar.events import about_stray, about_unknown
 from avatar.models import RemoteState, Submission
 from avatar.money import receipts
-from avatar.money.journal import Entry, Failure, Journal, Record, RenderState, Stray, is_indexed
+from avatar.money.journal import (
+    TRANSITIONS,
+    Entry,
+    Failure,
+    Journal,
+    Record,
+    RenderState,
+    Stray,
+    is_indexed,
+)
 from avatar.money.webhooks import OPEN_ENDED, Hint, hints_for, request_ids
 from avatar.providers.watching import NOT_FOUND
 from avatar.workspace import Workspace
@@ -116,6 +125,8 @@ async def attach(
         Where the render stands then: others may have written at the same moment.
     """
     render_id = record.entry.render_id
+    if RenderState.SUBMITTED not in TRANSITIONS[record.state]:
+        return record
     await workspace.journal.keep_open(render_id)
     await workspace.budget.restore(record.entry.claim)
     written = await workspace.journal.append(

@@ -13,18 +13,11 @@ from avatar.errors import (
 )
 from avatar.events import about_stalled
 from avatar.models import RemoteState, Snapshot, Submission
-from avatar.money.journal import Entry, Failure, Record, RenderState
+from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
+from avatar.providers.outcome import remedy
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.money")
-
-#: Failures that come before a render is begun: whoever could not read the inputs has not rendered them.
-NOT_BEGUN = {"file_download_error"}
-#: What to do about a failure, by its kind.
-REMEDIES = {
-    "file_download_error": "The provider could not fetch the inputs: see that AVATAR_STORE__PUBLIC_ENDPOINT can be "
-    "reached from the internet (`avatar doctor`), or set AVATAR_FAL__DELIVERY=upload; then run the job again.",
-}
 
 
 async def second_witness(workspace: Workspace, record: Record, look: Snapshot) -> bool:
@@ -79,13 +72,13 @@ def failure_of(error: RenderFailed, also: Failure | None = None) -> Failure:
 async def record_failure(workspace: Workspace, record: Record, failure: Failure) -> NoReturn:
     """Record that the provider failed the render for certain, and raise it."""
     entry = record.entry
-    if failure.kind in NOT_BEGUN and failure.billed is None:
-        failure = failure.model_copy(update={"billed": False})
-    failed = await workspace.journal.append(record, RenderState.FAILED, failure=failure)
+    failed: Record | None = record
+    if RenderState.FAILED in TRANSITIONS[record.state]:
+        failed = await workspace.journal.append(record, RenderState.FAILED, failure=failure)
     failed = failed or await workspace.journal.head(entry.render_id) or record
     if failed.state is not RenderState.FAILED:
         raise StillRendering(f"Render {entry.render_id} is {failed.state} by now.", render_id=entry.render_id)
-    if failure.billed is False:
+    if failed.entry.failure is not None and failed.entry.failure.billed is False:
         await release_claim(workspace, failed.entry)
     await workspace.journal.close(entry.render_id)
     raise_failed(failed)
@@ -106,7 +99,7 @@ async def give_up(
     before = (
         record.entry.failure.kind if record.state is RenderState.STALLED and record.entry.failure else None
     )
-    if before == kind:
+    if before == kind or RenderState.STALLED not in TRANSITIONS[record.state]:
         return record
     failure = Failure(kind=kind, message=message, answer=answer)
     written = await workspace.journal.append(record, RenderState.STALLED, failure=failure)
@@ -160,7 +153,8 @@ def raise_failed(record: Record) -> NoReturn:
         render_id=entry.render_id,
         request_id=entry.submission.request_id if entry.submission else None,
         cost_at_risk=None if billed is False else entry.quoted,
-        hint=REMEDIES.get(kind, "Change the input, or ask for another take."),
+        hint=remedy(kind, entry.provider)
+        + ("" if billed is False else " Or ask for another take (--force)."),
         kind=kind,
         billed=billed,
     )

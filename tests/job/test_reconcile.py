@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from avatar.errors import ProviderUnavailable, ResultUnreadable
+from avatar.errors import ProviderUnavailable, RenderFailed, ResultUnreadable
 from avatar.job import produce
 from avatar.job.publish import find_video
 from avatar.job.reconcile import reconcile_renders
@@ -18,6 +18,7 @@ from avatar.money.journal import Failure, RenderState
 from avatar.money.quote import order_for
 from avatar.money.settle import attach_video, declare_not_charged
 from avatar.money.submit import submit_render
+from avatar.money.verdicts import record_failure
 from tests.money.conftest import footage, inputs, make_workspace, no_rests, plan, store, store_settings  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
 
@@ -263,8 +264,6 @@ class TestTwoWitnesses:
 
     async def test_a_result_that_says_failed_while_it_renders_is_not_believed(self, make_workspace, plan):
         """Its status says running: looked at again later."""
-        from avatar.errors import RenderFailed
-
         provider = Scripted("req-1")
         workspace = make_workspace(provider)
         render_id = await bought(workspace, plan)
@@ -406,3 +405,34 @@ async def test_the_money_is_approved_for_what_is_still_owed(make_workspace, plan
     workspace = make_workspace(Scripted("req-1"), budget={"approve_above": Decimal("0.5")})
     await bought(workspace, plan)
     assert await still_to_buy(workspace, plan) == {}
+
+
+async def test_a_job_that_is_bought_in_part_is_told_of_once(make_workspace, plan, footage):
+    """Its run is gone after one of two segments: a machine may not buy the other, so a person is told."""
+    second = plan.segments[0].model_copy(update={"index": 1, "start": 8.0, "sha256": "c" * 64})
+    both = plan.model_copy(update={"segments": (plan.segments[0], second)})
+    told = []
+    workspace = make_workspace(Scripted("req-1", video=footage))
+    workspace.post = told.append
+    render_id = await bought(workspace, both)
+    for _ in range(2 * DAY // 600):
+        workspace.store.server.tick(600)
+        await reconcile_renders(workspace)
+    (notice,) = told
+    assert (notice.EVENT, notice.renders) == ("avatar.job.unfinished", (render_id,))
+    assert "1 of its 2 renders are bought" in notice.reason
+    assert await open_jobs(workspace) == [plan.job_id]
+
+
+async def test_two_who_learn_of_a_failure_at_once_write_it_once(make_workspace, plan):
+    """The second finds it written, and tells the same."""
+    workspace = make_workspace(Scripted("req-1"))
+    record = await workspace.journal.head(await bought(workspace, plan))
+    failure = Failure(kind="content_policy_violation", message="no", billed=None)
+    for _ in range(2):
+        with pytest.raises(RenderFailed):
+            await record_failure(workspace, record, failure)
+        record = await workspace.journal.head(record.entry.render_id)
+    assert [each.state.value for each in await workspace.journal.history(record.entry.render_id)] == [
+        "intent", "submitted", "failed",
+    ]  # fmt: skip
