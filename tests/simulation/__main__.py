@@ -1,19 +1,27 @@
-"""`python -m tests.simulation [--seed N] [--schedules N] [--abreast N] [--tell]`; exit 1 if anything was violated."""
+"""`python -m tests.simulation [--seed N] [--schedules N] [--abreast N] [--tell]`; exit 1 if anything was violated.
+
+With `--mutations`: exit 1 if a defect went unnoticed.
+"""
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from itertools import count, islice
+from typing import TYPE_CHECKING
 
 if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is a part of a schedule
     os.environ["PYTHONHASHSEED"] = "0"
     os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
 
-from tests.simulation.run import Outcome, carry_out, prepare, tell
+from tests.simulation import mutations
+
+if TYPE_CHECKING:
+    from tests.simulation.run import Outcome
 
 #: Schedules that one process takes at a time.
 CHUNK = 250
@@ -21,6 +29,12 @@ CHUNK = 250
 
 def main() -> int:
     arguments = parse()
+    if arguments.mutations:
+        return try_mutations(arguments)
+    if arguments.mutate:
+        mutations.install(mutations.by_name(arguments.mutate))
+    from tests.simulation.run import prepare, tell
+
     prepare()
     began, schedules, steps, violated = time.monotonic(), 0, 0, 0
     with suppress(KeyboardInterrupt):
@@ -31,6 +45,8 @@ def main() -> int:
                 print(f"seed {outcome.seed}: {outcome.violations[0]}", flush=True)
                 if arguments.tell:
                     print(f"  {tell(outcome.seed)}", flush=True)
+                if arguments.mutate:
+                    break
     seconds = time.monotonic() - began
     print(
         f"seed {arguments.seed}: {schedules} schedules, {steps} steps, {violated} violations, {seconds:.0f} s "
@@ -44,12 +60,33 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the first schedule; the others follow it")
     parser.add_argument("--schedules", type=int, default=2000, help="0: until Ctrl-C")
     parser.add_argument("--abreast", type=int, default=1, help="processes")
+    parser.add_argument("--mutations", action="store_true", help="see that each known defect is noticed")
+    parser.add_argument("--mutate", metavar="NAME", help="one defect, until it is noticed")
     parser.add_argument("--tell", action="store_true", help="tell the story of each violation")
     return parser.parse_args()
 
 
-def outcomes(arguments: argparse.Namespace) -> Iterator[Outcome]:
+def try_mutations(arguments: argparse.Namespace) -> int:
+    """Carry out schedules with each defect in turn, in a program of its own."""
+    caught = 0
+    for mutation in mutations.MUTATIONS:
+        command = [sys.executable, "-m", "tests.simulation", "--mutate", mutation.name]
+        command += ["--seed", str(arguments.seed), "--schedules", str(arguments.schedules)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        told = done.stdout.splitlines()
+        caught += done.returncode == 1 and len(told) > 1
+        noticed = (
+            told[0][:150] if done.returncode == 1 and len(told) > 1 else f"NOT NOTICED {done.stderr[-300:]}"
+        )
+        print(f"{mutation.kind:>3}  {mutation.name}: {noticed}", flush=True)
+    print(f"seed {arguments.seed}: {caught} of {len(mutations.MUTATIONS)} mutations caught")
+    return 0 if caught == len(mutations.MUTATIONS) else 1
+
+
+def outcomes(arguments: argparse.Namespace) -> "Iterator[Outcome]":
     """What came of each schedule, in the order of the seeds."""
+    from tests.simulation.run import carry_out
+
     seeds: Iterator[int] = count(arguments.seed)
     if arguments.schedules:
         seeds = islice(seeds, arguments.schedules)
@@ -64,7 +101,9 @@ def outcomes(arguments: argparse.Namespace) -> Iterator[Outcome]:
                 return
 
 
-def _chunk(seeds: list[int]) -> list[Outcome]:
+def _chunk(seeds: list[int]) -> "list[Outcome]":
+    from tests.simulation.run import carry_out
+
     return list(carry_out(seeds))
 
 

@@ -27,9 +27,13 @@ class Judge:
         self.violations: list[str] = []
         self.journal: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.paid: dict[str, list[Accepted]] = defaultdict(list)
-        self.strays: set[str] = set()
+        self.strays: dict[str, str] = {}  # request ids, by key
+        self.person_settles = False
         self.days: dict[str, str] = {}  # the day a paid request is claimed on, by its id
         self.price = Decimal(0)
+        self.denied: set[tuple[str, int]] = (
+            set()
+        )  # attempts that their living holders know not to be accepted
 
     def wrong(self, what: str) -> None:
         self.violations.append(what)
@@ -44,12 +48,22 @@ class Judge:
             self._entry(key, json.loads(data))
 
     def removed(self, key: str) -> None:
-        if key.startswith(PRECIOUS):
+        if "/strays/" in key:
+            self._dropped(key)
+        elif key.startswith(PRECIOUS):
             self.wrong(f"removed: {key}")
+
+    def _dropped(self, key: str) -> None:
+        """A stray goes when the journal follows it, or a person has settled it."""
+        request_id = self.strays.pop(key, "")
+        history = self.journal[key.split("/")[1]]
+        followed = any((each.get("submission") or {}).get("request_id") == request_id for each in history)
+        if not followed and not self.person_settles:
+            self.wrong(f"dropped: {request_id}, which nothing follows")
 
     def _entry(self, key: str, entry: dict[str, Any]) -> None:
         if "/strays/" in key:
-            self.strays.add(json.dumps(entry))
+            self.strays[key] = entry["submission"]["request_id"]
             return
         history = self.journal[entry["render_id"]]
         last = history[-1] if history else None
@@ -95,6 +109,10 @@ class Judge:
         if state in DENIALS and mine:
             self.wrong(
                 f"{render_id[:6]} attempt {entry['attempt']} is {state}, and {mine[0].request_id} was accepted"
+            )
+        if state == "unknown" and (render_id, entry["attempt"]) in self.denied:
+            self.wrong(
+                f"{render_id[:6]} attempt {entry['attempt']} is unknown, and its holder knows that it was not accepted"
             )
         if state != "failed":
             return

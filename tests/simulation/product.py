@@ -36,16 +36,20 @@ from avatar.money import collect
 from avatar.money import settle as settling
 from avatar.money.collect import collect_render
 from avatar.money.commit import still_to_buy
-from avatar.money.journal import IllegalTransition, RenderState
+from avatar.money.journal import IllegalTransition, Record, RenderState
 from avatar.money.state import current
 from avatar.money.submit import its_turn, submit_render
 from avatar.money.webhooks import Hint, keep_hint
 from avatar.providers.fal import Fal
 from avatar.settings import AvatarSettings
+from avatar.store import identity
+from avatar.waiting import patiently
 from avatar.workspace import Workspace
 from tests.simulation.provider import BROKEN, Accepted
 
 SECONDS = 8.0
+#: Where a store's id is kept, and that of the one that the runs belong to.
+IDENTITY_KEY, IDENTITY = identity.KEY, "ours"
 PRICE = Decimal("0.9200")
 #: Errors that a worker may end with; of these, those that show a defect.
 EXPECTED = (AvatarError,)
@@ -177,6 +181,7 @@ def _job() -> AvatarJob:
 
 async def command(workspace: Workspace, plans: Sequence[Plan]) -> None:
     """`avatar generate`, or a run of its flow, for one job after another."""
+    await patiently(lambda: identity.require_store(workspace.store, IDENTITY))
     failed: AvatarError | None = None
     for plan in plans:
         try:
@@ -191,35 +196,35 @@ async def command(workspace: Workspace, plans: Sequence[Plan]) -> None:
 
 
 async def _one(workspace: Workspace, plan: Plan) -> None:
-    if await produce.made_already(workspace, _job(), plan.job_id):
+    if await patiently(lambda: produce.made_already(workspace, _job(), plan.job_id)):
         return
     renders = await produce.render_all(workspace, _job(), plan, _render(workspace))
-    publish.require_published(await publish.publish_video(workspace, plan, renders))
+    video = await patiently(lambda: publish.publish_video(workspace, plan, renders))
+    publish.require_published(video)
 
 
 def _render(workspace: Workspace) -> Any:
-    async def render(plan: Plan, segment: Segment, claimed_on: str | None) -> Any:
-        async with its_turn(workspace, plan, segment, claimed_on) as day:
-            record = await submit_render(workspace, plan, segment, claimed_on=day)
+    async def render(plan: Plan, segment: Segment, claim: str | None) -> Any:
+        async with its_turn(workspace, plan, segment):
+            record = await submit_render(workspace, plan, segment, claim=claim)
             await produce.wait_until_done(workspace, record.entry.render_id)
-        return await produce.patiently(
-            lambda: collect_render(workspace, record.entry.render_id), produce.LONG
-        )
+        return await patiently(lambda: collect_render(workspace, record.entry.render_id))
 
     return render
 
 
 async def batch(workspace: Workspace, plans: Sequence[Plan]) -> None:
     """A batch of all jobs in this process: checked before, now carried out."""
+    await patiently(lambda: identity.require_store(workspace.store, IDENTITY))
     batch_id = hashlib.sha256(plans[0].job_id.encode()).hexdigest()[:32]
     rows = [await _row(workspace, plan, line) for line, plan in enumerate(plans, start=1)]
-    await sheets.write_rows(workspace, batch_id, 0, rows)
+    await patiently(lambda: sheets.write_rows(workspace, batch_id, 0, rows))
     floor = batch_run.Floor(workspace, batch_id=batch_id, run="run", at_once=4, rows=len(rows))
     await batch_run.run_sheet(floor, 0)
 
 
 async def _row(workspace: Workspace, plan: Plan, line: int) -> Row:
-    owed = await produce.patiently(lambda: still_to_buy(workspace, plan), produce.SHORT)
+    owed = await patiently(lambda: still_to_buy(workspace, plan))
     outcome = Outcome(line=line, state=RowState.WAITING, job_id=plan.job_id)
     return Row(line=line, job=_job(), plan=plan, owed=owed, outcome=outcome)
 
@@ -244,29 +249,36 @@ async def webhook(workspace: Workspace, job: Accepted) -> None:
             await current(workspace, hint.render_id)
 
 
-async def waiting_for_a_person(workspace: Workspace) -> list[str]:
-    """Renders that `avatar status` shows as a person's to settle."""
-    found = []
-    for render_id in await workspace.journal.open_renders():
-        head = await workspace.journal.head(render_id)
-        if head is not None and head.state is RenderState.UNKNOWN:
-            found.append(render_id)
-    return found
+async def waiting_for_a_person(workspace: Workspace) -> list[Record]:
+    """Renders that are a person's to settle: open ones, as `avatar status` shows them, and failures that were told of."""
+    heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
+    return [head for head in heads if head is not None and (head.state in _PERSONS or head.strays)]
 
 
-async def settle(workspace: Workspace, render_id: str, found: list[Accepted], *, person: str) -> None:
-    """`avatar resolve`, by what the dashboard shows, or (`wrong`) without looking."""
-    if person == "careful" and found:
-        await settling.attach_request(workspace, render_id, found[-1].request_id, by="Anna")
+_PERSONS = {RenderState.UNKNOWN, RenderState.STALLED, RenderState.FAILED}
+
+
+async def resolve(workspace: Workspace, render_id: str, word: str, fact: str = "") -> None:
+    """`avatar resolve`: by a request id, a video's address, or the word that nothing was charged."""
+    if word == "request":
+        await settling.attach_request(workspace, render_id, fact, by="Anna")
+    elif word == "video":
+        await settling.attach_video(workspace, render_id, fact, by="Anna")
     else:
-        await settling.declare_not_charged(workspace, render_id, by="Anna")
-    with suppress(AvatarError):
-        await reconciling.finish_render(workspace, render_id)
+        await settling.declare_not_charged(workspace, render_id, by="Anna", request_id=fact or None)
+    if word != "not charged":
+        with suppress(AvatarError):
+            await reconciling.finish_render(workspace, render_id)
 
 
 def tells_of(notice: Any, job: Accepted) -> bool:
     """Whether a notice puts this request in front of a person."""
-    if type(notice).__name__ in {"VideoPublished", "BudgetRefusal"}:
+    if type(notice).__name__ in {"VideoPublished", "BudgetRefusal", "BillDiffers"}:
         return False
     facts = notice.model_dump_json()
     return job.request_id in facts or job.render_id in facts
+
+
+def tells_of_job(notice: Any, job_id: str) -> bool:
+    """Whether a notice tells that this job ended without a video."""
+    return type(notice).__name__ in {"VideoFailed", "BudgetRefusal"} and notice.job_id == job_id

@@ -133,7 +133,7 @@ class Fal:
             return _json(202, {"status": "IN_PROGRESS", "logs": None}, job)
         body: dict[str, Any] = {"status": job.script.word, "logs": None, "metrics": {}}
         if job.script.word != "COMPLETED":
-            body["video"] = {"url": self._link(job)}
+            body["video"] = {"url": self.link(job)}
         if job.cancelled:
             body |= {"error": "The request was cancelled", "error_type": "client_cancelled"}
         elif job.script.fate in {"refused", "broke"}:
@@ -151,7 +151,7 @@ class Fal:
             return self._failure(job)
         if script.result_fails and since < script.result_back:
             return self._failing(job)
-        return _json(200, _shaped(script.shape, self._link(job)), job, {"x-fal-billable-units": "8"})
+        return _json(200, _shaped(script.shape, self.link(job)), job, {"x-fal-billable-units": "8"})
 
     def _failure(self, job: Accepted) -> Answer:
         """The model's own answer, when it is none."""
@@ -181,7 +181,7 @@ class Fal:
             return _json(403, {"detail": "Quota exceeded"}, job)
         return _json(504, {"detail": "Gateway timed out"}, job)
 
-    def _link(self, job: Accepted) -> str:
+    def link(self, job: Accepted) -> str:
         job.links += 1
         return f"{CDN}{job.request_id}-{job.links}.mp4"
 

@@ -52,6 +52,7 @@ class Scenario:
     skews: tuple[float, ...] = (0.0,)
     full: tuple[int, float, float] | None = None  #: the machine whose disk is full, and between when
     strays: tuple[str, ...] = ()  #: keys of objects that do not belong there
+    other_store: bool = False  #: whether the last run is on a machine with a store of its own
     salted: bool = False  #: whether every machine's media library writes other bytes
     person: str = (
         "away"  #: or `careful` (settles by what the dashboard shows), `wrong` (says not charged at once)
@@ -95,6 +96,7 @@ class Scenario:
             s.full = dice.randrange(s.machines), begins, begins + dice.choice((30.0, 300.0, 1e9))
         if chance() < 0.15:
             s.strays = tuple(dice.sample(STRAYS, dice.randint(1, 3)))
+        s.other_store = len(s.runs) > 1 and chance() < 0.1
         s.salted = chance() < 0.3
         s.person = dice.choice(("away", "careful", "careful", "careful", "wrong"))
         return s

@@ -48,6 +48,8 @@ async def _run(exchange: Any, _: Any, method: str, url: str, **request: Any) -> 
     world = STAGE[0]
     paid = method == "POST" and "queue.fal.run" in url
     fault = world.submit_fault() if paid else world.call_fault()
+    if paid and fault in {"not_sent", "throttled", "balance", "invalid"}:
+        world.denied(request)
     if fault == "not_sent":
         raise httpx.ConnectError("refused")
     if fault == "slow_connect":

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class World:
         self.loop = VirtualLoop(scenario.seed + 1)
         self.epoch = DAY0 + scenario.hour * 3600
         self.judge = Judge(scenario.limit)
-        self.server = _Server(self)
+        self.server, self.other = _Server(self), _Server(self)
         self.fal = Fal(scenario.random, lambda: self.loop.now, scenario.script, scenario.history)
         self.fal.on_accept, self.fal.who, self.fal.stamp = self._accepted, self._who, self._stamp
         self.plans = product.plans(scenario.jobs, scenario.segments)
@@ -78,6 +79,10 @@ class World:
             key: Kept(b"?", Stat(key, 1, "", self.server.clock()))
             for key in (stray.replace("%s", "f" * 32) for stray in self.scenario.strays)
         }
+        self.server.buckets[BUCKET][product.IDENTITY_KEY] = Kept(
+            json.dumps({"id": "ours"}).encode(), Stat(product.IDENTITY_KEY, 1, "", self.server.clock())
+        )
+        self.other.buckets[BUCKET] = {}
         for number, (at, kind) in enumerate(self.scenario.runs):
             self._begin_run(at, kind, number, self.scenario.restarts)
         for at in self.scenario.reconciles:
@@ -91,7 +96,11 @@ class World:
 
         def begin() -> None:
             work = product.batch if kind == "batch" else product.command
-            process = self.start(f"{kind} {number}", lambda ws: work(ws, self.plans), machine=number)
+            elsewhere = self.scenario.other_store and number == len(self.scenario.runs) - 1
+            server = self.other if elsewhere else self.server
+            process = self.start(
+                f"{kind} {number}", lambda ws: work(ws, self.plans), machine=number, server=server
+            )
             if restarts and not self.calm:
                 self.loop.at(self.loop.now + 180, lambda: again(process))
 
@@ -106,12 +115,17 @@ class World:
         self.loop.at(at, begin)
 
     def start(
-        self, name: str, work: Callable[[Any], Coroutine[Any, Any, Any]], *, machine: int = 0
+        self,
+        name: str,
+        work: Callable[[Any], Coroutine[Any, Any, Any]],
+        *,
+        machine: int = 0,
+        server: MemoryServer | None = None,
     ) -> Process:
         """A new process on a machine, with a workspace of its own."""
         number = machine % self.scenario.machines
         process = Process(f"{name} on m{number}", skew=self.scenario.skews[number])
-        store = _Store(self, process)
+        store = _Store(self, process, server or self.server)
         self.loop.current = process
         turns = _Turns(self.random, self.scenario.waits)
         workspace = product.workspace(self.settings[number], store, self.told.append, turns)
@@ -127,6 +141,7 @@ class World:
             return await work(workspace)
         except product.EXPECTED as error:
             self.ended.append(f"{self.loop.now:.0f} {process.name}: {type(error).__name__}: {error}")
+            self._judge_end(process, error)
             if isinstance(error, product.DEFECTS):
                 self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
             raise
@@ -138,6 +153,20 @@ class World:
         except Exception as error:
             self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
             raise
+
+    def _judge_end(self, process: Process, error: Exception) -> None:
+        """A run does not end because a request of it to the store failed, nor because the store was away for a while."""
+        scenario = self.scenario
+        a_while = all(end - begin <= 120 for begin, end in scenario.away)
+        if (
+            not isinstance(error, StoreUnavailable)
+            or not a_while
+            or scenario.strays
+            or scenario.store_rate > 0.02
+        ):
+            return
+        if process.name.startswith(("command", "batch")) and not scenario.naps:
+            self.judge.wrong(f"{process.name} gave up: {error}")
 
     def _after_step(self) -> None:
         scenario, steps = self.scenario, self.loop.steps
@@ -173,9 +202,9 @@ class World:
             if bad:
                 return
             self._tick()
-            if not self.open_ends():
+            if not self.open_ends() and not self.wrong_books():
                 return
-        self.judge.violations += self.open_ends()
+        self.judge.violations += self.open_ends() + self.wrong_books()
 
     def _tick(self) -> None:
         """One `reconcile`, and one look of the person, to their ends."""
@@ -196,6 +225,26 @@ class World:
             if not self._is_home(job) and not self._is_told(job)
         ]
 
+    def wrong_books(self) -> list[str]:
+        """Bills that are not what was charged, and money that stays set aside for nothing."""
+        keys = [
+            key for key in self.server.buckets[BUCKET] if key.startswith("budget/") and key.count("/") == 2
+        ]
+        names = [key.split("/")[2].split(".") for key in keys if key.endswith(".json")]
+        billed = {name[0]: Decimal(name[2]) / 10_000 for name in names if name[1] == "settled"}
+        wrong = []
+        for job in self.fal.accepted.values():
+            head = self.judge.head(job.render_id) or {}
+            followed = (head.get("submission") or {}).get("request_id")
+            bill = billed.get(job.render_id)
+            if head.get("state") == "collected" and followed == job.request_id and bill != product.PRICE:
+                wrong.append(f"{job.request_id} is billed {bill}, not {product.PRICE}")
+        for render_id in [name[0] for name in names if name[1] == "open"]:
+            state = (self.judge.head(render_id) or {}).get("state")
+            if state in {None, "not_sent", "refused", "resolved", "collected"}:
+                wrong.append(f"money is set aside for {render_id[:6]}, which is {state}")
+        return wrong
+
     def _is_home(self, job: Accepted) -> bool:
         """Whether a published record names the request."""
         objects = self.server.buckets[BUCKET]
@@ -214,14 +263,24 @@ class World:
         followed = ((head or {}).get("submission") or {}).get("request_id")
         if state in {"unknown", "stalled"}:
             return True
-        if job.request_id in " ".join(self.judge.strays) or any(product.tells_of(n, job) for n in self.told):
+        if job.request_id in self.judge.strays.values() or any(product.tells_of(n, job) for n in self.told):
             return True
         if state == "failed" and followed == job.request_id:
             return not job.charged or any(product.tells_of(n, job) for n in self.told)
+        if self._job_is_told(job):
+            return True
         declared = [
             each["attempt"] for each in self.judge.journal[job.render_id] if each["state"] == "resolved"
         ]
         return job.attempt in declared or not job.charged
+
+    def _job_is_told(self, job: Accepted) -> bool:
+        """Whether a person knows that the job lacks another render: it is run again, or left, at their word."""
+        plan = next(p for p in self.plans if job.render_id in {product.render_id(p, s) for s in p.segments})
+        others = [product.render_id(plan, segment) for segment in plan.segments]
+        heads = [self.judge.head(render_id) for render_id in others if render_id != job.render_id]
+        waiting = any(head and head["state"] in {"unknown", "stalled", "resolved"} for head in heads)
+        return waiting or any(product.tells_of_job(notice, plan.job_id) for notice in self.told)
 
     def _seen(self, job: Accepted) -> str:
         states = [f"{each['state']}" for each in self.judge.journal[job.render_id]]
@@ -230,17 +289,31 @@ class World:
     # --- the person
 
     async def _person(self, workspace: Any) -> None:
-        """Looks at `status`, then at the dashboard, and settles what only a person can."""
-        for render_id in await product.waiting_for_a_person(workspace):
-            held = {
-                (each.get("submission") or {}).get("request_id") for each in self.judge.journal[render_id]
-            }
-            mine = [job for job in self.fal.accepted.values() if job.render_id == render_id]
-            found = [job for job in mine if job.request_id not in held]
-            try:
-                await product.settle(workspace, render_id, found, person=self.scenario.person)
-            except product.EXPECTED as error:
-                self.ended.append(f"{self.loop.now:.0f} person: {type(error).__name__}: {error}")
+        """Looks at `status`, then at the provider's dashboard, and settles what only a person can."""
+        for record in await product.waiting_for_a_person(workspace):
+            render_id = record.entry.render_id
+            for word, fact in self._words(render_id, str(record.state), record.entry.attempt):
+                try:
+                    await product.resolve(workspace, render_id, word, fact)
+                except product.EXPECTED as error:
+                    self.ended.append(f"{self.loop.now:.0f} person ({word}): {type(error).__name__}: {error}")
+
+    def _words(self, render_id: str, state: str, attempt: int) -> list[tuple[str, str]]:
+        """What the person tells `avatar resolve` about a render."""
+        history = self.judge.journal[render_id]
+        held = {(each.get("submission") or {}).get("request_id") for each in history}
+        mine = [job for job in self.fal.accepted.values() if job.render_id == render_id]
+        if self.scenario.person == "wrong":
+            return [("not charged", "")] if state == "unknown" else []
+        if state == "unknown":
+            found = [job for job in mine if job.request_id not in held and job.attempt == attempt]
+            return [("request", found[0].request_id) if found else ("not charged", "")]
+        followed = next((job for job in mine if job.request_id in held and job.attempt == attempt), None)
+        if state == "stalled" and followed is not None:
+            if followed.playable:
+                return [("video", self.fal.link(followed))]
+            return [] if followed.charged else [("not charged", "")]
+        return []
 
     # --- the provider's side
 
@@ -267,6 +340,29 @@ class World:
         return datetime.fromtimestamp(self.epoch + moment, UTC).isoformat().replace("+00:00", "Z")
 
     # --- what wires asks
+
+    def denied(self, request: dict[str, Any]) -> None:
+        """The process that runs was told that its paid request was not accepted. It must say so if it lives."""
+        process = self.loop.current
+        troubled = (
+            self.scenario.deaths or self.scenario.naps or self.scenario.away or self.scenario.store_rate
+        )
+        if process is None or (troubled and not self._only_away()):
+            return
+        body = json.loads(request["content"])
+        self._sender = process.holder
+        render_id, attempt, _ = self._who(body, {})
+        self.judge.denied.add((render_id, attempt))
+
+    def _only_away(self) -> bool:
+        """Whether a store that is away for some minutes is all the trouble there is."""
+        s = self.scenario
+        return (
+            not s.deaths
+            and not s.naps
+            and not s.store_rate
+            and all(end - begin < 420 for begin, end in s.away)
+        )
 
     def submit_fault(self) -> str:
         if self.calm or self.random.random() >= self.scenario.submit_rate:
@@ -367,8 +463,8 @@ class _Server(MemoryServer):
 class _Store(MemoryStore):
     """The store as one process sees it, with the schedule's faults on the way."""
 
-    def __init__(self, world: World, process: Process) -> None:
-        super().__init__(world.server, BUCKET)
+    def __init__(self, world: World, process: Process, server: MemoryServer) -> None:
+        super().__init__(server, BUCKET)
         self.world, self.process = world, process
         self._proved = True
 
@@ -403,12 +499,13 @@ class _Store(MemoryStore):
     def keep(self, key: str, data: bytes, content_type: str = "", metadata: Any = None) -> Stat:
         before = self._objects.get(key)
         stat = super().keep(key, data, content_type, metadata)
-        self.world.judge.written(key, data, before.data if before else None)
+        if self.server is self.world.server:
+            self.world.judge.written(key, data, before.data if before else None)
         return stat
 
     async def remove(self, key: str) -> None:
         def act() -> None:
-            if self._objects.pop(key, None) is not None:
+            if self._objects.pop(key, None) is not None and self.server is self.world.server:
                 self.world.judge.removed(key)
 
         await self._ask("remove", key, act)

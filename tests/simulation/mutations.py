@@ -1,0 +1,184 @@
+"""Defects that the simulation must notice: each breaks one rule of the money library, in its source text.
+
+`python -m tests.simulation --mutations` carries out schedules with each until one is violated. The numbers are those
+of the kinds of faults that the rules were written against.
+"""
+
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from types import CodeType, ModuleType
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One defect.
+
+    Attributes:
+        kind: number of the kind of fault, or letter of the rule.
+        module: where it is.
+        old: text of the source, there exactly once.
+        new: what stands there instead.
+    """
+
+    kind: str
+    name: str
+    module: str
+    old: str
+    new: str
+
+    @property
+    def path(self) -> Path:
+        return ROOT / (self.module.replace(".", "/") + ".py")
+
+    def mutated(self) -> str:
+        """The module's source with the defect."""
+        source = self.path.read_text()
+        if source.count(self.old) != 1:
+            raise ValueError(f"{self.name}: its text is {source.count(self.old)} times in {self.path}")
+        return source.replace(self.old, self.new)
+
+
+MUTATIONS = (
+    Mutation(
+        "1", "a 5xx of the result is a failure", "avatar.providers.fal",
+        "return ResultKind.BREAKDOWN if status in BREAKDOWN else ResultKind.NOT_YET",
+        "return ResultKind.REFUSED if status in BREAKDOWN else ResultKind.NOT_YET",
+    ),
+    Mutation(
+        "2", "any store will do", "avatar.store.identity",
+        "if identity is None or identity == await store_identity(store):", "if True:",
+    ),
+    Mutation(
+        "a", "the intent is not created but put", "avatar.money.journal",
+        "won = await patiently(lambda: self.store.create(key, body), pauses)",
+        "won = bool(await self.store.put(key, body, content_type='')) or bool(pauses) or True",
+    ),
+    Mutation(
+        "a", "an unknown request is sent again", "avatar.money.submit",
+        "        if record.state is RenderState.UNKNOWN:\n            raise_unknown(record)\n",
+        "        if record.state is RenderState.UNKNOWN:\n            return record\n",
+    ),
+    Mutation(
+        "3", "an attempt writes after another's entries", "avatar.money.attempt",
+        "if not self._is_ours(newest) or newest.state is state or not news:",
+        "if newest.state is state or not news:",
+    ),
+    Mutation(
+        "3", "who slept sends all the same", "avatar.money.attempt",
+        "return self._seen.passed < self.journal.lease_seconds * SENDS_WITHIN",
+        "return True",
+    ),
+    Mutation(
+        "3", "a request accepted late is thrown away", "avatar.money.attempt",
+        "if kept is None or kept.request_id != submission.request_id:",
+        "if kept is None:",
+    ),
+    Mutation(
+        "6", "a result of unforeseen shape is a failure", "avatar.providers.fal",
+        "return ResultKind.NOT_YET if early else ResultKind.NO_VIDEO",
+        "return ResultKind.NOT_YET if early else ResultKind.REFUSED",
+    ),
+    Mutation(
+        "6", "an unknown word beside a video is polled for ever", "avatar.providers.fal",
+        "if not words.knows(word) and read_video(data) is not None:", "if False:",
+    ),
+    Mutation(
+        "7", "a job is not noted as open", "avatar.money.commit",
+        "    await open_job(workspace, plan.job_id)\n    amounts", "    amounts",
+    ),
+    Mutation(
+        "8", "a video that does not play is fetched for ever", "avatar.money.collect",
+        "last = entry.tries >= len(FETCH_AGAIN)", "last = False",
+    ),
+    Mutation(
+        "9", "what the provider has lost is waited for for ever", "avatar.money.follow",
+        "overdue = age_of(submission) > workspace.settings.polling.deadline_seconds", "overdue = False",
+    ),
+    Mutation(
+        "13", "claims are given back when they are seconds old", "avatar.money.budget",
+        "USABLE_SECONDS, LEAKED_SECONDS = 3600.0, 7200.0", "USABLE_SECONDS, LEAKED_SECONDS = 3600.0, 2.0",
+    ),
+    Mutation(
+        "13", "a claim made hours ago is believed", "avatar.money.budget",
+        "return made is not None and made.passed < USABLE_SECONDS", "return made is not None",
+    ),
+    Mutation(
+        "13", "who gives back takes the claims of others", "avatar.money.budget",
+        "            self._made.pop(key, None)\n            await self.store.remove(key)\n",
+        "            self._made.pop(key, None)\n            for stat in await self.store.list(key.split('.')[0]):\n"
+        "                await self.store.remove(stat.key)\n",
+    ),
+    Mutation(
+        "13", "the day is counted before the claim is written", "avatar.money.budget",
+        "            for claim in ours:\n                await self._write(claim)\n            if self.per_day is None or "
+        "total(claims := await self.claims(day)) <= self.per_day:\n                return None\n",
+        "            if self.per_day is None or total(claims := await self.claims(day)) + total(ours) <= self.per_day:\n"
+        "                for claim in ours:\n                    await self._write(claim)\n                return None\n",
+    ),
+    Mutation(
+        "14", "the bill is what was quoted for a second", "avatar.money.collect",
+        "return (seconds * provider.price_per_second).quantize(CENT_FRACTION)",
+        "return provider.price_per_second.quantize(CENT_FRACTION)",
+    ),
+    Mutation(
+        "16", "one trouble ends reconcile", "avatar.job.reconcile",
+        "            except Exception as error:  # noqa: BLE001 - a full disk", "            except KeyError as error:  # a full disk",
+    ),
+    Mutation(
+        "17", "free steps give up at the first trouble", "avatar.waiting",
+        "LONG = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 60.0, 60.0)", "LONG = ()",
+    ),
+    Mutation(
+        "18", "that it was not sent is tried to be written down once", "avatar.money.attempt",
+        "return await seen_through(patiently(lambda: self.write(state, **facts), PERSIST))",
+        "return await self.write(state, **facts)",
+    ),
+    Mutation(
+        "19", "a video put together anew has no place", "avatar.job.publish",
+        "    key = await _free_key(workspace, prefix, sha256)\n", "    key = f'{prefix}video.mp4'\n",
+    ),
+    Mutation(
+        "h", "an answer that names no video is asked for for ever", "avatar.money.collect",
+        'await give_up(workspace, record, "unreadable", str(error), answer=error.answer)', "pass",
+    ),
+)  # fmt: skip
+
+
+def by_name(name: str) -> Mutation:
+    return next(mutation for mutation in MUTATIONS if mutation.name == name)
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads one module from its mutated source."""
+
+    def __init__(self, mutation: Mutation) -> None:
+        super().__init__(mutation.module, str(mutation.path))
+        self._source = mutation.mutated()
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._source, self.path, "exec")
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, mutation: Mutation) -> None:
+        self._mutation = mutation
+
+    def find_spec(
+        self, fullname: str, _: Sequence[str] | None = None, __: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._mutation.module:
+            return None
+        return importlib.util.spec_from_loader(fullname, _Loader(self._mutation))
+
+
+def install(mutation: Mutation) -> None:
+    """Have the product imported with the defect. Nothing of it may be imported yet."""
+    assert not any(name == "avatar" or name.startswith("avatar.") for name in sys.modules), "imported already"
+    sys.meta_path.insert(0, _Finder(mutation))
