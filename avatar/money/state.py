@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from avatar.errors import AvatarError, InvalidInput, StoreUnavailable, Transient
 from avatar.events import about_stray, about_unknown
-from avatar.models import RemoteState, Submission
+from avatar.models import ProviderName, RemoteState, Submission
 from avatar.money import receipts
 from avatar.money.journal import (
     TRANSITIONS,
@@ -100,7 +100,7 @@ async def _confirmed(workspace: Workspace, record: Record, hint: Hint) -> Submis
             raise
         log.warning("A webhook named request %s for render %s. %s", hint.request_id, hint.render_id, error)
         return None
-    holder = await find_holder(workspace, hint)
+    holder = await find_holder(workspace, hint.render_id, hint.provider, str(hint.request_id))
     if holder is None:
         return submission
     log.error(
@@ -137,31 +137,35 @@ async def attach(
     return written or await workspace.journal.head(render_id)
 
 
-async def find_holder(workspace: Workspace, hint: Hint) -> str | None:
-    """The render that holds the hint's request id already: another one, or this one in an earlier attempt.
+async def find_holder(
+    workspace: Workspace, render_id: str, provider: ProviderName, request_id: str
+) -> str | None:
+    """The render that holds a request already: another one, or this one in an earlier attempt.
 
     Told by the index of requests, and by the renders that are open, whose request may not be indexed yet. A store
     with renders of before the index (`avatar repair` has not run) has the newest entry of every render read.
     """
-    journal, request_id = workspace.journal, str(hint.request_id)
-    if request_id in await request_ids(journal, hint.render_id):
-        return hint.render_id
-    holder = await journal.render_of_request(hint.provider, request_id)
-    if holder not in {None, hint.render_id}:
+    journal = workspace.journal
+    if request_id in await request_ids(journal, render_id):
+        return render_id
+    holder = await journal.render_of_request(provider, request_id)
+    if holder not in {None, render_id}:
         return holder
     if await is_indexed(workspace.store):
         others = set(await journal.open_renders())
     else:
         others = {stat.key.split("/")[1] for stat in await workspace.store.list("journal/")}
-    return await _holder_among(journal, sorted(others - {hint.render_id}), hint)
+    return await _holder_among(journal, sorted(others - {render_id}), (provider, request_id))
 
 
-async def _holder_among(journal: Journal, renders: Sequence[str], hint: Hint) -> str | None:
+async def _holder_among(
+    journal: Journal, renders: Sequence[str], request: tuple[ProviderName, str]
+) -> str | None:
     for start in range(0, len(renders), ABREAST):
         heads = await asyncio.gather(*map(journal.head, renders[start : start + ABREAST]))
         for head in heads:
             held = head.entry.submission if head else None
-            if held and (held.provider, held.request_id) == (hint.provider, hint.request_id):
+            if held and (held.provider, held.request_id) == request:
                 return held.render_id
     return None
 
@@ -296,16 +300,15 @@ async def look_in_history(workspace: Workspace, record: Record) -> list[str] | N
     if listed is None:
         return None
     theirs = (sent.portrait, sent.voice, sent.prompt)
-    known = await request_ids(workspace.journal, entry.render_id)
-    return sorted(
-        {
-            one.request_id
-            for one in listed
-            if (file_name(one.image_url), file_name(one.audio_url), one.prompt) == theirs
-            and (one.sent_at is None or since <= one.sent_at <= until)
-        }
-        - known
-    )
+    alike = {
+        one.request_id
+        for one in listed
+        if (file_name(one.image_url), file_name(one.audio_url), one.prompt) == theirs
+        and (one.sent_at is None or since <= one.sent_at <= until)
+    }
+    # Another take of the same job has the same files and the same prompt.
+    holders = [await find_holder(workspace, entry.render_id, entry.provider, one) for one in sorted(alike)]
+    return [one for one, holder in zip(sorted(alike), holders, strict=True) if holder is None]
 
 
 def file_name(url: str) -> str:

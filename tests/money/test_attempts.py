@@ -229,6 +229,17 @@ async def test_what_the_list_does_not_prove_stays_unknown(make_workspace, plan, 
     assert (await current(workspace, error.render_id)).state is RenderState.UNKNOWN
 
 
+async def test_the_request_of_another_take_is_not_taken_for_it(make_workspace, plan):
+    """It has the same files and the same prompt, and is held by its own render."""
+    workspace = make_workspace(
+        Listing("req-1", OutcomeUnknown("cut"), listed=lambda inputs: [as_listed(inputs, "req-1")])
+    )
+    await submit_render(workspace, plan, plan.segments[0])
+    with pytest.raises(OutcomeUnknown) as caught:
+        await submit_render(workspace, plan.model_copy(update={"take": 1}), plan.segments[0])
+    assert (await current(workspace, caught.value.render_id)).state is RenderState.UNKNOWN
+
+
 async def test_the_text_names_what_a_person_can_see(make_workspace, plan):
     """Endpoint, minutes, prompt and file names; never a tag that ordinary accounts do not show."""
     workspace = make_workspace(Scripted(OutcomeUnknown("cut")))
