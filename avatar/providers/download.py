@@ -1,6 +1,6 @@
-"""Fetching a file from wherever a stranger's link points: bounded in size and time, and resumable.
+"""Fetching a file from wherever a link by somebody else points: bounded in size and time, and resumable.
 
-`ask_stranger` sees to it that the link leads to public addresses only, with nothing of ours.
+`get_public` sees to it that the link leads to public addresses only, with nothing of ours.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import NoReturn
 import httpx
 
 from avatar.errors import DownloadFailed, ProviderUnavailable
-from avatar.providers.public_hosts import Cut, Unsafe, ask_stranger, host_of
+from avatar.providers.public_hosts import Cut, Unsafe, get_public, host_of
 from avatar.providers.wire import Unreadable, read_bounded, retry_after
 from avatar.settings import DownloadSettings
 
@@ -34,6 +34,7 @@ _WORDS = {
     "ConnectError": "connecting failed",
     "ConnectTimeout": "connecting took too long",
     "ReadTimeout": "it fell silent",
+    "ProxyError": "the proxy refused",
     "RemoteProtocolError": "it was cut, or speaks no HTTP",
 }
 
@@ -173,7 +174,7 @@ async def _fetch(url: str, partial: Partial, rules: Rules) -> None:
 
 async def _transfer(url: str, partial: Partial, rules: Rules) -> None:
     """One connection's worth: from where the last one stopped."""
-    async with ask_stranger(url, partial.range_headers(), private=rules.private) as response:
+    async with get_public(url, partial.range_headers(), private=rules.private) as response:
         _place(response, partial, rules)
         async for chunk in _unpacked(response, partial, rules):
             if partial.size == 0:

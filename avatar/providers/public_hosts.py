@@ -1,8 +1,11 @@
-"""Asking a server that a stranger named: by https, at public addresses, with nothing of ours.
+"""GET from a server that somebody else named: by https, at public addresses, with nothing of ours.
 
 The address that was checked is the one connected to, again after each redirect, while TLS proves the host's name on
 it. Any port will do: before that proof nothing but a handshake reaches it. The transport is used bare: no key, no
-cookies, no proxy and no password file of the environment, no URL in logs.
+cookies, no password file of the environment, no URL in logs.
+
+Behind a proxy it is the proxy that resolves names and connects. A name that leads to a private address here, an
+address that is not public, and a name without a dot are refused all the same.
 """
 
 import asyncio
@@ -15,8 +18,9 @@ from typing import Any
 import httpx
 
 from avatar.providers.wire import PHASES, tls
+from avatar.proxies import proxy_for
 
-# Which addresses a URL from a stranger may lead to: public ones, checked on the address that is connected to.
+# Which addresses a URL by somebody else may lead to: public ones, checked on the address that is connected to.
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -102,7 +106,7 @@ class Cut(Exception):
 
 
 @asynccontextmanager
-async def ask_stranger(url: str, headers: dict[str, str], *, private: bool) -> AsyncIterator[httpx.Response]:
+async def get_public(url: str, headers: dict[str, str], *, private: bool) -> AsyncIterator[httpx.Response]:
     """The answer at the end of the redirects, its body not yet read and not unpacked.
 
     Args:
@@ -115,10 +119,11 @@ async def ask_stranger(url: str, headers: dict[str, str], *, private: bool) -> A
         Cut: it redirects without end, or to nowhere.
         httpx.HTTPError, OSError: no answer came.
     """
-    async with httpx.AsyncHTTPTransport(verify=tls(), retries=0) as transport:
-        target = _parse(url)
-        for _ in range(MAX_REDIRECTS + 1):
-            response = await _request(transport, target, headers, private=private)
+    target = _parse(url)
+    for _ in range(MAX_REDIRECTS + 1):
+        proxy = proxy_for(str(target))
+        async with httpx.AsyncHTTPTransport(verify=tls(), retries=0, proxy=proxy) as transport:
+            response = await _request(transport, target, headers, private=private, by_name=proxy is not None)
             try:
                 if response.status_code not in _REDIRECTS:
                     yield response
@@ -130,11 +135,21 @@ async def ask_stranger(url: str, headers: dict[str, str], *, private: bool) -> A
 
 
 async def _request(
-    transport: httpx.AsyncHTTPTransport, url: httpx.URL, headers: dict[str, str], *, private: bool
+    transport: httpx.AsyncHTTPTransport,
+    url: httpx.URL,
+    headers: dict[str, str],
+    *,
+    private: bool,
+    by_name: bool,
 ) -> httpx.Response:
-    """GET `url` from an address of its host that was checked, while TLS still proves the host's name."""
+    """GET `url` from an address of its host that was checked, while TLS still proves the host's name.
+
+    With `by_name` it is asked for by its name: a proxy resolves it anew, and may go by names in what it allows.
+    """
     host = url.raw_host.decode("ascii")
-    addresses = await _checked(url, host, private=private)
+    addresses = await _checked(url, host, private=private, by_name=by_name)
+    if by_name:
+        addresses = [url.host]
     extensions: dict[str, Any] = {"timeout": PHASES.as_dict(), "sni_hostname": host.rstrip(".")}
     sent = {
         "Host": url.netloc.decode(),
@@ -157,7 +172,7 @@ async def _request(
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-async def _checked(url: httpx.URL, host: str, *, private: bool) -> list[str]:
+async def _checked(url: httpx.URL, host: str, *, private: bool, by_name: bool) -> list[str]:
     if url.scheme != "https" and not (private and url.scheme == "http"):
         raise Unsafe("its link is not https", url.host)
     if url.userinfo or not host:
@@ -168,6 +183,12 @@ async def _checked(url: httpx.URL, host: str, *, private: bool) -> list[str]:
         return await resolve(host, url.port or 443, allow_private=private)
     except PrivateAddress:
         raise Unsafe("its link leads to a private address", url.host) from None
+    except OSError:
+        if not by_name:
+            raise
+        if "." not in host.strip(".") and not private:
+            raise Unsafe("its link leads to a private name", url.host) from None
+        return []  # only the proxy can resolve it
 
 
 def _parse(url: str) -> httpx.URL:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from minio import Minio
@@ -23,6 +23,7 @@ from minio.credentials.providers import (
 )
 
 from avatar.errors import NotConfigured
+from avatar.proxies import proxy_for
 from avatar.settings import StoreSettings
 from avatar.store.objects import CALL_ERRORS, explain, may_pass
 
@@ -52,9 +53,10 @@ class Connection:
         )
         self.endpoint = host
         self.bucket = settings.bucket
-        self.pool = open_pool(connect=3.0, read=answer_seconds)
+        url = f"{'https' if secure else 'http'}://{host}"
+        self.pool = open_pool(url, connect=3.0, read=answer_seconds)
         # urllib3 sends a whole body within the *connect* time-out of a new connection: a part needs minutes.
-        self._transfer_pool = open_pool(connect=120.0, read=120.0)
+        self._transfer_pool = open_pool(url, connect=120.0, read=120.0)
         self.client = open_client(settings, host, secure, self.pool)
         self.transfers = open_client(settings, host, secure, self._transfer_pool)
         self.public = open_client(settings, *public, self.pool)
@@ -99,10 +101,18 @@ class Connection:
         self._transfer_pool.clear()
 
 
-def open_pool(*, connect: float, read: float) -> urllib3.PoolManager:
-    """Sockets without the SDK's own retries: which call may be repeated is decided here. Times in seconds."""
+def open_pool(url: str, *, connect: float, read: float) -> urllib3.PoolManager:
+    """Sockets without the SDK's own retries: which call may be repeated is decided here. Times in seconds.
+
+    Through the proxy that the environment names for the store's `url`; urllib3 does not look for one.
+    """
     timeout = urllib3.Timeout(connect=connect, read=read)
-    return urllib3.PoolManager(maxsize=THREADS, retries=False, timeout=timeout)
+    proxy = proxy_for(url)
+    if proxy is None:
+        return urllib3.PoolManager(maxsize=THREADS, retries=False, timeout=timeout)
+    user = urllib3.util.parse_url(proxy).auth
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, maxsize=THREADS, retries=False, timeout=timeout)
 
 
 def open_client(settings: StoreSettings, host: str, secure: bool, pool: urllib3.PoolManager) -> Minio:

@@ -11,9 +11,8 @@ import pytest
 from avatar.errors import InvalidInput, SourceUnavailable
 from avatar.job import inputs as fetching
 from avatar.job.inputs import bring, fetch_input
-from avatar.providers import download
+from avatar.providers import download, public_hosts
 from avatar.providers import public_hosts as addresses
-from avatar.providers import public_hosts as strangers
 from avatar.settings import AvatarSettings, DownloadSettings, LimitSettings, StoreSettings
 from avatar.workspace import Workspace
 from tests.cases.urls import CASES
@@ -60,7 +59,7 @@ def resolver(monkeypatch) -> dict[str, list[str]]:
 def certificate(monkeypatch) -> Certificate:
     """What the stand-in for a public host proves its name with."""
     made = Certificate(HOST)
-    monkeypatch.setattr(strangers, "tls", lambda: made.client)
+    monkeypatch.setattr(public_hosts, "tls", lambda: made.client)
     return made
 
 
@@ -239,9 +238,7 @@ def test_every_case_is_tried():
 
 
 async def test_a_public_file_is_fetched_as_it_is(tmp_path, resolver, certificate, monkeypatch):
-    """With the default settings, over TLS: the bytes, and no key, cookie, proxy or password of the environment."""
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port()}")
-    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{closed_port()}")
+    """With the default settings, over TLS: the bytes, and no key, cookie or password of the environment."""
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine {HOST} login anna password pa55word\n")
     monkeypatch.setenv("NETRC", str(netrc))

@@ -1,4 +1,4 @@
-"""Fetching from a stranger's URL: where it may lead, and what is proved on the way."""
+"""Fetching from somebody else's URL: where it may lead, and what is proved on the way."""
 
 import socket
 
@@ -6,7 +6,7 @@ import pytest
 
 from avatar.errors import DownloadFailed, ProviderUnavailable
 from avatar.models import RemoteVideo
-from avatar.providers import public_hosts as strangers
+from avatar.providers import public_hosts
 from avatar.providers.download import fetch_video
 from avatar.providers.public_hosts import PrivateAddress, is_public, resolve
 from avatar.settings import DownloadSettings
@@ -53,7 +53,7 @@ async def say_part(visit: Visit) -> None:
         "https://",
     ],
 )
-async def test_a_strangers_url_may_not_lead_inside(target, url):
+async def test_somebody_elses_url_may_not_lead_inside(target, url):
     """By default: https, no user name, public addresses; refused before any connection."""
     with pytest.raises(DownloadFailed) as caught:
         await fetch_video(url, target, settings=DownloadSettings(attempts=1))
@@ -68,9 +68,9 @@ async def test_a_redirect_may_not_lead_inside(target, monkeypatch):
         checked.append(host)
         return ["127.0.0.1"] if len(checked) == 1 else await resolve(host, port, allow_private=allow_private)
 
-    monkeypatch.setattr(strangers, "resolve", public_first)
+    monkeypatch.setattr(public_hosts, "resolve", public_first)
     certificate = Certificate("public.example")
-    monkeypatch.setattr(strangers, "tls", lambda: certificate.client)
+    monkeypatch.setattr(public_hosts, "tls", lambda: certificate.client)
     async with (
         serving(say_part) as inside,
         serving(
@@ -93,8 +93,8 @@ async def test_a_checked_address_still_has_to_prove_the_name(target, monkeypatch
         return ["127.0.0.1"]
 
     certificate = Certificate(name)
-    monkeypatch.setattr(strangers, "resolve", here)
-    monkeypatch.setattr(strangers, "tls", lambda: certificate.client)
+    monkeypatch.setattr(public_hosts, "resolve", here)
+    monkeypatch.setattr(public_hosts, "tls", lambda: certificate.client)
     async with serving(say_part, tls=certificate.server) as server:
         url = f"https://cdn.example:{server.port}/v.mp4"
         if works:
@@ -112,7 +112,7 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(target, monkey
     async def two(*_args, **_options):
         return ["127.0.0.2", "127.0.0.1"]
 
-    monkeypatch.setattr(strangers, "resolve", two)
+    monkeypatch.setattr(public_hosts, "resolve", two)
     async with serving(say_part) as server:
         await fetch_video(f"http://cdn.example:{server.port}/", target, settings=ANYWHERE)
     assert target.read_bytes() == CONTENT
