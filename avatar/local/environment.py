@@ -19,9 +19,10 @@ _CLIENT = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
     # A directory with a `flows` of its own hides ours otherwise: Python looks there first.
     "PYTHONSAFEPATH": "1",
-    # A server that restarts, or whose database is locked, is waited for: by default a 500 or 504 ends the run.
+    # A server that restarts, or whose database is locked, is waited for, some four minutes in all: by default a
+    # 500 or 504 ends the run, and a minute is the most.
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
-    "PREFECT_CLIENT_MAX_RETRIES": "8",
+    "PREFECT_CLIENT_MAX_RETRIES": "7",
     # Seconds. The shortest Prefect takes; a dead run is noticed by its missing heartbeats.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }

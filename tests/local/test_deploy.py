@@ -1,10 +1,17 @@
 """What is deployed, for any work pool: no directory, and the image that was asked for."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
+import httpx
 import pytest
 
-from avatar.local.deploy import WorkPool, shipped, wanted
+from avatar.errors import AvatarError
+from avatar.local import environment
+from avatar.local.deploy import WorkPool, deploy, ensure_pool, shipped, wanted
+from avatar.settings import AvatarSettings
+from tests.flows.conftest import Local, local  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize("pool", [WorkPool(), WorkPool("cluster", "kubernetes", "registry/avatar:1")])
@@ -29,3 +36,26 @@ def test_a_pool_that_runs_images_has_a_template(kind: str) -> None:
     named = set(template["variables"]["properties"])
     used = {word.split(" }}")[0] for word in json.dumps(template["job_configuration"]).split("{{ ")[1:]}
     assert used <= named
+
+
+def deployments(api_url: str, pool: str) -> dict[str, dict[str, Any]]:
+    query = {"work_pools": {"name": {"any_": [pool]}}}
+    found = httpx.post(f"{api_url}/deployments/filter", json=query, timeout=60).raise_for_status().json()
+    return {row["name"]: row for row in found}
+
+
+@pytest.mark.server
+def test_a_pool_of_containers_is_deployed_to_alike(local: Local) -> None:  # noqa: F811 - the fixture's value
+    """Pool and deployments are made without the worker's package; repeating changes nothing, another type is refused."""
+    running, pool = local.running, WorkPool("containers", "docker", "registry/avatar:1")
+    variables = environment(AvatarSettings(_env_file=None, state_dir=local.state_dir), running)
+    for _ in range(2):
+        ensure_pool(variables, running.api_url, pool)
+        names = deploy(variables, pool)
+    found = deployments(running.api_url, "containers")
+    assert {name.partition("/")[2] for name in names} == set(found)
+    assert {row["job_variables"]["image"] for row in found.values()} == {"registry/avatar:1"}
+    assert {(row["path"], tuple(row["pull_steps"] or ())) for row in found.values()} == {(None, ())}
+    assert found["reconcile"]["work_queue_name"] == "upkeep"
+    with pytest.raises(AvatarError, match="of type docker"):
+        ensure_pool(variables, running.api_url, replace(pool, type="process"))
