@@ -78,16 +78,21 @@ class Attempt:
         Returns:
             What stands in the journal then: ours, or what others wrote if there is no place for ours any more.
         """
-        while True:
+        while self._is_news(state):
             written = await self.journal.append(self.record, state, **facts)
             if written is not None:
                 self.record = written
                 return written
             newest = await self._newest()
-            news = newest.state in _UNDECIDED and state in TRANSITIONS[newest.state]
-            if not self._is_ours(newest) or newest.state is state or not news:
+            if not self._is_ours(newest):
                 return newest
             self.record = newest
+        return self.record
+
+    def _is_news(self, state: RenderState) -> bool:
+        """Whether the journal has a place for it after what is known to stand there."""
+        now = self.record.state
+        return now is not state and now in _UNDECIDED and state in TRANSITIONS[now]
 
     async def write_for_sure(self, state: RenderState, **facts: Any) -> Record:
         """`write`, for minutes if the store is away, whoever cancels it."""

@@ -134,6 +134,10 @@ class Budget:
         made = self._made.get(key or "")
         return made is not None and made.passed < USABLE_SECONDS
 
+    def use(self, key: str | None) -> None:
+        """An attempt was begun on it: it serves no other, since whoever settles that attempt gives it back."""
+        self._made.pop(key or "", None)
+
     async def ensure(self, key: str | None, render_id: str, amount: Decimal) -> str:
         """A claim that a paid request may be sent on: the given one if it is still usable, else a new one.
 
@@ -171,10 +175,12 @@ class Budget:
         await self._write(Claim(day, render_id, "settled", billed, token))
         await (self.release(claim) if claim else self.release_old(day, render_id))
 
-    async def strike(self, day: str, render_id: str) -> None:
-        """Take a render's bill off the books: a person says that it was not charged."""
-        for stat in await self.store.list(f"budget/{day}/{render_id}.settled."):
-            await self.store.remove(stat.key)
+    async def strike(self, day: str, render_id: str) -> list[str]:
+        """Take a render's bill off the books: a person says that it was not charged. The keys, for `restore`."""
+        keys = [stat.key for stat in await self.store.list(f"budget/{day}/{render_id}.settled.")]
+        for key in keys:
+            await self.store.remove(key)
+        return keys
 
     async def move(self, key: str, render_id: str, amount: Decimal) -> str:
         """Hand a claim to another render, without ever counting too low. Returns the new claim's key."""

@@ -85,11 +85,15 @@ async def declare_not_charged(
         return await _settle_stray(workspace, render_id, request_id, by)
     record = await _unsettled(workspace, render_id)
     await _check_history(workspace, record)
+    # Its bill goes before the word is written: after it, another run may book its own.
+    day = record.entry.claimed_on
+    struck = await workspace.budget.strike(day, render_id) if day else []
     written = await workspace.journal.append(record, RenderState.RESOLVED, settled_by=by)
+    if written is None:
+        for key in struck:
+            await workspace.budget.restore(key)
     record = _written(record, written, written is not None)
     await release_claim(workspace, record.entry)
-    if record.entry.claimed_on is not None:
-        await workspace.budget.strike(record.entry.claimed_on, render_id)
     if not record.strays:
         await workspace.journal.close(render_id)
     return record

@@ -5,6 +5,7 @@ intent, send exactly one request, and write down how it ended. A request is sent
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -112,8 +113,12 @@ async def submit_render(
             record = await _send(workspace, order, ready, begun)
             if record.state in ACCEPTED:
                 return record
+        except SubmitRefused:
+            await _give_back(workspace, claim)
+            raise
         except (NotSent, Throttled) as error:
             if attempt == MAX_ATTEMPTS:
+                await _give_back(workspace, claim)
                 raise
             wait = _pause(error, wait)
             log.warning("%s Trying again in %.0f s.", error, wait)
@@ -126,6 +131,11 @@ async def _claimed(workspace: Workspace, order: Order, claim: str | None) -> str
     if not order.provider.capabilities.paid:
         return None
     return await patiently(lambda: workspace.budget.ensure(claim, order.render_id, order.quoted))
+
+
+async def _give_back(workspace: Workspace, claim: str | None) -> None:
+    with contextlib.suppress(StoreUnavailable):  # `reconcile` gives it back then
+        await workspace.budget.release(claim)
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,7 @@ async def _begin(
     )
     if intent is None:
         return None
+    workspace.budget.use(claim)
     attempt = Attempt(workspace.journal, intent, seen)
     for _ in range(MAX_ATTEMPTS):
         if attempt.is_fresh():

@@ -258,3 +258,14 @@ async def test_nothing_is_sent_while_the_store_does_not_answer(make_workspace, p
     with pytest.raises(StoreUnavailable):
         await submit_render(workspace, plan, plan.segments[0])
     assert provider.seen == []
+
+
+async def test_a_holder_that_wakes_to_a_collected_render_writes_nothing(given_up):
+    """Its request was attached and its video fetched while it slept: what it would say is no news."""
+    _, b = given_up
+    submitted = await b.journal.append(b.record, RenderState.SUBMITTED, submission=receipt("B-req"))
+    rendered = await b.journal.append(submitted, RenderState.RENDERED)
+    await b.journal.append(rendered, RenderState.COLLECTED)
+    assert not await b.renew()
+    record = await b.write(RenderState.UNKNOWN, failure=Failure(kind="answer_lost", message="cut"))
+    assert record.state is RenderState.COLLECTED

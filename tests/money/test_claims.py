@@ -6,9 +6,10 @@ from decimal import Decimal
 import pytest
 
 from avatar.batch.run import Purse
-from avatar.errors import BudgetRefused, SubmitRefused
+from avatar.errors import BudgetRefused, NotSent, SubmitRefused
 from avatar.job.reconcile import reconcile_renders
 from avatar.models import Continuity
+from avatar.money import submit
 from avatar.money.budget import LEAKED_SECONDS, USABLE_SECONDS, total
 from avatar.money.collect import collect_render
 from avatar.money.commit import commit_job, job_orders, release_unspent, still_to_buy
@@ -167,3 +168,23 @@ async def test_a_chain_that_goes_on_claims_for_what_is_left(workspace, plan, foo
     (placeholder,) = await still_to_buy(workspace, chain)
     orders = await job_orders(workspace, chain)
     assert placeholder == orders[1][0].render_id != order_for(workspace, chain, second).render_id
+
+
+async def test_a_claim_serves_one_attempt(workspace, plan, monkeypatch):
+    """Whoever settles an attempt gives its claim back: the next attempt has its own, and the old one is gone."""
+    monkeypatch.setattr(submit, "_pause", lambda error, last: 0.0)
+    workspace.provider(plan.provider).answers.insert(0, NotSent("refused"))
+    (key,) = (await commit_job(workspace, plan)).values()
+    record = await submit_render(workspace, plan, plan.segments[0], claim=key)
+    assert record.entry.attempt == 2
+    assert record.entry.claim != key
+    assert [claim.key for claim in await workspace.budget.objects(today())] == [record.entry.claim]
+
+
+async def test_a_refused_request_leaves_nothing_set_aside(workspace, plan):
+    """It was not charged: its claim goes at once."""
+    workspace.provider(plan.provider).answers.insert(0, SubmitRefused("no credit", kind="balance"))
+    (key,) = (await commit_job(workspace, plan)).values()
+    with pytest.raises(SubmitRefused):
+        await submit_render(workspace, plan, plan.segments[0], claim=key)
+    assert await workspace.budget.objects(today()) == []
