@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -46,6 +47,8 @@ PREVIEW = "preview"
 LONGEST_ADDRESS = 4096
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+#: The value of a label.
+Label = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
 
 
 class ProviderName(StrEnum):
@@ -120,6 +123,27 @@ class AvatarJob(Model):
         title="Accept",
         description="Publish the video although it did not pass its checks. Buys nothing.",
     )
+    title: str = Field(
+        "",
+        title="Title",
+        max_length=200,
+        description="What the video is called, in lists and as a file. Empty: the name of the voice track.",
+        examples=["Welcome"],
+    )
+    language: str = Field(
+        "",
+        title="Language",
+        pattern=r"^([A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)?$",
+        description="The language of the voice, as in `de` or `pt-BR`.",
+        examples=["de"],
+    )
+    labels: dict[str, Label] = Field(
+        default_factory=dict,
+        title="Labels",
+        max_length=20,
+        description="Words of your own to find and count videos by, such as campaign or client.",
+        examples=[{"campaign": "spring"}],
+    )
     take: int = Field(
         0,
         title="Take",
@@ -128,6 +152,17 @@ class AvatarJob(Model):
         description="0 returns the published video if there is one. A new number buys a new rendition of the same job.",
         examples=[1],
     )
+
+
+class Named(Stored):
+    """What people call a job. Not part of its identity: it costs nothing to change.
+
+    Records written before there were names have none.
+    """
+
+    title: str = ""
+    language: str = Field("", description="of the voice, as in `de` or `pt-BR`")
+    labels: dict[str, str] = Field(default_factory=dict, description="such as campaign, cost centre, client")
 
 
 class Asset(Stored):
@@ -245,7 +280,7 @@ class InputWarning(Stored):
     cost: Decimal | None = Field(None, description="US dollars of the quote that are spent on it")
 
 
-class Plan(Stored):
+class Plan(Named):
     """Everything decided about a job before money is spent."""
 
     format: int = 1
@@ -350,7 +385,7 @@ class Cost(Stored):
     currency: str = "USD"
 
 
-class Video(Stored):
+class Video(Named):
     """The published result of a job."""
 
     format: int = 1
@@ -420,6 +455,11 @@ def render_id(*, portrait: Portrait, segment: Segment, prompt: str, model: str, 
 def _digest(**parts: Any) -> str:
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def title_for(job: AvatarJob) -> str:
+    """The job's title, or the name of its voice track without folder and ending."""
+    return job.title.strip() or PurePosixPath(shown(job.voice)).stem
 
 
 def is_link(source: str) -> bool:

@@ -7,11 +7,13 @@ import json
 import os
 import sys
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from avatar.commands.label import names_of
 from avatar.models import AvatarJob, Video
 from avatar.money.journal import RenderState
 from avatar.settings import AvatarSettings
@@ -100,7 +102,7 @@ LINK_LIFETIME = timedelta(days=7)
 def run(arguments: argparse.Namespace) -> int:
     from avatar.local import prefect_variables, services
 
-    job = _job(arguments)
+    job, began = _job(arguments), datetime.now(UTC)
     with (
         Display(live=sys.stderr.isatty() and not arguments.json and not arguments.debug) as display,
         services(AvatarSettings(), say=display.say) as running,
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C; SIGTERM, as Prefect raises it
             asyncio.run(_tell_what_goes_on(settings, display.renders, cancel=arguments.cancel_on_stop))
             raise KeyboardInterrupt from None
-    _print(video, arguments, url=url, flow_run_id=flow_run_id)
+    _print(video, arguments, began, url=url, flow_run_id=flow_run_id)
     return 0
 
 
@@ -136,6 +138,7 @@ def _job(arguments: argparse.Namespace) -> AvatarJob:
             "continuity": arguments.continuity,
             "trim": arguments.trim,
             "accept": arguments.accept,
+            **names_of(arguments),
         }
     )
 
@@ -206,23 +209,34 @@ async def _tell_what_goes_on(settings: AvatarSettings, renders: set[str], *, can
                 )
 
 
-def _print(video: Video, arguments: argparse.Namespace, *, url: str, flow_run_id: str) -> None:
+def _print(
+    video: Video, arguments: argparse.Namespace, began: datetime, *, url: str, flow_run_id: str
+) -> None:
     path = str(Path(arguments.out).absolute()) if arguments.out else None
     if arguments.json:
-        print(json.dumps(as_result(video, url=url, path=path, flow_run_id=flow_run_id)))
+        print(json.dumps(as_result(video, began, url=url, path=path, flow_run_id=flow_run_id)))
         return
-    print(
-        f"{video.seconds:.2f} s of video, {video.width}×{video.height}, for ${video.cost.billed:.2f} by {video.provider}"
-    )
+    price = f"for ${video.cost.billed:.2f} by {video.provider}"
+    if video.published_at < began:
+        price = f"published before, nothing paid now (${video.cost.billed:.2f} by {video.provider} then)"
+    print(f"{video.title}: {video.seconds:.2f} s of video, {video.width}×{video.height}, {price}")
+    print(f"  job    {video.job_id}")
     print(f"  store  {video.uri}")
     if path:
         print(f"  file   {path}")
 
 
-def as_result(video: Video, *, url: str, path: str | None, flow_run_id: str) -> dict[str, Any]:
+def as_result(
+    video: Video, began: datetime, *, url: str, path: str | None, flow_run_id: str
+) -> dict[str, Any]:
     """The JSON object of `--json`. `url` is a link for a quick look; it expires."""
     return {
         "job_id": video.job_id,
+        **video.model_dump(include={"title", "language", "labels"}),
+        "already": video.published_at < began,
+        "paid_now": str(
+            sum((render.billed for render in video.renders if render.submitted_at >= began), Decimal(0))
+        ),
         "state": video.state,
         "provider": video.provider,
         "video": {

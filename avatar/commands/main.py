@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "doctor", help="check that store, Prefect, worker and provider settings are usable"
     )
     _add_json(doctor)
+    _add_label(commands)
     _add_gallery(commands)
     _add_bridge(commands)
     _add_export(commands)
@@ -62,6 +63,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--title", help="what the video is called (default: the name of the voice track)")
+    parser.add_argument("--language", help="language of the voice, as in de or pt-BR")
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a word to find and count it by; repeatable",
+    )
 
 
 def _add_provider(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +90,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("portrait", metavar="PORTRAIT", help="image file, or s3://bucket/key")
     parser.add_argument("voice", metavar="VOICE", help="audio file, or s3://bucket/key")
     parser.add_argument("--prompt", default=".", help="guides expression and motion")
+    _add_names(parser)
     _add_provider(parser)
     parser.add_argument("--out", metavar="FILE", help="also write the video to this file")
     parser.add_argument("--max-cost", metavar="USD", help="refuse before paying if the quote is above this")
@@ -173,6 +187,15 @@ def _add_cancel(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     _add_json(parser)
 
 
+def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "label", help="give a video another title, language or labels; costs nothing"
+    )
+    parser.add_argument("job", metavar="JOB", help="job id, as `avatar status` lists it")
+    _add_names(parser)
+    _add_json(parser)
+
+
 def _add_gallery(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("gallery", help="look at the videos in a browser; Ctrl-C stops it")
     parser.add_argument("--host", help="address to listen on (default: AVATAR_GALLERY__HOST, else 127.0.0.1)")
@@ -205,6 +228,7 @@ _VERBS = {
     "status": "status:run",
     "resolve": "settle:run",
     "cancel": "settle:run",
+    "label": "label:run",
     "up": "serve:run_up",
     "deploy": "serve:run_deploy",
     "doctor": "doctor:run",

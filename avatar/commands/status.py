@@ -17,6 +17,8 @@ from avatar.workspace import Workspace
 
 #: Manifests read for the list: the newest ones.
 NEWEST = 50
+#: Characters of an id that must be given.
+SHORTEST_ID = 6
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,6 +89,7 @@ def _spend_as_text(found: dict[str, Any]) -> str:
 
 
 async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
+    wanted = await _whole_id(workspace, wanted)
     if video := await find_video(workspace, wanted):
         renders = [await workspace.journal.history(render.render_id) for render in video.renders]
         return {
@@ -98,9 +101,24 @@ async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
     raise InvalidInput(f"There is no job and no render {wanted!r} in {workspace.store.bucket!r}.")
 
 
+async def _whole_id(workspace: Workspace, wanted: str) -> str:
+    """The job or render id that begins so, if there is only one: what people copy from a list is often cut."""
+    if len(wanted) < SHORTEST_ID or not wanted.isalnum():
+        return wanted
+    for folder in ("videos", "journal"):
+        entries = await workspace.store.list(f"{folder}/{wanted}", recursive=False)
+        found = {entry.key.split("/")[1] for entry in entries}
+        if len(found) > 1:
+            raise InvalidInput(f"{wanted!r} begins {len(found)} ids: give more of it.")
+        if found:
+            return found.pop()
+    return wanted
+
+
 def _video(video: Video) -> dict[str, Any]:
     return {
         "job_id": video.job_id,
+        **video.model_dump(include={"title", "language", "labels"}),
         "state": video.state,
         "uri": video.uri,
         "seconds": round(video.seconds, 3),
@@ -129,7 +147,10 @@ def _as_text(found: dict[str, Any]) -> str:
     if "published" in found:
         jobs = f", {len(found['jobs'])} jobs without a video yet" if found["jobs"] else ""
         lines = [f"{found['published']} published, {len(found['open'])} open{jobs}"]
-        lines += [_line(row, "published_at", "job_id", "seconds", "billed", "uri") for row in found["videos"]]
+        lines += [
+            _line(row, "published_at", "title", "seconds", "billed", "job_id", "uri")
+            for row in found["videos"]
+        ]
         return "\n".join(lines + ["open:"] * bool(found["open"]) + [_step(row) for row in found["open"]])
     lines = [_line(found["video"], *found["video"])] if "video" in found else []
     return "\n".join(lines + [_step(row) for row in found["journal"]])

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import math
 from collections.abc import Awaitable
 from pathlib import Path
@@ -25,7 +26,19 @@ from avatar.media.voice import (
     prepare_voice,
     take_alone,
 )
-from avatar.models import Asset, AvatarJob, Limits, Plan, Portrait, Segment, Speech, Voice, job_id, shown
+from avatar.models import (
+    Asset,
+    AvatarJob,
+    Limits,
+    Plan,
+    Portrait,
+    Segment,
+    Speech,
+    Voice,
+    job_id,
+    shown,
+    title_for,
+)
 from avatar.money.quote import quote_segments
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
@@ -101,6 +114,9 @@ def plan_ready(
         take=job.take,
         continuity=job.continuity,
         warnings=(*warn_of_portrait(portrait), *warn_of_voice(voice, quote)),
+        title=title_for(job),
+        language=job.language,
+        labels=job.labels,
     )
 
 
@@ -247,9 +263,13 @@ async def _keep_derived(workspace: Workspace, content: str, path: Path, spec: st
     return Asset(key=key, sha256=kept.sha256, size=kept.size, content_type=content_type)
 
 
+def _names(job: AvatarJob) -> str:
+    return json.dumps([title_for(job), job.language, dict(job.labels)], sort_keys=True)
+
+
 def plan_cache_key(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> str:
     """Everything a plan depends on, so that a cached one is as good as a new one."""
     provider = workspace.provider(job.provider)
-    versions = (PLAN_SPEC, RECOLOURED_SPEC, COPY_SPEC, CUTS_SPEC, workspace.settings.warnings)
+    versions = (PLAN_SPEC, RECOLOURED_SPEC, COPY_SPEC, CUTS_SPEC, workspace.settings.warnings, _names(job))
     spec = _spec(f"{'-'.join(versions)}-{provider.price_per_second}", provider.limits)
     return f"plans/{identify(job, portrait, voice, provider)}/{provider.name}-{spec}"

@@ -17,7 +17,7 @@ from avatar.errors import (
     SubmitRefused,
 )
 from avatar.job.plan import identify
-from avatar.job.publish import accept_video, find_video, require_published
+from avatar.job.publish import accept_video, find_video, name_video, require_published
 from avatar.media.stills import last_frame
 from avatar.models import (
     CHAIN_SPEC,
@@ -166,6 +166,9 @@ async def made_already(workspace: Workspace, job: AvatarJob, job_id: str) -> Vid
         return None
     if job.accept and video.state is VideoState.REJECTED:
         video = await accept_video(workspace, video)
+    video = await name_video(
+        workspace, video, title=job.title or None, language=job.language or None, labels=job.labels
+    )
     return require_published(video)
 
 

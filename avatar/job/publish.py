@@ -6,7 +6,7 @@ A video that does not pass is kept in the same place and marked `rejected`: show
 import asyncio
 import importlib.metadata
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -226,6 +226,28 @@ async def accept_video(workspace: Workspace, video: Video) -> Video:
     return accepted
 
 
+async def name_video(
+    workspace: Workspace,
+    video: Video,
+    *,
+    title: str | None = None,
+    language: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Video:
+    """Call a video otherwise; what is None stays. A label with an empty value is taken away. Costs nothing."""
+    kept = {name: value for name, value in (video.labels | dict(labels or {})).items() if value}
+    named = video.model_copy(
+        update={
+            "title": video.title if title is None else title,
+            "language": video.language if language is None else language,
+            "labels": kept,
+        }
+    )
+    if named != video:
+        await _write_record(workspace, named)
+    return named
+
+
 def require_published(video: Video) -> Video:
     """The video, or `VideoRejected` with what is wrong, what it cost and where it is kept."""
     if video.state is VideoState.PUBLISHED:
@@ -266,10 +288,14 @@ async def _free_key(workspace: Workspace, prefix: str, sha256: str) -> str:
     )
 
 
-async def _write_manifest(workspace: Workspace, video: Video) -> None:
-    manifest = video.model_dump_json(indent=2).encode()
+async def _write_record(workspace: Workspace, video: Video) -> None:
     await add_video(workspace.store, video)
-    await workspace.store.put(video.manifest_key, manifest, content_type="application/json")
+    record = video.model_dump_json(indent=2).encode()
+    await workspace.store.put(video.manifest_key, record, content_type="application/json")
+
+
+async def _write_manifest(workspace: Workspace, video: Video) -> None:
+    await _write_record(workspace, video)
     await close_job(workspace, video.job_id)
     workspace.post(about_video(workspace.settings, video))
 
@@ -298,6 +324,9 @@ def _describe(
         prompt=plan.prompt,
         take=plan.take,
         continuity=plan.continuity,
+        title=plan.title,
+        language=plan.language,
+        labels=plan.labels,
         published_at=datetime.now(UTC),
         versions=_versions(),
         **more,
