@@ -176,7 +176,8 @@ class BatchSettings(Section):
     stop_after_unknown: int = Field(
         5,
         ge=1,
-        description="After so many requests in a row whose outcome is unknown, a batch sends no more of them.",
+        description="After so many requests in a row whose outcome is unknown, or whose inputs the provider could not "
+        "fetch, a batch sends no more.",
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -68,3 +68,12 @@ async def seen_through(step: Awaitable[T]) -> T:
             raise
         this.cancel()
         return task.result()
+
+
+async def finish_all(work: Iterable[Awaitable[T]]) -> list[T]:
+    """What all of it ends in. What one raises is raised when all have ended, so that it cancels none of the others."""
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    for each in ended:
+        if isinstance(each, BaseException):
+            raise each
+    return [each for each in ended if not isinstance(each, BaseException)]

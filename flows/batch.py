@@ -18,15 +18,15 @@ from prefect.states import Cancelled
 from pydantic import Field
 
 from avatar.batch.check import check_budget
+from avatar.batch.chunks import CHUNK_ROWS, read_outcomes
 from avatar.batch.models import Batch, Checked, OnBadRows, Summary
 from avatar.batch.report import refuse_bad_rows, require_videos
-from avatar.batch.run import Floor
-from avatar.batch.sheets import SHEET_ROWS, read_outcomes
+from avatar.batch.run import RowRunner
 from avatar.models import Model, shown
 from avatar.settings import BatchSettings, BudgetSettings
 from avatar.workspace import Workspace
 from flows.approval import ask, needs_approval
-from tasks.batch import check_batch, render_sheets, report_batch
+from tasks.batch import check_batch, render_chunks, report_batch
 from tasks.context import with_workspace
 
 
@@ -76,13 +76,13 @@ async def approve_batch(checked: Checked, budget: BudgetSettings) -> None:
 
 DEPLOYMENT = "render-shard/render-shard"
 #: More than the largest manifest has.
-MOST_SHEETS = 20_000
+MOST_CHUNKS = 20_000
 #: Seconds between looks at the child runs.
 LOOK_SECONDS = 5.0
 
 
 class Shard(Model):
-    """Some sheets of a batch that was checked."""
+    """Some chunks of a batch that was checked."""
 
     batch_id: str = Field(
         title="Batch", pattern=r"^[0-9a-f]{32}$", description="The batch's id.", examples=["0" * 32]
@@ -94,16 +94,16 @@ class Shard(Model):
         examples=["8c0bd5a2-3c0f-4c3a-9d7f-0a6f3a3f5f0e"],
     )
     first: int = Field(
-        title="First sheet", ge=0, le=MOST_SHEETS, description="A sheet is a hundred rows.", examples=[0]
+        title="First chunk", ge=0, le=MOST_CHUNKS, description="A chunk is a hundred rows.", examples=[0]
     )
     last: int = Field(
-        title="Last sheet", ge=0, le=MOST_SHEETS, description="This one included.", examples=[9]
+        title="Last chunk", ge=0, le=MOST_CHUNKS, description="This one included.", examples=[9]
     )
     rows: int = Field(
         title="Rows",
         ge=1,
-        le=MOST_SHEETS * SHEET_ROWS,
-        description="How many rows those sheets have.",
+        le=MOST_CHUNKS * CHUNK_ROWS,
+        description="How many rows those chunks have.",
         examples=[1000],
     )
     at_once: int = Field(
@@ -111,13 +111,13 @@ class Shard(Model):
     )
 
     @property
-    def sheets(self) -> range:
+    def chunks(self) -> range:
         return range(self.first, self.last + 1)
 
     @property
     def name(self) -> str:
         """Its rows, counted from 1."""
-        start = self.first * SHEET_ROWS
+        start = self.first * CHUNK_ROWS
         return f"rows {start + 1} to {start + self.rows}"
 
     @property
@@ -145,29 +145,31 @@ async def render_shard(workspace: Workspace, shard: Shard) -> None:
 
 async def carry_out(workspace: Workspace, shard: Shard, *, whole: bool = False) -> None:
     """Render the rows of a shard, or of a batch that is the `whole` of one, in this process."""
-    floor = Floor(workspace, batch_id=shard.batch_id, run=shard.run, at_once=shard.at_once, rows=shard.rows)
-    await render_sheets(floor, shard.sheets, part="" if whole else shard.name)
+    runner = RowRunner(
+        workspace, batch_id=shard.batch_id, run=shard.run, at_once=shard.at_once, rows=shard.rows
+    )
+    await render_chunks(runner, shard.chunks, part="" if whole else shard.name)
 
 
 def count_parts(checked: Checked, at_once: int, settings: BatchSettings) -> int:
-    """How many flow runs a batch is spread over: each has a turn and a sheet at least."""
+    """How many flow runs a batch is spread over: each has a turn and a chunk at least."""
     wanted = math.ceil(checked.rows / settings.shard_rows)
-    return min(wanted, settings.shards, at_once, checked.sheets)
+    return min(wanted, settings.shards, at_once, checked.chunks)
 
 
 def share_out(checked: Checked, run: str, at_once: int, *, parts: int) -> list[Shard]:
     """Equal parts of the rows; together they have `at_once` turns."""
-    edges = [checked.sheets * part // parts for part in range(parts + 1)]
+    edges = [checked.chunks * part // parts for part in range(parts + 1)]
     return [
         Shard(
             batch_id=checked.batch_id,
             run=run,
             first=start,
             last=end - 1,
-            rows=min(end * SHEET_ROWS, checked.rows) - start * SHEET_ROWS,
-            at_once=at_once // parts,
+            rows=min(end * CHUNK_ROWS, checked.rows) - start * CHUNK_ROWS,
+            at_once=at_once // parts + (part < at_once % parts),
         )
-        for start, end in itertools.pairwise(edges)
+        for part, (start, end) in enumerate(itertools.pairwise(edges))
     ]
 
 
@@ -243,10 +245,10 @@ async def _state(client: PrefectClient, run_id: UUID) -> StateType | None:
 
 
 async def _finish_left_over(workspace: Workspace, shards: Sequence[Shard]) -> None:
-    """Carry out the sheets that a child run left when it died."""
+    """Carry out the chunks that a child run left when it died."""
     for shard in shards:
-        for sheet in shard.sheets:
-            if await read_outcomes(workspace, shard.batch_id, sheet, shard.run) is None:
-                rows = min(SHEET_ROWS, shard.rows - (sheet - shard.first) * SHEET_ROWS)
-                part = shard.model_copy(update={"first": sheet, "last": sheet, "rows": rows})
+        for chunk in shard.chunks:
+            if await read_outcomes(workspace, shard.batch_id, chunk, shard.run) is None:
+                rows = min(CHUNK_ROWS, shard.rows - (chunk - shard.first) * CHUNK_ROWS)
+                part = shard.model_copy(update={"first": chunk, "last": chunk, "rows": rows})
                 await carry_out(workspace, part)

@@ -14,12 +14,13 @@ from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
 from avatar.batch.check import check_rows
+from avatar.batch.chunks import CHUNK_ROWS
 from avatar.batch.manifest import open_manifest
 from avatar.batch.models import SERVED, Batch, Checked, Outcome, Row, RowState, Summary
 from avatar.batch.report import as_markdown, write_report
-from avatar.batch.run import Floor, run_row, run_sheet, run_sheets
-from avatar.batch.sheets import SHEET_ROWS
+from avatar.batch.run import RowRunner, run_chunk, run_chunks, run_row
 from avatar.money.commit import Claim
+from avatar.waiting import LONG
 from avatar.workspace import Step, Workspace
 from tasks.artifacts import ARTIFACT_SECONDS, KEY_DIGITS, UPDATE_SECONDS, decorate
 from tasks.results import passes_by_itself
@@ -31,8 +32,8 @@ ROW_TASKS_UP_TO = 300
 
 @task(
     task_run_name="check every row",
-    retries=3,
-    retry_delay_seconds=[1, 3, 10],
+    retries=len(LONG),
+    retry_delay_seconds=list(LONG),
     retry_condition_fn=passes_by_itself,
     cache_policy=NO_CACHE,
     persist_result=False,
@@ -50,53 +51,57 @@ async def check_batch(workspace: Workspace, batch: Batch) -> Checked:
 class Work:
     """A row on its way through a task. No model: Prefect would look through all of it for results of other tasks."""
 
-    def __init__(self, floor: Floor, row: Row, claim: Claim) -> None:
-        self.floor, self.row, self.claim, self.line = floor, row, claim, row.line
+    def __init__(self, runner: RowRunner, row: Row, claim: Claim) -> None:
+        self.runner, self.row, self.claim, self.line = runner, row, claim, row.line
         self.outcome = row.outcome
 
 
 @task(task_run_name="line {work.line}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 async def render_row(work: Work) -> Any:
     """Carry out one row. What stands against it is the state of this run, and stops no other."""
-    work.outcome = await run_row(work.floor, work.row, work.claim)
+    work.outcome = await run_row(work.runner, work.row, work.claim)
     if work.outcome.state in SERVED:
         return Completed(name=work.outcome.state.capitalize(), message=work.outcome.video)
     return Failed(name=work.outcome.state.capitalize(), message=work.outcome.reason)
 
 
-def _sheet_name() -> str:
-    first: int = task_run.parameters["sheet"] * SHEET_ROWS
-    return f"rows {first + 1} to {first + SHEET_ROWS}"
+def _chunk_name() -> str:
+    first: int = task_run.parameters["chunk"] * CHUNK_ROWS
+    return f"rows {first + 1} to {first + CHUNK_ROWS}"
 
 
-@task(task_run_name=_sheet_name, retries=0, cache_policy=NO_CACHE, persist_result=False)
-async def render_sheet(floor: Floor, sheet: int) -> None:
+@task(task_run_name=_chunk_name, retries=0, cache_policy=NO_CACHE, persist_result=False)
+async def render_chunk(runner: RowRunner, chunk: int) -> None:
     """Carry out a hundred rows."""
-    await run_sheet(floor, sheet)
+    await run_chunk(runner, chunk)
 
 
-async def _as_task(floor: Floor, row: Row, claim: Claim) -> Outcome:
-    work = Work(floor, row, claim)
+async def _as_task(runner: RowRunner, row: Row, claim: Claim) -> Outcome:
+    work = Work(runner, row, claim)
     ended: Any = render_row(work, return_state=True)
-    await ended
+    try:
+        await ended
+    except Exception as error:  # noqa: BLE001 - Prefect could not keep the task run, which the row does not need
+        get_run_logger().warning("Line %d goes on without a task run: %s", row.line, error)
+        return await run_row(runner, row, claim) if work.outcome is row.outcome else work.outcome
     return work.outcome
 
 
-async def _row_by_row(floor: Floor, sheet: int) -> None:
-    await run_sheet(floor, sheet, _as_task)
+async def _row_by_row(runner: RowRunner, chunk: int) -> None:
+    await run_chunk(runner, chunk, _as_task)
 
 
-async def render_sheets(floor: Floor, sheets: range, *, part: str = "") -> None:
-    """Carry out sheets, and show how far they are: `part` of the batch, or all of it."""
-    async with shown(floor, part):
-        many = floor.tally.rows > ROW_TASKS_UP_TO
-        await run_sheets(floor, sheets, render_sheet if many else _row_by_row)
+async def render_chunks(runner: RowRunner, chunks: range, *, part: str = "") -> None:
+    """Carry out chunks, and show how far they are: `part` of the batch, or all of it."""
+    async with shown(runner, part):
+        many = runner.counts.rows > ROW_TASKS_UP_TO
+        await run_chunks(runner, chunks, render_chunk if many else _row_by_row)
 
 
 @task(
     task_run_name="report",
-    retries=3,
-    retry_delay_seconds=[1, 3, 10],
+    retries=len(LONG),
+    retry_delay_seconds=list(LONG),
     retry_condition_fn=passes_by_itself,
     cache_policy=NO_CACHE,
     persist_result=False,
@@ -117,9 +122,9 @@ async def report_batch(workspace: Workspace, checked: Checked, run: str, name: s
 
 
 @asynccontextmanager
-async def shown(floor: Floor, part: str) -> AsyncIterator[None]:
+async def shown(runner: RowRunner, part: str) -> AsyncIterator[None]:
     """A progress artifact and a line in the log, kept up to date while the block runs."""
-    progress = _Progress(floor, part)
+    progress = _Progress(runner, part)
     keeping = asyncio.create_task(progress.keep())
     try:
         yield
@@ -130,9 +135,9 @@ async def shown(floor: Floor, part: str) -> AsyncIterator[None]:
 
 
 class _Progress:
-    def __init__(self, floor: Floor, part: str) -> None:
-        self._workspace, self._tally, self._part = floor.workspace, floor.tally, part
-        name = f"batch-progress-{floor.batch_id[:KEY_DIGITS]} {part}".strip()
+    def __init__(self, runner: RowRunner, part: str) -> None:
+        self._workspace, self._counts, self._part = runner.workspace, runner.counts, part
+        name = f"batch-progress-{runner.batch_id[:KEY_DIGITS]} {part}".strip()
         self._key = name.replace(" ", "-")
         self._artifact: UUID | None = None
         self._last = ""
@@ -145,7 +150,7 @@ class _Progress:
             await asyncio.sleep(UPDATE_SECONDS + time.monotonic() - began)
 
     async def update(self) -> None:
-        text = f"{self._part}: {self._tally}".removeprefix(": ")
+        text = f"{self._part}: {self._counts}".removeprefix(": ")
         if text == self._last:
             return
         self._last = text
@@ -155,7 +160,7 @@ class _Progress:
 
     async def _write(self, text: str) -> None:
         facts: dict[str, Any] = {
-            "progress": round(100 * self._tally.done / max(1, self._tally.rows), 1),
+            "progress": round(100 * self._counts.done / max(1, self._counts.rows), 1),
             "description": text,
         }
         if self._artifact is None:

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Generic, TypeVar
 
+from avatar.batch.chunks import CHUNK_ROWS, earlier_rows, write_rows
+from avatar.batch.chunks import read_rows as read_chunk
 from avatar.batch.manifest import Manifest
 from avatar.batch.models import Batch, Checked, Outcome, Row, RowState
 from avatar.batch.rows import RawRow, as_job, read_rows
-from avatar.batch.sheets import SHEET_ROWS, earlier_rows, write_rows
-from avatar.batch.sheets import read_rows as read_sheet
 from avatar.errors import BudgetRefused, InvalidInput, SourceUnavailable, StoreUnfit, VideoRejected
 from avatar.job.inputs import ingest
 from avatar.job.plan import (
@@ -41,45 +41,6 @@ from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
 from avatar.workspace import Workspace
 
-
-# The price of a whole batch against every limit, before anything is sent.
-async def check_budget(workspace: Workspace, batch: Batch, checked: Checked) -> None:
-    """Raise `BudgetRefused` if what is still to be bought is above what one batch, or the day, may cost.
-
-    The day's money is claimed job by job as they are sent, so another batch may take it in between; then the jobs
-    that no longer fit are refused one by one, and reported.
-    """
-    budget = workspace.settings.budget
-    limits = {"max_cost (--max-cost)": batch.max_cost, "AVATAR_BUDGET__PER_BATCH": budget.per_batch}
-    for name, limit in limits.items():
-        if limit is not None and checked.owed > limit:
-            raise BudgetRefused(
-                f"This batch is quoted at ${checked.owed:.2f} for what is still to be bought of its {checked.rows} rows, "
-                f"above the limit of ${limit:.2f} set by {name}. Nothing was sent or spent.",
-                hint=f"Raise {name}, take rows out, or use the free preview provider.",
-            )
-    if budget.per_day is not None and checked.owed:
-        await _check_day(workspace, checked, budget.per_day)
-
-
-async def _check_day(workspace: Workspace, checked: Checked, limit: Decimal) -> None:
-    day = f"{datetime.now(UTC).date():%Y-%m-%d}"
-    claims = await workspace.budget.claims(day)
-    taken, counted = total(claims), {claim.render_id for claim in claims}
-    asked = Decimal(0)
-    for sheet in range(checked.sheets):
-        for row in await read_sheet(workspace, checked.batch_id, sheet):
-            # A run that was killed may have left claims for these very renders.
-            asked += sum((sum_ for name, sum_ in row.owed.items() if name not in counted), Decimal(0))
-    if taken + asked > limit:
-        raise BudgetRefused(
-            f"This batch asks for ${asked:.2f}; ${taken:.2f} of the ${limit:.2f} for {day} (UTC) set by "
-            "AVATAR_BUDGET__PER_DAY are spent or set aside. Nothing was sent or spent.",
-            hint="Raise AVATAR_BUDGET__PER_DAY, split the manifest, or run it again tomorrow.",
-        )
-
-
-# Every row looked at before anything is spent: read, stored, decoded, planned and priced.
 T = TypeVar("T")
 
 #: Rows looked at at a time: each holds a decoder and its files.
@@ -90,8 +51,8 @@ REMEMBERED = 512
 OnProgress = Callable[[int], None]
 
 
-class Once(Generic[T]):
-    """Work done once for all who ask for it under the same key; the newest `REMEMBERED` results are kept."""
+class Memo(Generic[T]):
+    """Work done once for all rows that ask for it under the same key; the newest `REMEMBERED` results are kept."""
 
     def __init__(self) -> None:
         self._tasks: OrderedDict[Hashable, asyncio.Future[T]] = OrderedDict()
@@ -111,18 +72,18 @@ class Once(Generic[T]):
 
 
 class Checker:
-    """Looks at the rows of one batch, sheet by sheet."""
+    """Looks at the rows of one batch, chunk by chunk."""
 
     def __init__(self, workspace: Workspace, batch: Batch, manifest: Manifest) -> None:
         self.workspace, self.batch, self.manifest = workspace, batch, manifest
         self._turn = asyncio.Semaphore(AT_A_TIME)
         self._lines: dict[str, int] = {}
-        self._assets: Once[Asset] = Once()
-        self._portraits: Once[Portrait] = Once()
-        self._voices: Once[tuple[Voice, tuple[Segment, ...]]] = Once()
+        self._assets: Memo[Asset] = Memo()
+        self._portraits: Memo[Portrait] = Memo()
+        self._voices: Memo[tuple[Voice, tuple[Segment, ...]]] = Memo()
         self._fit: set[str] = set()
 
-    async def check_sheet(self, raws: Sequence[RawRow], earlier: Mapping[int, Row]) -> list[Row]:
+    async def check_chunk(self, raws: Sequence[RawRow], earlier: Mapping[int, Row]) -> list[Row]:
         """Rows with their plans and prices; bad ones with their reasons.
 
         Raises:
@@ -136,14 +97,14 @@ class Checker:
         inputs = await asyncio.gather(
             *(self._in_turn(self._take_in(raw, job)) for raw, job in zip(raws, jobs, strict=True))
         )
-        unique = [self._told_apart(each) for each in inputs]
+        unique = [self._without_doubles(each) for each in inputs]
         return await asyncio.gather(*(self._in_turn(self._finish(each, earlier)) for each in unique))
 
     async def _in_turn(self, work: Awaitable[T]) -> T:
         async with self._turn:
             return await work
 
-    async def _take_in(self, raw: RawRow, job: AvatarJob | str) -> "Row | _Taken":
+    async def _take_in(self, raw: RawRow, job: AvatarJob | str) -> "Row | _Ingested":
         if isinstance(job, str):
             return _bad(raw, job)
         try:
@@ -153,7 +114,7 @@ class Checker:
             passes = isinstance(error, SourceUnavailable)
             return _bad(raw, str(error), getattr(error, "hint", None), passes=passes)
         name = identify(job, portrait, voice, self.workspace.provider(job.provider))
-        return _Taken(raw.line, job, portrait, voice, name)
+        return _Ingested(raw.line, job, portrait, voice, name)
 
     async def _asset(self, source: str, what: str) -> Asset:
         return await self._assets.get((what, source), lambda: ingest(self.workspace, source, what=what))
@@ -164,47 +125,47 @@ class Checker:
             await require_fit(self.workspace, job.provider)
             self._fit.add(provider.name)
 
-    def _told_apart(self, taken: "Row | _Taken") -> "Row | _Taken":
+    def _without_doubles(self, ingested: "Row | _Ingested") -> "Row | _Ingested":
         """The first row of a job stays; the others refer to it."""
-        if isinstance(taken, Row):
-            return taken
-        first = self._lines.setdefault(taken.job_id, taken.line)
-        if first == taken.line:
-            return taken
-        return taken.row(RowState.DUPLICATE, reason=f"the same job as line {first}")
+        if isinstance(ingested, Row):
+            return ingested
+        first = self._lines.setdefault(ingested.job_id, ingested.line)
+        if first == ingested.line:
+            return ingested
+        return ingested.row(RowState.DUPLICATE, reason=f"the same job as line {first}")
 
-    async def _finish(self, taken: "Row | _Taken", earlier: Mapping[int, Row]) -> Row:
-        if isinstance(taken, Row):
-            return taken
-        video = await find_video(self.workspace, taken.job_id)
+    async def _finish(self, ingested: "Row | _Ingested", earlier: Mapping[int, Row]) -> Row:
+        if isinstance(ingested, Row):
+            return ingested
+        video = await find_video(self.workspace, ingested.job_id)
         try:
-            if video is not None and not (video.state is VideoState.REJECTED and taken.job.accept):
-                return taken.made(require_published(video))
-            plan, key = await self._plan(taken, earlier.get(taken.line))
-            check_price(plan.quote, taken.job, self.workspace.settings.budget)
+            if video is not None and not (video.state is VideoState.REJECTED and ingested.job.accept):
+                return ingested.made(require_published(video))
+            plan, key = await self._plan(ingested, earlier.get(ingested.line))
+            check_price(plan.quote, ingested.job, self.workspace.settings.budget)
         except VideoRejected as error:
-            return taken.row(RowState.REJECTED, reason=str(error), hint=error.hint or "")
+            return ingested.row(RowState.REJECTED, reason=str(error), hint=error.hint or "")
         except (InvalidInput, BudgetRefused) as error:
-            return taken.row(RowState.BAD, reason=taken.in_its_words(str(error)), hint=error.hint or "")
-        return taken.planned(plan, key, await still_to_buy(self.workspace, plan))
+            return ingested.row(RowState.BAD, reason=ingested.in_its_words(str(error)), hint=error.hint or "")
+        return ingested.planned(plan, key, await still_to_buy(self.workspace, plan))
 
-    async def _plan(self, taken: "_Taken", earlier: Row | None) -> tuple[Plan, str]:
+    async def _plan(self, ingested: "_Ingested", earlier: Row | None) -> tuple[Plan, str]:
         """As an earlier run planned it, if nothing that it depends on has changed."""
-        key = plan_cache_key(self.workspace, taken.job, taken.portrait, taken.voice)
+        key = plan_cache_key(self.workspace, ingested.job, ingested.portrait, ingested.voice)
         if earlier is not None and earlier.plan is not None and earlier.plan_key == key:
             return earlier.plan, key
-        provider = self.workspace.provider(taken.job.provider)
+        provider = self.workspace.provider(ingested.job.provider)
         portrait = await self._portraits.get(
-            (taken.portrait.sha256, provider.limits),
-            lambda: ready_portrait(self.workspace, taken.portrait, provider.limits, taken.job.portrait),
+            (ingested.portrait.sha256, provider.limits),
+            lambda: ready_portrait(self.workspace, ingested.portrait, provider.limits, ingested.job.portrait),
         )
         voice, segments = await self._voices.get(
-            (taken.voice.sha256, provider.limits, taken.job.trim),
+            (ingested.voice.sha256, provider.limits, ingested.job.trim),
             lambda: ready_voice(
-                self.workspace, taken.voice, provider.limits, taken.job.voice, trim=taken.job.trim
+                self.workspace, ingested.voice, provider.limits, ingested.job.voice, trim=ingested.job.trim
             ),
         )
-        plan = plan_ready(provider, taken.job, portrait, voice, segments)
+        plan = plan_ready(provider, ingested.job, portrait, voice, segments)
         refuse_warned(self.workspace.settings, plan)
         return plan, key
 
@@ -221,7 +182,7 @@ async def require_fit(workspace: Workspace, name: ProviderName | None) -> None:
         )
 
 
-class _Taken:
+class _Ingested:
     """A row whose inputs are stored, so that its job has a name, and its links, which may be secrets, can go."""
 
     def __init__(self, line: int, job: AvatarJob, portrait: Asset, voice: Asset, job_id: str) -> None:
@@ -246,7 +207,7 @@ class _Taken:
         return reason
 
     def made(self, video: Video) -> Row:
-        return self.row(RowState.ALREADY, **told(video))
+        return self.row(RowState.ALREADY, **video_facts(video))
 
     def planned(self, plan: Plan, key: str, owed: Mapping[str, Decimal]) -> Row:
         facts = {"provider": plan.provider, "seconds": plan.voice.seconds, "quoted": plan.quote.amount}
@@ -254,7 +215,7 @@ class _Taken:
         return row.model_copy(update={"plan": plan, "plan_key": key, "owed": dict(owed)})
 
 
-def told(video: Video) -> dict[str, object]:
+def video_facts(video: Video) -> dict[str, object]:
     """What the report says of a published video."""
     return {
         "provider": video.provider,
@@ -283,7 +244,7 @@ def _bad(raw: RawRow, reason: str, hint: str | None = None, *, passes: bool = Fa
 async def check_rows(
     workspace: Workspace, batch: Batch, manifest: Manifest, on_progress: OnProgress = lambda _: None
 ) -> Checked:
-    """Look at every row, and keep the rows with their plans and prices in the store, sheet by sheet.
+    """Look at every row, and keep the rows with their plans and prices in the store, chunk by chunk.
 
     Raises:
         InvalidInput: the manifest as a whole cannot be read, or has no rows.
@@ -291,9 +252,9 @@ async def check_rows(
         StoreUnavailable: the store failed. Nothing was spent.
     """
     checker = Checker(workspace, batch, manifest)
-    found = Checked(batch_id=manifest.batch_id, rows=0, sheets=0, ready=0)
-    for number, raws in enumerate(_in_sheets(read_rows(manifest.path))):
-        rows = await checker.check_sheet(raws, await earlier_rows(workspace, manifest.batch_id, number))
+    found = Checked(batch_id=manifest.batch_id, rows=0, chunks=0, ready=0)
+    for number, raws in enumerate(_in_chunks(read_rows(manifest.path))):
+        rows = await checker.check_chunk(raws, await earlier_rows(workspace, manifest.batch_id, number))
         await write_rows(workspace, manifest.batch_id, number, rows)
         found = _counted(workspace, found, rows)
         on_progress(found.rows)
@@ -302,10 +263,10 @@ async def check_rows(
     return found
 
 
-def _in_sheets(rows: Iterable[RawRow]) -> Iterable[list[RawRow]]:
+def _in_chunks(rows: Iterable[RawRow]) -> Iterable[list[RawRow]]:
     left = iter(rows)
-    while sheet := list(itertools.islice(left, SHEET_ROWS)):
-        yield sheet
+    while chunk := list(itertools.islice(left, CHUNK_ROWS)):
+        yield chunk
 
 
 def _counted(workspace: Workspace, found: Checked, rows: Sequence[Row]) -> Checked:
@@ -315,10 +276,47 @@ def _counted(workspace: Workspace, found: Checked, rows: Sequence[Row]) -> Check
     return Checked(
         batch_id=found.batch_id,
         rows=found.rows + len(rows),
-        sheets=found.sheets + 1,
+        chunks=found.chunks + 1,
         ready=found.ready + len(ready),
         bad=found.bad + sum(row.outcome.state is RowState.BAD for row in rows),
         quoted=found.quoted + sum((row.plan.quote.amount for row in ready if row.plan), zero),
         owed=found.owed + sum((sum(row.owed.values(), zero) for row in ready), zero),
         paid=found.paid or paid,
     )
+
+
+# The price of a whole batch against every limit, before anything is sent.
+async def check_budget(workspace: Workspace, batch: Batch, checked: Checked) -> None:
+    """Raise `BudgetRefused` if what is still to be bought is above what one batch, or the day, may cost.
+
+    The day's money is claimed job by job as they are sent, so another batch may take it in between; then the jobs
+    that no longer fit are refused one by one, and reported.
+    """
+    budget = workspace.settings.budget
+    limits = {"max_cost (--max-cost)": batch.max_cost, "AVATAR_BUDGET__PER_BATCH": budget.per_batch}
+    for name, limit in limits.items():
+        if limit is not None and checked.owed > limit:
+            raise BudgetRefused(
+                f"This batch is quoted at ${checked.owed:.2f} for what is still to be bought of its {checked.rows} rows, "
+                f"above the limit of ${limit:.2f} set by {name}. Nothing was sent or spent.",
+                hint=f"Raise {name}, take rows out, or use the free preview provider.",
+            )
+    if budget.per_day is not None and checked.owed:
+        await _check_day(workspace, checked, budget.per_day)
+
+
+async def _check_day(workspace: Workspace, checked: Checked, limit: Decimal) -> None:
+    day = f"{datetime.now(UTC).date():%Y-%m-%d}"
+    claims = await workspace.budget.claims(day)
+    taken, counted = total(claims), {claim.render_id for claim in claims}
+    asked = Decimal(0)
+    for chunk in range(checked.chunks):
+        for row in await read_chunk(workspace, checked.batch_id, chunk):
+            # A run that was killed may have left claims for these very renders.
+            asked += sum((sum_ for name, sum_ in row.owed.items() if name not in counted), Decimal(0))
+    if taken + asked > limit:
+        raise BudgetRefused(
+            f"This batch asks for ${asked:.2f}; ${taken:.2f} of the ${limit:.2f} for {day} (UTC) set by "
+            "AVATAR_BUDGET__PER_DAY are spent or set aside. Nothing was sent or spent.",
+            hint="Raise AVATAR_BUDGET__PER_DAY, split the manifest, or run it again tomorrow.",
+        )

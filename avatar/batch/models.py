@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from avatar.models import LONGEST_ADDRESS, AvatarJob, Model, Plan, ProviderName
+from avatar.models import LONGEST_ADDRESS, AvatarJob, Model, Plan, ProviderName, Stored
 
 
 class OnBadRows(StrEnum):
@@ -114,7 +114,7 @@ class RowState(StrEnum):
 SERVED = frozenset({RowState.PUBLISHED, RowState.ALREADY, RowState.DUPLICATE})
 
 
-class Outcome(Model):
+class Outcome(Stored):
     """One line of the report."""
 
     line: int = Field(description="where the row begins in the manifest, from 1")
@@ -135,7 +135,7 @@ class Outcome(Model):
     passes: bool = Field(False, description="whether what stands against it may pass by itself")
 
 
-class Row(Model):
+class Row(Stored):
     """A row that was read and checked: what it costs, or already how it ended."""
 
     line: int
@@ -153,7 +153,7 @@ class Checked(Model):
 
     batch_id: str
     rows: int
-    sheets: int
+    chunks: int
     ready: int = Field(description="rows that are to be rendered")
     bad: int = 0
     quoted: Decimal = Field(Decimal(0), description="US dollars for all rows that can be rendered")

@@ -13,9 +13,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from avatar.batch.chunks import read_outcomes, read_rows
 from avatar.batch.manifest import batch_prefix
 from avatar.batch.models import SERVED, Checked, Outcome, RowState, Summary
-from avatar.batch.sheets import read_outcomes, read_rows
 from avatar.errors import BatchIncomplete, InvalidInput, OutcomeUnknown, ProviderFailure, Refused
 from avatar.events import player_url
 from avatar.settings import AvatarSettings
@@ -103,13 +103,13 @@ Write = Callable[[Outcome, str], None]
 async def write_report(workspace: Workspace, checked: Checked, run: str, *, name: str = "") -> Summary:
     """Write `report.csv` and `report.html` of a batch as far as it is in `run`, and sum it up."""
     prefix = batch_prefix(checked.batch_id)
-    books = _Books(checked.batch_id, name)
+    totals = _Totals(checked.batch_id, name)
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
         table, page = Path(folder) / "report.csv", Path(folder) / "report.html"
         with ExitStack() as stack:
             writers = (_csv_writer(table, stack), _html_writer(page, stack, name or checked.batch_id))
             async for outcome in each_outcome(workspace, checked, run):
-                books.add(outcome)
+                totals.add(outcome)
                 for write in writers:
                     write(outcome, _link(workspace.settings, outcome))
         for path, kind in ((table, "text/csv"), (page, "text/html")):
@@ -117,20 +117,20 @@ async def write_report(workspace: Workspace, checked: Checked, run: str, *, name
             await workspace.store.put_file(
                 prefix + path.name, path, content_type=kind, sha256=sha256, overwrite=True
             )
-    return books.summary(report_key=f"{prefix}report.csv", page_key=f"{prefix}report.html")
+    return totals.summary(report_key=f"{prefix}report.csv", page_key=f"{prefix}report.html")
 
 
 async def each_outcome(workspace: Workspace, checked: Checked, run: str) -> AsyncIterator[Outcome]:
     """Every row in the order of the manifest, as it ended in `run`, or as it was checked."""
-    for sheet in range(checked.sheets):
-        found = await read_outcomes(workspace, checked.batch_id, sheet, run)
+    for chunk in range(checked.chunks):
+        found = await read_outcomes(workspace, checked.batch_id, chunk, run)
         if found is None:
-            found = [row.outcome for row in await read_rows(workspace, checked.batch_id, sheet)]
+            found = [row.outcome for row in await read_rows(workspace, checked.batch_id, chunk)]
         for outcome in found:
             yield outcome
 
 
-class _Books:
+class _Totals:
     """Counts and sums, and the first rows without a video."""
 
     def __init__(self, batch_id: str, name: str) -> None:

@@ -8,9 +8,9 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 
-from avatar.batch.check import told
+from avatar.batch.check import video_facts
+from avatar.batch.chunks import CHUNK_ROWS, read_rows, write_outcomes
 from avatar.batch.models import SERVED, Outcome, Row, RowState
-from avatar.batch.sheets import SHEET_ROWS, read_rows, write_outcomes
 from avatar.errors import (
     AvatarError,
     BudgetRefused,
@@ -32,17 +32,19 @@ from avatar.models import Plan, Render, Segment, Video
 from avatar.money.collect import collect_render
 from avatar.money.commit import Claim, release_unspent
 from avatar.money.submit import its_turn, submit_render
-from avatar.waiting import LONG, SHORT, patiently
+from avatar.money.verdicts import REMEDIES
+from avatar.providers.outcome import UNREACHABLE_INPUT
+from avatar.waiting import finish_all, patiently
 from avatar.workspace import Workspace
 
-# The day's money for the rows of a sheet, set aside a group at a time.
+# The day's money for the rows of a chunk, set aside a group at a time.
 #
 # Counting a day lists every claim of it. Done for each row of a large batch that would grow with the square of its rows.
 #: Rows claimed for together.
 GROUP = 50
 
 
-class Purse:
+class GroupClaims:
     """Claims for a row and for those that come next. Where a group does not fit, each row claims for itself."""
 
     def __init__(self, workspace: Workspace, rows: Sequence[Row]) -> None:
@@ -87,16 +89,18 @@ class Purse:
 log = logging.getLogger("avatar.batch")
 
 #: How a row is carried out: as it is, or as a Prefect task around it.
-Carry = Callable[["Floor", Row, Claim], Awaitable[Outcome]]
+RunRow = Callable[["RowRunner", Row, Claim], Awaitable[Outcome]]
+#: Seconds before a row is begun anew whose trouble may pass by itself: beyond the minutes that each step waits.
+AGAIN = (60.0, 300.0)
 #: Videos fetched and inspected at a time, for each processor: decoding is work, fetching is waiting.
-HANDS = 2
+INSPECTED_AT_A_TIME = 2
 
 
-class Halted(Refused):
+class BatchStopped(Refused):
     """No more is sent in this run, because of what happened to the jobs before."""
 
 
-class Tally:
+class RowCounts:
     """How far a batch is, for whoever shows it."""
 
     def __init__(self, rows: int) -> None:
@@ -125,7 +129,7 @@ class Tally:
         return f"{self.done} of {self.rows} rows: {', '.join(parts)}; {self.rendering} rendering, ${self.billed:.2f}"
 
 
-class Floor:
+class RowRunner:
     """Where the jobs of one batch run in this process.
 
     A render holds a turn only while the provider has it, so that the next one is sent the moment it ends. A job holds
@@ -149,43 +153,47 @@ class Floor:
         rows: int,
     ) -> None:
         self.workspace, self.batch_id, self.run, self.at_once = workspace, batch_id, run, at_once
-        self.tally = Tally(rows)
+        self.counts = RowCounts(rows)
         self.places = asyncio.Semaphore(2 * at_once)
         self._turns = asyncio.Semaphore(at_once)
-        self._desk = asyncio.Semaphore(HANDS * (os.cpu_count() or 1))
-        self._unknown = 0
+        self._inspecting = asyncio.Semaphore(INSPECTED_AT_A_TIME * (os.cpu_count() or 1))
+        #: Requests in a row whose answer was lost, or whose inputs the provider could not fetch.
+        self._unknown = self._unreachable = 0
 
     async def produce(self, row: Row, plan: Plan, claim: Claim) -> tuple[Video, bool]:
         """The row's published video, and whether it was there before. Raises what stands against it."""
         job, workspace = row.job, self.workspace
         if job is None:
             raise InvalidInput(f"Line {row.line} has no job.")
-        video = await patiently(lambda: made_already(workspace, job, plan.job_id), SHORT)
+        video = await patiently(lambda: made_already(workspace, job, plan.job_id))
         if video is not None:
             return video, True
         renders = await render_all(workspace, job, plan, self._render, claim=claim)
-        return await patiently(lambda: self._publish(plan, renders, accept=job.accept), LONG), False
+        return await patiently(lambda: self._publish(plan, renders, accept=job.accept)), False
 
     async def _render(self, plan: Plan, segment: Segment, claim: str | None) -> Render:
+        try:
+            render = await self._send_and_collect(plan, segment, claim)
+        except RenderFailed as error:
+            self._unreachable = self._unreachable + 1 if error.kind == UNREACHABLE_INPUT else 0
+            raise
+        self._unreachable = 0
+        return render
+
+    async def _send_and_collect(self, plan: Plan, segment: Segment, claim: str | None) -> Render:
         account = its_turn(self.workspace, plan, segment)
         async with self._turns, account:
-            self.tally.rendering += 1
+            self.counts.rendering += 1
             try:
                 render_id = await self._submit(plan, segment, claim)
                 await wait_until_done(self.workspace, render_id)
             finally:
-                self.tally.rendering -= 1
-        return await patiently(lambda: self._collect(render_id), LONG)
+                self.counts.rendering -= 1
+        return await patiently(lambda: self._collect(render_id))
 
     async def _submit(self, plan: Plan, segment: Segment, claim: str | None) -> str:
-        """Sent once at most. A provider whose answers keep getting lost is not sent the rest of the batch."""
-        most = self.workspace.settings.batch.stop_after_unknown
-        if self._unknown >= most:
-            raise Halted(
-                f"The outcome of {self._unknown} requests in a row is unknown, so no more were sent. Nothing was spent "
-                "for this row.",
-                hint="Settle those (`avatar resolve`), then run the batch again.",
-            )
+        """Sent once at most. A provider that answers nothing, or fetches nothing, is not sent the rest of the batch."""
+        self._check_trouble()
         try:
             record = await submit_render(self.workspace, plan, segment, claim=claim)
         except OutcomeUnknown:
@@ -197,50 +205,66 @@ class Floor:
         self._unknown = 0
         return record.entry.render_id
 
+    def _check_trouble(self) -> None:
+        most = self.workspace.settings.batch.stop_after_unknown
+        if self._unknown >= most:
+            raise BatchStopped(
+                f"The outcome of {self._unknown} requests in a row is unknown, so no more were sent. Nothing was spent "
+                "for this row.",
+                hint="Settle those (`avatar resolve`), then run the batch again.",
+            )
+        if self._unreachable >= most:
+            raise BatchStopped(
+                f"The provider could not fetch the inputs of {self._unreachable} renders in a row, so no more were sent. "
+                "Nothing was spent for this row.",
+                hint=REMEDIES[UNREACHABLE_INPUT],
+            )
+
     async def _collect(self, render_id: str) -> Render:
-        async with self._desk:
+        async with self._inspecting:
             return await collect_render(self.workspace, render_id)
 
     async def _publish(self, plan: Plan, renders: Sequence[Render], *, accept: bool) -> Video:
-        async with self._desk:
+        async with self._inspecting:
             return require_published(await publish_video(self.workspace, plan, renders, accept=accept))
 
 
-async def run_row(floor: Floor, row: Row, claim: Claim) -> Outcome:
-    """Carry one row as far as it goes; whatever stops it is its outcome."""
-    if row.plan is None:
+async def run_row(runner: RowRunner, row: Row, claim: Claim) -> Outcome:
+    """Carry out one row as far as it goes; whatever stops it is its outcome."""
+    plan = row.plan
+    if plan is None:
         return row.outcome
     try:
-        video, before = await floor.produce(row, row.plan, claim)
+        video, before = await patiently(lambda: runner.produce(row, plan, claim), AGAIN)
     except AvatarError as error:
-        _tell(floor, row, error)
+        _post(runner, row, error)
         return _stopped(row, error)
     except Exception as error:  # a defect, or a disk that is full: the other rows go on
         log.exception("Line %d stopped unexpectedly.", row.line)
-        _tell(floor, row, error)
+        _post(runner, row, error)
         reason = f"{type(error).__name__}: {error}. What was paid for is in the journal; the next run goes on from there."
         return row.outcome.model_copy(update={"state": RowState.FAILED, "reason": reason, "passes": True})
     state = RowState.ALREADY if before else RowState.PUBLISHED
-    return row.outcome.model_copy(update={"state": state, **told(video)})
+    return row.outcome.model_copy(update={"state": state, **video_facts(video)})
 
 
-def _tell(floor: Floor, row: Row, error: Exception) -> None:
+def _post(runner: RowRunner, row: Row, error: Exception) -> None:
     facts = row.outcome
     notice = about_error(
         error,
-        run=floor.run,
+        run=runner.run,
         job_id=facts.job_id or None,
-        batch_id=floor.batch_id,
+        batch_id=runner.batch_id,
         portrait=facts.portrait,
         voice=facts.voice,
     )
-    if notice is not None and not isinstance(error, Halted):
-        floor.workspace.post(notice)
+    if notice is not None and not isinstance(error, BatchStopped):
+        runner.workspace.post(notice)
 
 
 #: The first that fits names the state.
 _STATES: tuple[tuple[type[AvatarError], RowState], ...] = (
-    (Halted, RowState.WAITING),
+    (BatchStopped, RowState.WAITING),
     (Refused, RowState.REFUSED),
     (OutcomeUnknown, RowState.UNKNOWN),
     (VideoRejected, RowState.REJECTED),
@@ -248,8 +272,14 @@ _STATES: tuple[tuple[type[AvatarError], RowState], ...] = (
 )
 
 
-#: What another run may find gone. A bare `ProviderFailure` is a render that takes too long; it is waited for again.
+#: What another run may find gone.
 PASSING = (Transient, Refused, DownloadFailed)
+
+
+def _may_pass(error: AvatarError) -> bool:
+    """A bare `ProviderFailure` is a render that takes too long; inputs that could not be fetched were not rendered."""
+    unreachable = isinstance(error, RenderFailed) and error.kind == UNREACHABLE_INPUT
+    return isinstance(error, PASSING) or type(error) is ProviderFailure or unreachable
 
 
 def _stopped(row: Row, error: AvatarError) -> Outcome:
@@ -261,38 +291,44 @@ def _stopped(row: Row, error: AvatarError) -> Outcome:
         "renders": (error.render_id,) if error.render_id else (),
         "requests": (error.request_id,) if error.request_id else (),
         "at_risk": error.cost_at_risk,
-        "passes": isinstance(error, PASSING) or type(error) is ProviderFailure,
+        "passes": _may_pass(error),
     }
     return row.outcome.model_copy(update=facts)
 
 
-async def run_sheet(floor: Floor, sheet: int, carry: Carry = run_row) -> None:
-    """Carry out the rows of one sheet, and keep how they ended."""
-    rows = await patiently(lambda: read_rows(floor.workspace, floor.batch_id, sheet), SHORT)
-    purse = Purse(floor.workspace, rows)
-    outcomes = await asyncio.gather(*(_admit(floor, row, purse, carry) for row in rows))
-    await purse.give_back()
-    await patiently(lambda: write_outcomes(floor.workspace, floor.batch_id, sheet, floor.run, outcomes), LONG)
+async def run_chunk(runner: RowRunner, chunk: int, run_one: RunRow = run_row) -> None:
+    """Carry out the rows of one chunk, and keep how they ended."""
+    workspace, batch_id = runner.workspace, runner.batch_id
+    rows = await patiently(lambda: read_rows(workspace, batch_id, chunk))
+    ahead = GroupClaims(workspace, rows)
+    try:
+        outcomes = await finish_all(_admit(runner, row, ahead, run_one) for row in rows)
+    finally:
+        await ahead.give_back()
+    await patiently(lambda: write_outcomes(workspace, batch_id, chunk, runner.run, outcomes))
 
 
-async def _admit(floor: Floor, row: Row, purse: Purse, carry: Carry) -> Outcome:
+async def _admit(runner: RowRunner, row: Row, ahead: GroupClaims, run_one: RunRow) -> Outcome:
     if row.plan is None:
         outcome = row.outcome
     else:
-        async with floor.places:
-            outcome = await carry(floor, row, purse.claim)
-    floor.tally.add(outcome)
+        async with runner.places:
+            outcome = await run_one(runner, row, ahead.claim)
+    runner.counts.add(outcome)
     return outcome
 
 
-async def run_sheets(
-    floor: Floor, sheets: Sequence[int], run_one: Callable[[Floor, int], Awaitable[None]] = run_sheet
+async def run_chunks(
+    runner: RowRunner, chunks: Sequence[int], run_one: Callable[[RowRunner, int], Awaitable[None]] = run_chunk
 ) -> None:
-    """Carry out sheets in their order, so many at a time that there is always a job ready when a turn is free."""
-    gate = asyncio.Semaphore(2 * floor.at_once // SHEET_ROWS + 2)
+    """Carry out chunks in their order, so many at a time that there is always a job ready when a turn is free.
 
-    async def one(sheet: int) -> None:
+    What stands against one of them is raised when all have ended: the others have requests under way.
+    """
+    gate = asyncio.Semaphore(2 * runner.at_once // CHUNK_ROWS + 2)
+
+    async def one(chunk: int) -> None:
         async with gate:
-            await run_one(floor, sheet)
+            await run_one(runner, chunk)
 
-    await asyncio.gather(*(one(sheet) for sheet in sheets))
+    await finish_all(one(chunk) for chunk in chunks)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import accumulate
 
+from avatar.batch.chunks import JSON_LINES, read_rows, write_rows
 from avatar.batch.models import SERVED, Batch, Checked, OnBadRows, Outcome, RowState
 from avatar.batch.report import each_outcome
-from avatar.batch.sheets import JSON_LINES, read_rows, write_rows
 from avatar.errors import AvatarError, BatchIncomplete, Refused
 from avatar.events import BudgetRefusal, player_url
 from avatar.inbox.look import ROWS
@@ -71,16 +71,16 @@ async def keep_to_limit(workspace: Workspace, checked: Checked, taken: Sequence[
 async def _owed(workspace: Workspace, checked: Checked) -> dict[int, Decimal]:
     return {
         row.line: sum(row.owed.values(), Decimal(0))
-        for sheet in range(checked.sheets)
-        for row in await read_rows(workspace, checked.batch_id, sheet)
+        for chunk in range(checked.chunks)
+        for row in await read_rows(workspace, checked.batch_id, chunk)
     }
 
 
 async def _take_out(workspace: Workspace, checked: Checked, lines: range, reason: str) -> Checked:
     facts = {"state": RowState.BAD, "reason": reason, "hint": "Raise it, or upload fewer voices at once."}
     ready, owed = checked.ready, checked.owed
-    for sheet in range(checked.sheets):
-        rows = await read_rows(workspace, checked.batch_id, sheet)
+    for chunk in range(checked.chunks):
+        rows = await read_rows(workspace, checked.batch_id, chunk)
         out = [row for row in rows if row.line in lines and row.plan is not None]
         ready, owed = ready - len(out), owed - sum((sum(row.owed.values()) for row in out), Decimal(0))
         refused = {
@@ -89,7 +89,7 @@ async def _take_out(workspace: Workspace, checked: Checked, lines: range, reason
             )
             for row in out
         }
-        await write_rows(workspace, checked.batch_id, sheet, [refused.get(row.line, row) for row in rows])
+        await write_rows(workspace, checked.batch_id, chunk, [refused.get(row.line, row) for row in rows])
     return checked.model_copy(update={"ready": ready, "owed": owed, "bad": checked.rows - ready})
 
 

@@ -11,7 +11,7 @@ from avatar.batch.check import check_rows
 from avatar.batch.manifest import open_manifest
 from avatar.batch.models import Batch, Checked, Summary
 from avatar.batch.report import write_report
-from avatar.batch.run import Floor, run_sheets
+from avatar.batch.run import RowRunner, run_chunks
 from avatar.workspace import Workspace
 from tests.sandbox import samples
 from tests.sandbox.running import Sandbox
@@ -70,8 +70,10 @@ class Works:
     ) -> Summary:
         """All of it; with `checked`, from there on."""
         checked = checked or await self.check(batch)
-        floor = Floor(self.workspace, batch_id=checked.batch_id, run=run, at_once=at_once, rows=checked.rows)
-        await run_sheets(floor, range(checked.sheets))
+        runner = RowRunner(
+            self.workspace, batch_id=checked.batch_id, run=run, at_once=at_once, rows=checked.rows
+        )
+        await run_chunks(runner, range(checked.chunks))
         return await write_report(self.workspace, checked, run, name=batch.name)
 
 

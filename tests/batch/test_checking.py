@@ -7,9 +7,9 @@ from decimal import Decimal
 import pytest
 
 from avatar.batch.check import check_budget
+from avatar.batch.chunks import read_rows
 from avatar.batch.models import Batch, OnBadRows, RowState
 from avatar.batch.report import refuse_bad_rows, require_videos, write_report
-from avatar.batch.sheets import read_rows
 from avatar.errors import BudgetRefused, InvalidInput, NotConfigured
 
 #: A voice of 3 s, in whole seconds, at either provider's price in US dollars a second.

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from avatar.batch import rows as reading
+from avatar.batch.chunks import read_rows as kept_rows
 from avatar.batch.models import Batch, RowState
 from avatar.batch.report import write_report
 from avatar.batch.rows import as_job, read_rows
-from avatar.batch.sheets import read_rows as kept_rows
 from avatar.errors import InvalidInput
 from avatar.models import AvatarJob
 from tests.cases.manifests import CASES

@@ -179,10 +179,10 @@ def test_a_formula_is_shown_as_text(text):
 
 
 async def test_rows_of_several_sheets_keep_their_order(works, manifest, rows, monkeypatch):
-    """Sheets of four rows: the report is in the manifest's order, whatever ended first."""
+    """Chunks of four rows: the report is in the manifest's order, whatever ended first."""
     from avatar.batch import check as checking
 
-    monkeypatch.setattr(checking, "SHEET_ROWS", 4)
+    monkeypatch.setattr(checking, "CHUNK_ROWS", 4)
     summary = await works.run(manifest(rows(10), provider="preview"), at_once=4)
     assert summary.states == {RowState.PUBLISHED: 10}
     table = (await works.workspace.store.get(summary.report_key)).data.decode()

@@ -52,7 +52,7 @@ async def test_a_small_batch_is_a_task_run_for_each_row(batched, manifest, rows,
     assert "report.csv" in page
 
 
-async def test_a_large_batch_is_a_task_run_for_each_sheet(batched, manifest, rows, sandbox, monkeypatch):  # noqa: F811
+async def test_a_large_batch_is_a_task_run_for_each_chunk(batched, manifest, rows, sandbox, monkeypatch):  # noqa: F811
     """Beyond a few hundred rows a hundred share a task run; run again, nothing is rendered."""
     from tasks import batch as batching
 
@@ -138,14 +138,14 @@ def test_the_command_tells_bad_rows_and_does_the_others(avatar, manifest, rows, 
 
 @pytest.fixture
 async def shard_deployment(local: Local, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    """`render-shard` deployed without a worker, for sheets of four rows; its id."""
+    """`render-shard` deployed without a worker, for chunks of four rows; its id."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from avatar.batch import check as checking
     from flows import batch as shards
 
     for module in (checking, shards):
-        monkeypatch.setattr(module, "SHEET_ROWS", 4)
+        monkeypatch.setattr(module, "CHUNK_ROWS", 4)
     with temporary_settings({PREFECT_API_URL: local.running.api_url}):
         deployment_id = str(await (await shards.render_shard.ato_deployment("render-shard")).aapply())
     yield deployment_id

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.logging import disable_run_logger
 
-from avatar.batch.run import Floor
+from avatar.batch.run import RowRunner
 from avatar.models import ProviderName
 from avatar.workspace import Workspace
 from tasks import batch as batching
@@ -33,9 +33,9 @@ async def test_a_batch_ends_while_the_server_takes_its_progress(make_settings, m
     answered = asyncio.Event()
     monkeypatch.setattr(batching, "acreate_progress_artifact", answering(answered, uuid4()))
     monkeypatch.setattr(batching, "aupdate_progress_artifact", answering(answered, None))
-    floor = Floor(Workspace(make_settings()), batch_id="0" * 32, run="run", at_once=1, rows=1)
+    runner = RowRunner(Workspace(make_settings()), batch_id="0" * 32, run="run", at_once=1, rows=1)
     with disable_run_logger():
-        async with asyncio.timeout(20), batching.shown(floor, ""):
+        async with asyncio.timeout(20), batching.shown(runner, ""):
             await answered.wait()
     assert answered.is_set()
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from avatar.batch.models import Batch, Checked
-from avatar.batch.run import Floor, run_sheets
+from avatar.batch.run import RowRunner, run_chunks
 from avatar.local import environment, services
 from avatar.local import state as locks
 from avatar.local.embedded import choose_ports
@@ -190,8 +190,8 @@ async def carry(works: Works, checked: Checked, run: str) -> list[bool]:  # noqa
     """The turns that a run over a batch holds."""
     counter = Counter()
     workspace = works.workspace.but(turns=counter)
-    floor = Floor(workspace, batch_id=checked.batch_id, run=run, at_once=4, rows=checked.rows)
-    await run_sheets(floor, range(checked.sheets))
+    runner = RowRunner(workspace, batch_id=checked.batch_id, run=run, at_once=4, rows=checked.rows)
+    await run_chunks(runner, range(checked.chunks))
     return counter.held
 
 

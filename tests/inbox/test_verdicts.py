@@ -1,10 +1,12 @@
 """What becomes of an upload by what became of its rows."""
 
+import asyncio
+
 import pytest
 
-from avatar import errors
+from avatar import errors, waiting
 from avatar.batch.models import Outcome, Row, RowState
-from avatar.batch.run import Halted, run_row
+from avatar.batch.run import BatchStopped, run_row
 from avatar.inbox.jobs import judge
 from avatar.inbox.uploads import Ending, File, Inbox, Taken
 from avatar.models import Asset, AvatarJob
@@ -32,7 +34,7 @@ MAY_PASS = {
     errors.DownloadFailed: True,
     errors.ProviderFailure: True,  # not done in time; it goes on at the provider
     OSError: True,  # a full disk
-    Halted: True,
+    BatchStopped: True,
     errors.BudgetRefused: False,
     errors.OutcomeUnknown: False,
 }
@@ -46,13 +48,18 @@ async def inbox(make_settings):
 
 
 class Stopping:
-    """A floor on which every job ends with this error."""
+    """A runner on which every job ends with this error."""
 
     def __init__(self, inbox: Inbox, error: Exception) -> None:
         self.workspace, self.error, self.run, self.batch_id = inbox.workspace, error, "run-1", "b" * 32
 
     async def produce(self, *_):
         raise self.error
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "rest", lambda _: asyncio.sleep(0))
 
 
 async def outcome_of(inbox, error):

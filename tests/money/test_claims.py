@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from avatar.batch.run import Purse
+from avatar.batch.run import GroupClaims
 from avatar.errors import BudgetRefused, NotSent, SubmitRefused
 from avatar.job.reconcile import reconcile_renders
 from avatar.models import Continuity
@@ -107,7 +107,7 @@ async def test_nothing_is_bought_without_a_claim(workspace, plan):
 
 
 class Rows(list):
-    """Rows of a sheet, each with a render of its own at six dollars."""
+    """Rows of a chunk, each with a render of its own at six dollars."""
 
     def __init__(self, count: int, plan) -> None:
         super().__init__(
@@ -116,32 +116,32 @@ class Rows(list):
         )
 
 
-async def test_what_a_sheet_claims_ahead_is_claimed_again_when_it_is_needed_late(
+async def test_what_a_chunk_claims_ahead_is_claimed_again_when_it_is_needed_late(
     make_workspace, plan, store, monkeypatch
 ):
     """Given back after hours, as nothing was paid on it: the next row does not go by the old word."""
     store.server.now = datetime.now(UTC)
     workspace = make_workspace(Scripted(), budget={"per_day": Decimal(1000)})
     rows = Rows(100, plan)
-    purse = Purse(workspace, rows)
-    await purse.claim(rows[0].owed)
+    ahead = GroupClaims(workspace, rows)
+    await ahead.claim(rows[0].owed)
     assert await set_aside(workspace) == 6 * 50
     store.server.tick(LEAKED_SECONDS + 60)
     assert len((await reconcile_renders(workspace)).released) == 50
     later = datetime.now(UTC).timestamp() + LEAKED_SECONDS + 60
     monkeypatch.setattr("avatar.waiting.time.time", lambda: later)
     for row in rows[1:3]:
-        claims = await purse.claim(row.owed)
+        claims = await ahead.claim(row.owed)
         assert {claim.key for claim in await workspace.budget.objects(today())} >= set(claims.values())
 
 
-async def test_a_sheet_gives_back_what_it_did_not_need(make_workspace, plan, store):
+async def test_a_chunk_gives_back_what_it_did_not_need(make_workspace, plan, store):
     """Fifty rows were claimed for, and one ran."""
     workspace = make_workspace(Scripted(), budget={"per_day": Decimal(1000)})
     rows = Rows(50, plan)
-    purse = Purse(workspace, rows)
-    used = await purse.claim(rows[0].owed)
-    await purse.give_back()
+    ahead = GroupClaims(workspace, rows)
+    used = await ahead.claim(rows[0].owed)
+    await ahead.give_back()
     assert [claim.key for claim in await workspace.budget.objects(today())] == list(used.values())
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from avatar import workspace as workspaces
+from avatar.batch import chunks
 from avatar.batch import run as batch_run
-from avatar.batch import sheets
 from avatar.batch.models import Outcome, Row, RowState
 from avatar.errors import AvatarError, VideoRejected
 from avatar.events import about_error
@@ -218,9 +218,9 @@ async def batch(workspace: Workspace, plans: Sequence[Plan]) -> None:
     await patiently(lambda: identity.require_store(workspace.store, IDENTITY))
     batch_id = hashlib.sha256(plans[0].job_id.encode()).hexdigest()[:32]
     rows = [await _row(workspace, plan, line) for line, plan in enumerate(plans, start=1)]
-    await patiently(lambda: sheets.write_rows(workspace, batch_id, 0, rows))
-    floor = batch_run.Floor(workspace, batch_id=batch_id, run="run", at_once=4, rows=len(rows))
-    await batch_run.run_sheet(floor, 0)
+    await patiently(lambda: chunks.write_rows(workspace, batch_id, 0, rows))
+    runner = batch_run.RowRunner(workspace, batch_id=batch_id, run="run", at_once=4, rows=len(rows))
+    await batch_run.run_chunk(runner, 0)
 
 
 async def _row(workspace: Workspace, plan: Plan, line: int) -> Row:
