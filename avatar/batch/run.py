@@ -28,12 +28,11 @@ from avatar.errors import (
 from avatar.events import about_error
 from avatar.job.produce import made_already, render_all, wait_until_done
 from avatar.job.publish import publish_video, require_published
-from avatar.models import Plan, Render, Segment, Video
+from avatar.models import Plan, ProviderName, Render, Segment, Video
 from avatar.money.collect import collect_render
 from avatar.money.commit import Claim, release_unspent
 from avatar.money.submit import its_turn, submit_render
-from avatar.money.verdicts import REMEDIES
-from avatar.providers.outcome import UNREACHABLE_INPUT
+from avatar.providers.outcome import UNREACHABLE_INPUT, remedy
 from avatar.waiting import finish_all, patiently
 from avatar.workspace import Workspace
 
@@ -193,7 +192,7 @@ class RowRunner:
 
     async def _submit(self, plan: Plan, segment: Segment, claim: str | None) -> str:
         """Sent once at most. A provider that answers nothing, or fetches nothing, is not sent the rest of the batch."""
-        self._check_trouble()
+        self._check_trouble(plan.provider)
         try:
             record = await submit_render(self.workspace, plan, segment, claim=claim)
         except OutcomeUnknown:
@@ -205,7 +204,7 @@ class RowRunner:
         self._unknown = 0
         return record.entry.render_id
 
-    def _check_trouble(self) -> None:
+    def _check_trouble(self, provider: ProviderName) -> None:
         most = self.workspace.settings.batch.stop_after_unknown
         if self._unknown >= most:
             raise BatchStopped(
@@ -217,7 +216,7 @@ class RowRunner:
             raise BatchStopped(
                 f"The provider could not fetch the inputs of {self._unreachable} renders in a row, so no more were sent. "
                 "Nothing was spent for this row.",
-                hint=REMEDIES[UNREACHABLE_INPUT],
+                hint=remedy(UNREACHABLE_INPUT, provider),
             )
 
     async def _collect(self, render_id: str) -> Render:
