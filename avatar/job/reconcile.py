@@ -282,14 +282,14 @@ async def _tell_unfinished(workspace: Workspace, job_id: str, trouble: Exception
     """Tell, once, of a job of which something is bought, and which nobody goes on with."""
     orders = await job_orders(workspace, await load_plan(workspace, job_id))
     bought = [head for _, head in orders if head is not None and not unpaid(head)]
-    missing = len(orders) - len(bought)
-    if not bought or not (missing or trouble):
+    failed = [head.entry for head in bought if head.state is RenderState.FAILED]
+    if not bought or not (trouble or failed or len(bought) < len(orders)):
         return False
-    why = (
-        f"{trouble}"
-        if trouble
-        else f"{len(bought)} of its {len(orders)} renders are bought, and no run goes on."
-    )
+    why = f"{len(bought)} of its {len(orders)} renders are bought, and no run goes on."
+    if trouble:
+        why = str(trouble)
+    elif failed and failed[0].failure is not None:
+        why = f"Its render {failed[0].render_id} failed: {failed[0].failure.message}"
     workspace.post(about_unfinished(job_id, [head.entry for head in bought], why))
     return True
 

@@ -436,3 +436,19 @@ async def test_two_who_learn_of_a_failure_at_once_write_it_once(make_workspace, 
     assert [each.state.value for each in await workspace.journal.history(record.entry.render_id)] == [
         "intent", "submitted", "failed",
     ]  # fmt: skip
+
+
+async def test_a_failure_that_nobody_was_told_of_is_told(make_workspace, plan):
+    """The run wrote it down and died before it could tell: the job is still open, and its failure is told once."""
+    told = []
+    workspace = make_workspace(Scripted("req-1"))
+    workspace.post = told.append
+    record = await workspace.journal.head(await bought(workspace, plan))
+    with pytest.raises(RenderFailed):
+        await record_failure(workspace, record, Failure(kind="content_policy_violation", message="flagged"))
+    for _ in range(DAY // 600):
+        workspace.store.server.tick(600)
+        await reconcile_renders(workspace)
+    assert [(notice.EVENT, "flagged" in notice.reason) for notice in told] == [
+        ("avatar.job.unfinished", True)
+    ]
