@@ -1,4 +1,4 @@
-"""What stands beside the deployments on a Prefect server: the accounts' limits, and the automations.
+"""What stands beside the deployments on a Prefect server: the store's identity, the limits, and the automations.
 
 `avatar up` and `avatar deploy` run it as a process of its own, beside `prefect deploy`. Repeating it changes nothing.
 """
@@ -18,6 +18,8 @@ from prefect.events.schemas.events import ResourceSpecification
 
 from avatar.events import BudgetRefusal, SubmissionUnknown, VideoFailed, VideoRejected
 from avatar.settings import AvatarSettings, NotifySettings, RecoverySettings
+from avatar.workspace import Workspace
+from tasks.context import name_store
 from tasks.runs import RESUMED, TAG
 from tasks.turns import ensure_limits
 
@@ -128,6 +130,9 @@ async def ensure_all(settings: AvatarSettings) -> Sequence[str]:
     """Limits and automations on the server of PREFECT_API_URL; returns their names."""
     wanted = [crash_zombies(settings.recovery), resume_crashed(), await notify(settings.notify)]
     async with get_client() as client:
+        if settings.store.endpoint is not None:
+            async with Workspace(settings) as workspace:
+                await name_store(client, workspace)
         names = await ensure_limits(client, settings)
         for automation in wanted:
             if automation is not None:

@@ -9,12 +9,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from prefect import Flow, get_run_logger
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_API_URL
 
 from avatar.errors import NotConfigured
 from avatar.local import find, services
+from avatar.local.state import StateDirectory
 from avatar.models import AvatarJob
 from avatar.settings import AvatarSettings
+from avatar.store.identity import require_store, store_identity
 from avatar.workspace import Subject, Workspace
 from tasks.events import Events, tell_end
 from tasks.runs import check_resumes
@@ -23,6 +28,8 @@ from tasks.turns import counted_turns
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: The Prefect Variable with the identity of the store that this server's runs are on.
+STORE_VARIABLE = "avatar_store"
 #: Gives a run its workspace, and closes it at the end.
 Open = Callable[[], AbstractAsyncContextManager[Workspace]]
 
@@ -77,8 +84,35 @@ async def _ready(
     async with opened as workspace:
         await check_resumes(workspace.settings.recovery)
         await workspace.store.ensure_bucket()
-        async with counted_turns(workspace.settings, get_run_logger(), run_id()) as turns:
-            yield workspace.but(deliver=events, turns=turns, subject=subject)
+        async with get_client() as client:
+            await _require_same_store(client, workspace)
+            async with counted_turns(client, workspace.settings, get_run_logger(), run_id()) as turns:
+                yield workspace.but(deliver=events, turns=turns, subject=subject)
+
+
+async def _require_same_store(client: PrefectClient, workspace: Workspace) -> None:
+    """Refuse on another store than the Prefect server's runs are on: its journal knows nothing of what they bought.
+
+    A call from Python on this machine's own server may use another: nobody else runs there.
+    """
+    own = StateDirectory(workspace.settings.state_dir).read().api
+    if deployment.id is None and own is not None and own.api_url == PREFECT_API_URL.value():
+        return
+    known = await client.read_variable_by_name(STORE_VARIABLE)
+    await require_store(workspace.store, str(known.value) if known else None)
+
+
+async def name_store(client: PrefectClient, workspace: Workspace) -> None:
+    """Have the Prefect server know the store of this workspace as that of all its runs."""
+    await workspace.store.ensure_bucket()
+    identity, known = (
+        await store_identity(workspace.store),
+        await client.read_variable_by_name(STORE_VARIABLE),
+    )
+    if known is None:
+        await client.create_variable(VariableCreate(name=STORE_VARIABLE, value=identity))
+    elif known.value != identity:
+        await client.update_variable(VariableUpdate(name=STORE_VARIABLE, value=identity))
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -373,11 +373,12 @@ class CountedTurns:
 
 
 @asynccontextmanager
-async def counted_turns(settings: AvatarSettings, log: Log, run: UUID | None) -> AsyncIterator[CountedTurns]:
+async def counted_turns(
+    client: PrefectClient, settings: AvatarSettings, log: Log, run: UUID | None
+) -> AsyncIterator[CountedTurns]:
     """Turns that the Prefect server counts while the block runs."""
-    async with get_client() as client:
-        turns = CountedTurns(Server(client, log, run), settings)
-        try:
-            yield turns
-        finally:
-            await turns.aclose()
+    turns = CountedTurns(Server(client, log, run), settings)
+    try:
+        yield turns
+    finally:
+        await turns.aclose()

@@ -2,7 +2,9 @@
 
 import os
 import re
+import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +49,7 @@ def deploy(variables: Mapping[str, str], pool: WorkPool | None = None) -> list[s
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         # Its place is nobody's project, so that nothing is taken from there.
         written = Path(folder) / "prefect.yaml"
-        written.write_text(yaml.safe_dump(wanted(pool)))
+        written.write_text(yaml.safe_dump(wanted(pool, command=_run_command(pool, variables))))
         automations = beside.submit(_run, python("-m", "flows.automations"), wide, "automations and limits")
         command = python("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(written))
         said = _run(command, wide, "deployments", folder)
@@ -55,14 +57,24 @@ def deploy(variables: Mapping[str, str], pool: WorkPool | None = None) -> list[s
     return re.findall(r"Deployment '(.+?)' successfully", said)
 
 
-def wanted(pool: WorkPool) -> dict[str, Any]:
+def _run_command(pool: WorkPool, variables: Mapping[str, str]) -> str:
+    """How the workers of `avatar up` start a run: in a fork of a process that has Prefect imported.
+
+    Empty where the workers may be on other machines, and for other platforms: Prefect's own way.
+    """
+    if pool.type != "process" or "PREFECT_HOME" not in variables or sys.platform != "linux":
+        return ""
+    return shlex.join(python("-I", "-S", str(Path(avatar.__file__).parents[1] / "flows" / "launch.py")))
+
+
+def wanted(pool: WorkPool, *, command: str = "") -> dict[str, Any]:
     """What prefect.yaml says, for this pool."""
     found: dict[str, Any] = yaml.safe_load(shipped("prefect.yaml").read_text())
     del found["definitions"]  # its anchors are resolved
     for deployment in found["deployments"]:
         place = deployment["work_pool"]
-        image = {"image": pool.image} if pool.image else {}
-        variables = place.get("job_variables", {}) | image
+        more = {"image": pool.image, "command": command}
+        variables = place.get("job_variables", {}) | {name: value for name, value in more.items() if value}
         deployment["work_pool"] = place | {"name": pool.name, "job_variables": variables}
     return found
 

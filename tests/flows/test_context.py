@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from avatar.errors import NotConfigured
+from avatar.errors import NotConfigured, StoreUnfit
 from avatar.models import AvatarJob, Video
 from avatar.settings import AvatarSettings, StoreSettings
 from avatar.workspace import Step, Workspace
@@ -84,3 +84,35 @@ async def test_a_deployed_run_starts_no_store_of_its_own(
     assert isinstance(outcome, NotConfigured)
     assert "AVATAR_STORE__" in str(outcome.hint)
     assert not (tmp_path / "state" / "store").exists()
+
+
+async def test_a_run_on_another_store_than_the_servers_refuses(
+    prefect,
+    job: AvatarJob,
+    fresh_buckets: Callable[[], StoreSettings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server's runs are on the store that was deployed with; a worker on another sends nothing."""
+    from prefect.client.orchestration import get_client
+
+    from flows.generate import generate_avatar
+    from tasks.context import STORE_VARIABLE, in_workspace, name_store
+
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a-deployment")
+    outcomes = []
+    stores = [fresh_buckets(), fresh_buckets()]
+    try:
+        for store in stores:
+            settings = AvatarSettings(_env_file=None, state_dir=tmp_path, store=store)
+            async with Workspace(settings) as workspace, get_client() as client:
+                if store is stores[0]:
+                    await name_store(client, workspace)
+                state: Any = await in_workspace(generate_avatar, workspace)(job, return_state=True)
+                outcomes.append(await state.aresult(raise_on_failure=False))
+                left = [stat.key for stat in await workspace.store.list("videos/")]
+    finally:
+        async with get_client() as client:
+            await client.delete_variable_by_name(STORE_VARIABLE)
+    assert [type(outcome) for outcome in outcomes] == [Video, StoreUnfit]
+    assert left == []
