@@ -77,7 +77,7 @@ def warn_of_speech(speech: Speech, seconds: float, quote: Quote, *, clipped: boo
             text=f"The voice is very quiet: {speech.loudness:.0f} dBFS in one channel.",
             hint="Raise its level: speech is usually at -30 to -15 dBFS.",
         )
-    if speech.liveliness < LIVELY_DB or speech.loud < ENOUGH_SECONDS:
+    elif speech.liveliness < LIVELY_DB or speech.loud < ENOUGH_SECONDS:
         yield InputWarning(
             about="voice",
             kind="no-speech",

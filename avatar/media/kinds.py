@@ -13,10 +13,12 @@ from typing import Literal, NamedTuple
 
 from avatar.errors import InvalidInput
 
-__all__ = ["KINDS", "Kind", "kind_of", "second_kind", "sniff", "sniff_file", "unreadable"]
+__all__ = ["HEAD", "KINDS", "Kind", "kind_of", "second_kind", "sniff", "sniff_file", "unreadable"]
 
 What = Literal["portrait", "voice"]
 
+#: Bytes that tell a kind: as many zeros may stand in front of an MP3.
+HEAD = 65536
 #: Bytes at either end in which readers of web pages and of PDF look for a beginning.
 ENDS = 1024
 HTML = (b"<!doctype html", b"<html", b"<script", b"<?php", b"<svg")
@@ -183,13 +185,13 @@ def sniff(head: bytes) -> tuple[str, str]:
 def sniff_file(path: Path) -> tuple[str, str]:
     """Suffix and content type of a file by its content."""
     with path.open("rb") as file:
-        return sniff(file.read(ENDS))
+        return sniff(file.read(HEAD))
 
 
 def unreadable(path: Path, name: str, what: What) -> InvalidInput:
     """Why a file is no portrait or no voice: what it is, and what to do."""
     with path.open("rb") as file:
-        head = file.read(ENDS)
+        head = file.read(HEAD)
     kind, noun = kind_of(head), "picture" if what == "portrait" else "sound"
     instead = JPEG_OR_PNG if what == "portrait" else MP3_OR_WAV
     if what in kind.taken:
@@ -218,7 +220,7 @@ def _unknown(head: bytes, name: str, what: What, instead: str) -> InvalidInput:
     ):
         return InvalidInput(
             f"{name} has no header: it seems to be bare samples (PCM), whose rate only their maker knows.",
-            hint=f"Give it a header, with the right rate: `ffmpeg -f s16le -ar 24000 -ac 1 -i {name} voice.wav`.",
+            hint=f"Give it a header, with the right rate: `ffmpeg -f s16le -ar 24000 -ac 1 -i {name} with-header.wav`.",
         )
     noun = "picture" if what == "portrait" else "sound"
     return InvalidInput(f"{name} is no {noun} of a kind that is known here.", hint=instead)
@@ -226,7 +228,10 @@ def _unknown(head: bytes, name: str, what: What, instead: str) -> InvalidInput:
 
 def _is_smooth(head: bytes) -> bool:
     """Whether it could be 16-bit samples of a sound: neighbours differ by less than any two do."""
-    values = [int.from_bytes(head[at : at + 2], "little", signed=True) for at in range(0, len(head) - 1, 2)]
+    values = [
+        int.from_bytes(head[at : at + 2], "little", signed=True)
+        for at in range(0, min(len(head), ENDS) - 1, 2)
+    ]
     if len(values) < 64:  # noqa: PLR2004 - too few to tell
         return False
     steps = sum(abs(one - other) for one, other in itertools.pairwise(values)) / len(values)

@@ -20,6 +20,8 @@ STEP_SECONDS = 0.02
 LOST_DB, LOST_SHARE = 9.0, 0.25
 #: A step is silent that is this far below the loud ones (dB), or below this level (dBFS).
 SILENT_RANGE, SILENT_DBFS = 38.0, -60.0
+#: How much more power the right channel must have to be taken for the better.
+CLEARLY = 1.2
 #: Steps in a row that make a beginning; fewer are a click.
 ONSET_STEPS = 4
 STEREO = 2
@@ -98,7 +100,7 @@ class Levels:
         lost = mid < better * 10 ** (-LOST_DB / 10)
         if not better.any() or better[lost].sum() <= LOST_SHARE * better.sum():
             return ""
-        return "left" if left.sum() >= right.sum() else "right"
+        return "right" if right.sum() > CLEARLY * left.sum() else "left"
 
     def speech(self, mix: str = "") -> Speech:
         """What is heard in mono: of one channel, or of the mix."""

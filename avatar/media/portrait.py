@@ -12,7 +12,7 @@ from av import CodecContext, Packet
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from avatar.errors import InvalidInput
 from avatar.media.colours import (
@@ -45,6 +45,16 @@ MAX_PIXELS = 90_000_000
 MAX_COEFFICIENTS = 350_000_000
 JPEG_QUALITIES = (95, 90, 85)
 EXIF_ORIENTATION, EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x0112, 0x8769, 0x8825, 0xA005
+#: What undoes each orientation (Exif 2.3, 4.6.4) but the upright one.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 #: TIFF tags and values that only cameras' raw files have: DNGVersion; a preview before pictures of another kind.
 DNG_VERSION, SUBFILE, SUB_IFDS, PREVIEW = 0xC612, 254, 330, 1
 #: What Pillow's decoders raise over damaged files.
@@ -95,11 +105,11 @@ def prepare_portrait(path: Path, target: Path, limits: Limits, name: str = "") -
         parts = _parts(data, image, name)
         frames = _load(name, image)
         draft = _Draft(image)
-        upright = image.getexif().get(EXIF_ORIENTATION, 1) in (0, 1)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
         _take_first_frame(draft, frames)
         _to_srgb(draft, parts, data)
-        if not upright:
-            draft.become(ImageOps.exif_transpose(draft.image), "turned upright as its EXIF data says")
+        if orientation in TURNS:
+            draft.become(draft.image.transpose(TURNS[orientation]), "turned upright as its EXIF data says")
         _flatten(draft)
         _reduce_depth(draft, parts)
         _check_shape(name, draft.image, limits)
@@ -157,8 +167,12 @@ def _open(path: Path, name: str) -> Image.Image:
         raise InvalidInput(f"{name}: there is no such file.")
     if not path.stat().st_size:
         raise InvalidInput(f"{name} is empty (0 bytes).")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head[12:16] == b"CgBI":  # Pillow takes it for a PNG until it comes to the picture
+        raise unreadable(path, name, "portrait")
     try:
-        image = Image.open(path, formats=_formats(path))
+        image = Image.open(path, formats=_formats(head))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidInput(
             f"{name} claims too many pixels for a portrait; the bound is {MAX_PIXELS:,} in all."
@@ -173,10 +187,9 @@ def _open(path: Path, name: str) -> Image.Image:
     return image
 
 
-def _formats(path: Path) -> tuple[str, ...]:
-    with path.open("rb") as file:
-        if kind_of(file.read(64)).suffix != "heic":
-            return FORMATS
+def _formats(head: bytes) -> tuple[str, ...]:
+    if kind_of(head).suffix != "heic":
+        return FORMATS
     import pi_heif
 
     pi_heif.register_heif_opener()

@@ -247,7 +247,10 @@ def _notes(file: _File, facts: VoiceFacts, heard: _Heard, all_heard: list[_Heard
         (len(all_heard) > 1, _track_note(heard, all_heard)),
         (facts.pieces > 1, f"{facts.pieces} files glued together: all of them are used"),
         (facts.pieces == 1, f"its header tells of less than its {seconds:.1f} s: all of it is used"),
-        (_has_short_index(file), f"its index tells of less than its {seconds:.1f} s: all of it is used"),
+        (
+            not facts.pieces and _has_short_index(file),
+            f"its index tells of less than its {seconds:.1f} s: all of it is used",
+        ),
         (bool(facts.mix), f"its channels cancel each other in mono: the {facts.mix} one is used"),
         (heard.damaged > 0, f"{DAMAGED}: {heard.damaged} packets could not be decoded"),
         (heard.declared > seconds + 0.5, _doubt(file, heard.declared, seconds)),

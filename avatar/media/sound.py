@@ -16,7 +16,7 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
-from avatar.media.kinds import MP3_OR_WAV, kind_of, unreadable
+from avatar.media.kinds import HEAD, MP3_OR_WAV, kind_of, unreadable
 from avatar.media.sound_files import Piece, Window
 
 #: Demuxers that read one file and nothing else. Playlists (HLS, DASH, concat) are left out because they make
@@ -24,8 +24,6 @@ from avatar.media.sound_files import Piece, Window
 FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,gsm,loas,matroska,mov,mp3,mpeg,mpegts,mxf,ogg,tta,voc,w64,wav,wv"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
-#: Bytes that tell a kind.
-HEAD_BYTES = 1024
 #: What full scale is, and where zero is, in each of FFmpeg's sample formats.
 SCALES = {"u8": (128.0, 128.0), "s16": (32768.0, 0.0), "s32": (2147483648.0, 0.0), "s64": (2.0**63, 0.0)}
 
@@ -45,7 +43,7 @@ def open_media(path: Path, piece: Piece | None = None) -> InputContainer:
         # An MP3 of a few frames is not guessed by FFmpeg, or is taken for a format that is not among ours.
         with path.open("rb") as file:
             file.seek(piece.start if piece else 0)
-            suffix = kind_of(file.read(HEAD_BYTES)).suffix
+            suffix = kind_of(file.read(HEAD)).suffix
         if suffix not in ("mp3", "gsm"):
             raise
         return _open(source, suffix)
@@ -140,8 +138,16 @@ def open_sound(
         sounds = container.streams.audio
         stream = container.streams.best("audio") if track is None or track >= len(sounds) else sounds[track]
         if not isinstance(stream, AudioStream):
+            if not _is_media(path):
+                raise unreadable(path, name, "voice")
             raise InvalidInput(f"{name} has no sound in it.", hint=MP3_OR_WAV)
         yield Sound(container, stream, name)
+
+
+def _is_media(path: Path) -> bool:
+    """Whether it is what FFmpeg took it for: it sees a stream in many a text."""
+    with path.open("rb") as file:
+        return "voice" in kind_of(file.read(HEAD)).taken
 
 
 def resampled(sound: Sound, sample_format: str, layout: str, rate: int) -> Iterator[AudioFrame]:

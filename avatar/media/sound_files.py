@@ -241,6 +241,7 @@ class _Walk:
         self._mp3 = Mp3()
         self._form: tuple[int, int, bool] | None = None
         self._begins: list[int] = []
+        self._ends: list[int] = []
 
     def walk(self) -> Mp3 | None:
         at = self._past_tags(0)
@@ -284,6 +285,7 @@ class _Walk:
 
     def _begin(self, at: int) -> None:
         if not self._begins or self._begins[-1] != at:
+            self._ends += [self._mp3.last] if self._begins else []
             self._begins.append(at)
 
     def _past_tags(self, at: int) -> int:
@@ -298,7 +300,7 @@ class _Walk:
     def _finished(self) -> Mp3:
         mp3, begins = self._mp3, self._begins
         mp3.first = begins[0]
-        mp3.pieces = [Piece(one, other) for one, other in zip(begins, [*begins[1:], mp3.last], strict=True)]
+        mp3.pieces = [Piece(one, other) for one, other in zip(begins, [*self._ends, mp3.last], strict=True)]
         rest = self._data[mp3.last : mp3.last + 8]
         mp3.is_bare = self._past_tags(0) == mp3.first and (
             len(self._data) - mp3.last < LEFT_OVER or rest.startswith(TAGS_BEHIND)

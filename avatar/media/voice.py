@@ -175,7 +175,7 @@ def take_alone(path: Path, facts: VoiceFacts, folder: Path, *, trim: bool = Fals
     span = trimmed(facts) if trim else None
     if facts.is_plain and span is None:
         return Alone(path, facts, "")
-    target = folder / "voice.flac"
+    target = folder / f"{path.stem}.alone.flac"
     copy_voice(path, target, facts, span)
     found = probe_voice(target)
     notes = (*facts.notes, *([_trim_note(facts, found)] if span else []))

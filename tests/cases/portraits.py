@@ -11,9 +11,10 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, TiffImagePlugin
 
 from tests.cases import FileCase
+from tests.inputs import files
 
 BLUE, RED = (20, 30, 220), (220, 20, 30)
 
@@ -135,7 +136,72 @@ def too_much_data(path: Path) -> None:
     path.write_bytes(png(400, 600, rows=bytes(200_000_000)))
 
 
+def profiled(primaries: tuple, gamma: float, **options) -> Callable[[Path], object]:
+    return saved(icc_profile=files.icc(primaries, gamma), **options)
+
+
+def made(content_of: Callable[[], bytes]) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content_of())
+
+
+def by_code(primaries: int, transfer: int) -> Callable[[Path], object]:
+    """An AVIF whose colours are told by code points alone."""
+
+    def write(path: Path) -> None:
+        picture().save(path)
+        data, at = path.read_bytes(), path.read_bytes().index(b"nclx") + 4
+        path.write_bytes(data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :])
+
+    return write
+
+
+def with_gamma(path: Path, gamma: int = 100_000) -> None:
+    path.write_bytes(
+        path.read_bytes()[:33] + chunk(b"gAMA", struct.pack(">I", gamma)) + path.read_bytes()[33:]
+    )
+
+
+def linear(path: Path) -> None:
+    picture().save(path)
+    with_gamma(path)
+
+
+def linear_and_deep(path: Path) -> None:
+    deep_colour(path)
+    with_gamma(path)
+
+
+def with_place(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x8825] = {1: "N", 2: (48.0, 8.0, 0.0)}
+    picture().save(path, exif=exif)
+
+
+def digital_negative(path: Path) -> None:
+    """A DNG: a TIFF that holds a preview first, and a tag that no other has."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0xC612] = bytes([1, 4, 0, 0])
+    tags.tagtype[0xC612] = 1
+    picture().save(path, format="TIFF", tiffinfo=tags)
+
+
 CASES = [
+    FileCase("an iPhone's HEIC", "accepted", "portrait.heic", made(lambda: files.heic(picture()))),
+    FileCase("an iPhone's HEIC in Display P3", "accepted: colours converted to sRGB", "portrait.heic", made(lambda: files.heic(picture(), profile=files.icc(files.P3, 2.2)))),
+    FileCase("Display P3, by its profile", "accepted: colours converted to sRGB", "portrait.jpg", profiled(files.P3, 2.2)),
+    FileCase("Adobe RGB, by its profile", "accepted: colours converted to sRGB", "portrait.jpg", profiled(files.ADOBE, 2.2)),
+    FileCase("ProPhoto, by its profile", "accepted: colours converted to sRGB", "portrait.png", profiled(files.PROPHOTO, 1.8)),
+    FileCase("Display P3, by code points (AVIF)", "accepted: colours converted to sRGB", "portrait.avif", by_code(12, 13)),
+    FileCase("HDR (AVIF in PQ)", "portrait.avif is a picture of high dynamic range (HDR), which every screen shows in its own way. Export it without HDR, as JPEG or PNG.", "portrait.avif", by_code(9, 16)),
+    FileCase("a PNG in linear light (gAMA 1.0)", "accepted: colours converted to sRGB", "portrait.png", linear),
+    FileCase("a PNG in linear light, of 16 bits", "accepted: colours converted to sRGB; reduced to 8 bits per channel", "portrait.png", linear_and_deep),
+    FileCase("a profile that is none", "accepted: its colour profile cannot be read: taken for sRGB", "portrait.jpg", saved(icc_profile=b"no profile at all" * 20)),
+    FileCase("where it was taken, in its EXIF data", "accepted: where it was taken (GPS) is not passed on", "portrait.jpg", with_place),
+    FileCase("JPEG XL", "portrait.jxl is a JPEG XL, which is not read as a portrait. Export it as JPEG or PNG (`djxl IN.jxl OUT.png`).", "portrait.jxl", content(b"\xff\x0a" + bytes(range(200)))),
+    FileCase("a Photoshop document", "portrait.psd is a Photoshop document (PSD), which is not read as a portrait. Export it as JPEG or PNG.", "portrait.psd", content(b"8BPS\0\1" + bytes(200))),
+    FileCase("a camera's raw picture (CR2)", "portrait.cr2 is a camera's raw picture (Canon), which is not read as a portrait. Develop it, and export a JPEG.", "portrait.cr2", content(b"II*\0\x10\0\0\0CR\x02\0" + bytes(200))),
+    FileCase("a camera's raw picture (DNG)", "portrait.dng is a camera's raw picture, which is not read as a portrait. Develop it, and export a JPEG.", "portrait.dng", digital_negative),
+    FileCase("a PNG out of an iPhone app", "portrait.png is a PNG as iPhone apps hold it (CgBI), which is not read as a portrait. Open it on the iPhone or Mac, and save or share it anew.", "portrait.png", content(b"\x89PNG\r\n\x1a\n" + chunk(b"CgBI", bytes(4)) + png(400, 600)[8:])),
     FileCase("no bytes at all", "portrait.png is empty (0 bytes).", "portrait.png", content(b"")),
     FileCase("a text", "portrait.png is a text, which is not read as a portrait. Give a file, not the words.", "portrait.png", content(b"This is a shopping list.\n" * 20)),
     FileCase("a web page, as failed downloads are", "portrait.jpg is a web page, which is not read as a portrait. Perhaps a download that failed: fetch it again, and look at what came.", "portrait.jpg", content(PAGE)),
@@ -143,7 +209,7 @@ CASES = [
     FileCase("an SVG drawing called .png", "portrait.png is an SVG drawing, which is not read as a portrait. Export it as PNG.", "portrait.png", content(SVG)),
     FileCase("PostScript", "portrait.jpg is PostScript, which is not read as a portrait. Export its picture as JPEG.", "portrait.jpg", content(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 400 400\n")),
     FileCase("a PDF", "portrait.png is a PDF, which is not read as a portrait. Export its picture as JPEG.", "portrait.png", content(b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n")),
-    FileCase("HEIC, as phones write it", "portrait.jpg is a HEIC or HEIF, but damaged, or it claims what no picture can. Use a JPEG or PNG file.", "portrait.jpg", content(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))),
+    FileCase("HEIC that holds nothing", "portrait.jpg is a HEIC or HEIF, but damaged, or it claims what no picture can. Use a JPEG or PNG file.", "portrait.jpg", content(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))),
     FileCase("a voice", "portrait.png is an MP3, which is no picture: is it the voice? Use a JPEG or PNG file.", "portrait.png", content(b"ID3\x04" + bytes(400))),
     FileCase("half a PNG", "portrait.png is damaged: its picture cannot be decoded to the end (image file is truncated).", "portrait.png", cut(0.5)),
     FileCase("half a JPEG", "portrait.jpg is damaged: its picture cannot be decoded to the end (image file is truncated (98 bytes not processed)).", "portrait.jpg", cut(0.5)),

@@ -4,6 +4,7 @@ Decoded to the end in a process of its own before anything is priced; their leng
 claim. What the provider does not take as it is goes to it as MP3, as long to the millisecond.
 """
 
+import base64
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -187,11 +188,98 @@ def claiming_frames(path: Path) -> None:
     path.write_bytes(data[: mark + 8] + b"\xff\xff\xff\xff" + data[mark + 12 :])
 
 
+def joined(*writers: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Files one after another in one, as services send their pieces."""
+
+    def write(path: Path) -> None:
+        data = b""
+        for writer in writers:
+            writer(path)
+            data += path.read_bytes()
+        path.write_bytes(data)
+
+    return write
+
+
+def without_index(path: Path) -> None:
+    with av.open(str(path), "w", format="mp3", options={"write_xing": "0", "id3v2_version": "0"}) as output:
+        _add(output, output.add_stream("libmp3lame", rate=RATE, layout="mono"), tone(3))
+
+
+def _add(output, stream, samples: np.ndarray) -> None:
+    sound = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    sound.sample_rate, sound.pts = RATE, 0
+    resampler = av.AudioResampler(format=stream.format, layout="mono", rate=RATE)
+    for ready in (*resampler.resample(sound), *resampler.resample(None)):
+        output.mux(stream.encode(ready))
+    output.mux(stream.encode(None))
+
+
+def two_sounds(first: np.ndarray, second: np.ndarray) -> Callable[[Path], object]:
+    """A recording with two tracks, such as screen recorders make: the computer's sound, and the microphone."""
+
+    def write(path: Path) -> None:
+        with av.open(str(path), "w") as output:
+            streams = [output.add_stream("aac", rate=RATE, layout="mono") for _ in range(2)]
+            for stream, samples in zip(streams, (first, second), strict=True):
+                _add(output, stream, samples)
+
+    return write
+
+
+def unknown_second(path: Path) -> None:
+    two_sounds(tone(3), tone(3))(path)
+    data = path.read_bytes()
+    at = data.rindex(b"A_AAC")
+    path.write_bytes(data[:at] + b"A_XYZ" + data[at + 5 :])
+
+
+def upside_down(path: Path) -> None:
+    write_wav(path, np.concatenate([tone(3), -tone(3)]))
+
+
+def sound_blaster(path: Path) -> None:
+    data = (tone(3, 10000)[0] * 127 + 128).astype(np.uint8).tobytes()
+    head = b"Creative Voice File\x1a" + struct.pack("<HHH", 26, 0x010A, 0x1129)
+    path.write_bytes(head + b"\x01" + (len(data) + 2).to_bytes(3, "little") + bytes([156, 0]) + data + b"\0")
+
+
+def telephone(path: Path) -> None:
+    """GSM 06.10, whose frames of 33 bytes begin alike."""
+    noise = np.random.default_rng(1).integers(0, 256, (150, 33), dtype=np.uint8)
+    noise[:, 0] = 0xD0 | noise[:, 0] & 15
+    path.write_bytes(noise.tobytes())
+
+
+def bare_samples(path: Path) -> None:
+    path.write_bytes((tone(3, 24000)[0] * 32767).astype("<i2").tobytes())
+
+
+SPOKEN = EXAMPLES / "speech.mp3"
 SILENCE = np.zeros((1, 3 * 8000), np.float32)
 HLS = b"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nfile:///etc/hostname\n#EXTINF:3,\nhttp://127.0.0.1:9/voice.mp3\n"
 DASH = b'<?xml version="1.0"?><MPD><Period><AdaptationSet><Representation><BaseURL>http://127.0.0.1:9/a.mp4</BaseURL>'
 
 CASES = [
+    FileCase("stereo with one channel upside down", "accepted: its channels cancel each other in mono: the left one is used; converted to MP3", "voice.wav", upside_down),
+    FileCase("a speech service's WAV that claims 2³¹ bytes", "accepted: given a true header", "voice.wav", wav(claimed=0x7FFF_FFFF)),
+    FileCase("a speech service's WAV that claims 2,000,000,000 bytes", "accepted: converted to MP3", "voice.wav", wav(claimed=2_000_000_000)),
+    FileCase("three WAVs glued together", "accepted: 3 files glued together: all of them are used; converted to MP3", "voice.wav", joined(wav(), wav(), wav())),
+    FileCase("three WAVs glued together, of no size", "accepted: 3 files glued together: all of them are used; converted to MP3", "voice.wav", joined(*[wav(claimed=0xFFFF_FFFF)] * 3)),
+    FileCase("MP3s glued together, an index for the first alone", "accepted: its index tells of less than its 6.0 s: all of it is used; converted to MP3", "voice.mp3", joined(encoded("libmp3lame"), without_index)),
+    FileCase("MP3s glued together, each with its index", "accepted: 2 files glued together: all of them are used; converted to MP3", "voice.mp3", joined(encoded("libmp3lame"), encoded("libmp3lame"))),
+    FileCase("an MP3 behind zeros", "accepted: given a true header", "voice.mp3", lambda path: path.write_bytes(bytes(4000) + SPOKEN.read_bytes())),
+    FileCase("AAC without a container", "accepted: converted to MP3", "voice.aac", encoded("aac")),
+    FileCase("AAC without a container, silent at first", "accepted: converted to MP3", "voice.aac", lambda path: encode(path, np.concatenate([np.zeros((1, 4 * RATE), np.float32), tone(4)], axis=1), "aac")),
+    FileCase("a video whose picture outlasts its sound", "accepted: a video file: its sound is used; converted to MP3", "voice.mov", lambda path: write_video(path, seconds=4, sound=3)),
+    FileCase("two sounds, the first silent", "accepted: holds 2 sounds: number 2 is used, number 1 is silent; converted to MP3", "voice.mkv", two_sounds(tone(3) * 0, tone(3))),
+    FileCase("two sounds, the second of a kind nobody knows", "accepted: holds 2 sounds: number 1 is used, number 2 cannot be decoded; converted to MP3", "voice.mkv", unknown_second),
+    FileCase("a telephone's GSM", "accepted: clipped: its loudest parts are cut off; converted to MP3", "voice.gsm", telephone),
+    FileCase("Sound Blaster's VOC", "accepted: converted to MP3", "voice.voc", sound_blaster),
+    FileCase("samples without a header, called .wav", "voice.wav has no header: it seems to be bare samples (PCM), whose rate only their maker knows. Give it a header, with the right rate: `ffmpeg -f s16le -ar 24000 -ac 1 -i voice.wav with-header.wav`.", "voice.wav", bare_samples),
+    FileCase("a service's JSON called .mp3", "voice.mp3 is JSON, which is not read as a voice. Perhaps a service's answer: it tells what went wrong, or holds the file as base64.", "voice.mp3", content(b'{"error": {"message": "quota exceeded"}}')),
+    FileCase("base64 called .mp3", "voice.mp3 is base64 text, which is not read as a voice. Decode it (`base64 -d IN > OUT`).", "voice.mp3", lambda path: path.write_bytes(base64.encodebytes(SPOKEN.read_bytes()))),
+    FileCase("MIDI", "voice.mid is notes without sound (MIDI), which is not read as a voice. Export it as WAV from the program that plays it.", "voice.mid", content(b"MThd\0\0\0\6\0\1\0\1\0\x60" + bytes(100))),
     FileCase("no bytes at all", "voice.mp3 is empty (0 bytes).", "voice.mp3", content(b"")),
     FileCase("a text", "voice.mp3 is a text, which is not read as a voice. Give a file, not the words.", "voice.mp3", content(b"This is a shopping list.\n" * 50)),
     FileCase("a web page", "voice.wav is a web page, which is not read as a voice. Perhaps a download that failed: fetch it again, and look at what came.", "voice.wav", content(b"<!DOCTYPE html><html><body>403 Forbidden</body></html>")),

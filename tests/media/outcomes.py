@@ -31,7 +31,13 @@ def voice(path: Path, folder: Path) -> str:
             return accepted(*facts.notes, f"cut into {len(files)} segments")
         check_voice(facts, LIMITS)
         prepared = prepare_voice(path, folder / "ready", facts, LIMITS)
-        how = "converted to MP3" if prepared.spec else "given a true header" if prepared.changed else ""
+        how = (
+            "converted to MP3"
+            if prepared.spec or facts.remedy == "encode"
+            else "given a true header"
+            if prepared.changed
+            else ""
+        )
         return accepted(*facts.notes, *([how] if how else []))
     except AvatarError as error:
         return told(error)
