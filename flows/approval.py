@@ -117,8 +117,13 @@ def _price(job: AvatarJob, plan: Plan, owed: Decimal) -> str:
         f"{plan.voice.seconds:.1f} s of voice, {plan.quote.seconds:g} s billed at ${plan.quote.price_per_second}/s, "
         f"in {len(plan.segments)} segment(s).{paid}\n\n"
         f"| segment | from | length |\n| --- | --- | --- |\n{rows}{more}\n\n"
+        f"{_warnings(plan)}"
         f"Portrait `{_name(job.portrait)}`, voice `{_name(job.voice)}`. Nothing has been sent yet."
     )
+
+
+def _warnings(plan: Plan) -> str:
+    return "".join(f"**{warning.text}** {warning.hint}\n\n" for warning in plan.warnings)
 
 
 def _name(source: str) -> str:

@@ -54,6 +54,8 @@ async def generate_avatar(workspace: Workspace, job: AvatarJob) -> Video:
         return video
     plan = await (await cached(validate_inputs, workspace))(workspace, job, portrait, voice)
     get_run_logger().info(describe_plan(plan))
+    for warning in plan.warnings:
+        get_run_logger().warning("%s %s", warning.text, warning.hint)
     if owed := sum((await still_to_buy(workspace, plan)).values(), Decimal(0)):
         check_price(plan.quote, job, workspace.settings.budget)
         await approve(job, plan, owed, workspace.settings, partial(preview, workspace, job, portrait, voice))

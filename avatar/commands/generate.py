@@ -245,6 +245,7 @@ def as_result(
             "path": path,
             **video.model_dump(include={"seconds", "width", "height", "sha256"}),
         },
+        "notes": [*video.portrait.notes, *video.voice.notes, *video.notes],
         "cost": video.cost.model_dump(mode="json"),
         "renders": [
             {"render_id": render.render_id, "request_id": render.request_id, "state": "collected"}
