@@ -1,4 +1,4 @@
-"""Which store this is: an id that a bucket is given once, in `store.json`, and keeps wherever it is copied to.
+"""Which store this is: an id that a bucket is given once, in `index/store.json`, and keeps wherever it is copied to.
 
 Two stores have two journals, and neither knows what was paid for by the other.
 """
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from avatar.errors import ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.store.store import Store
 
-KEY = "store.json"
+KEY = "index/store.json"
 
 
 async def store_identity(store: Store) -> str:
@@ -36,7 +36,7 @@ async def require_store(store: Store, identity: str | None) -> None:
         f"The store in use (bucket {store.bucket!r}) is not the one that this Prefect server's jobs are kept in. It has "
         "a journal of its own, which does not know what was paid for. Nothing was sent or spent.",
         hint="Set AVATAR_STORE__ENDPOINT and AVATAR_STORE__BUCKET as they were for `avatar deploy`. If the store was moved: "
-        "stop everything, copy the whole bucket, `store.json` included, and run `avatar deploy` with its new address.",
+        f"stop everything, copy the whole bucket, `{KEY}` included, and run `avatar deploy` with its new address.",
     )
 
 

@@ -39,7 +39,7 @@ POLICY, EXPIRE, MAKE, LOOK = (
 PREFIXES = {
     "assets": (False, False), "batches": (False, True), "bridge": (False, False), "budget": (True, True),
     "expired": (False, False), "hints": (True, True), "inbox": (True, True), "jobs": (False, False),
-    "journal": (False, False), "open": (True, True), "plans": (False, False), "probe": (True, True),
+    "index": (True, True), "journal": (False, False), "open": (True, True), "plans": (False, False), "probe": (True, True),
     "renders": (False, True), "results": (False, True), "videos": (False, True),
 }  # fmt: skip
 #: Written anew whenever the store is asked for the time.
