@@ -35,6 +35,7 @@ from avatar.models import (
     VideoState,
     Voice,
     shown,
+    title_for,
 )
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy
@@ -193,6 +194,7 @@ class _Ingested:
         known = {
             "line": self.line,
             "state": state,
+            "title": title_for(self.job),
             "portrait": self.job.portrait,
             "voice": self.job.voice,
             "provider": self.job.provider or "",
@@ -232,6 +234,7 @@ def _bad(raw: RawRow, reason: str, hint: str | None = None, *, passes: bool = Fa
     outcome = Outcome(
         line=raw.line,
         state=RowState.BAD,
+        title=raw.text("title"),
         portrait=raw.text("portrait"),
         voice=raw.text("voice"),
         reason=reason,

@@ -1,13 +1,14 @@
 """What a batch is asked for with, and what is kept of each of its rows."""
 
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from avatar.models import LONGEST_ADDRESS, AvatarJob, Model, Plan, ProviderName, Stored
+from avatar.models import LONGEST_ADDRESS, AvatarJob, Label, Model, Plan, ProviderName, Stored
 
 
 class OnBadRows(StrEnum):
@@ -15,8 +16,19 @@ class OnBadRows(StrEnum):
     SKIP = "skip"  #: the others are rendered
 
 
+def _with_one_source(schema: dict[str, Any]) -> None:
+    """Have the form itself refuse a batch without rows, where Prefect's server checks parameters by their schema."""
+    cast(Callable[[dict[str, Any]], None], Model.model_config["json_schema_extra"])(schema)
+    given = {"type": "string", "minLength": 1}
+    schema["if"] = {"required": ["portrait"], "properties": {"portrait": given}}
+    schema["then"] = {"required": ["voices"], "properties": {"voices": {"minItems": 1}}}
+    schema["else"] = {"required": ["manifest"], "properties": {"manifest": given}}
+
+
 class Batch(Model):
     """Many jobs: the rows of a manifest, or one portrait with many voices."""
+
+    model_config = ConfigDict(json_schema_extra=_with_one_source)
 
     manifest: str | None = Field(
         None,
@@ -74,6 +86,20 @@ class Batch(Model):
         description="Refuse the batch before paying if what is still to be bought costs more, in US dollars.",
         examples=[150],
     )
+    language: str = Field(
+        "",
+        title="Language",
+        pattern=AvatarJob.model_fields["language"].metadata[0].pattern,
+        description="Of the voices of rows that name none, as in `de` or `pt-BR`.",
+        examples=["de"],
+    )
+    labels: dict[str, Label] = Field(
+        default_factory=dict,
+        title="Labels",
+        max_length=20,
+        description="For every row; a row's own stand above them.",
+        examples=[{"campaign": "spring"}],
+    )
     name: str = Field(
         "",
         title="Name",
@@ -91,9 +117,10 @@ class Batch(Model):
         return self
 
     def of(self, day: date) -> Self:
-        """The batch of that day: `{date}` in the manifest's name is its ISO date."""
+        """The batch of that day: `{date}` in the manifest's name is its ISO date. Its name is a label of its videos."""
         manifest = self.manifest and self.manifest.replace("{date}", day.isoformat())
-        return self.model_copy(update={"manifest": manifest})
+        labels = {"batch": self.name, **self.labels} if self.name else self.labels
+        return self.model_copy(update={"manifest": manifest, "labels": labels})
 
 
 class RowState(StrEnum):
@@ -119,6 +146,7 @@ class Outcome(Stored):
 
     line: int = Field(description="where the row begins in the manifest, from 1")
     state: RowState
+    title: str = ""
     portrait: str = ""
     voice: str = ""
     provider: str = ""

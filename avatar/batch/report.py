@@ -206,7 +206,7 @@ td {{ overflow-wrap: anywhere; }}
 .bad, .failed, .refused, .rejected, .unknown {{ color: #b3261e; font-weight: 600; }}
 </style>
 <h1>Batch {title}</h1>
-<table><thead><tr><th>Line<th>State<th>Portrait<th>Voice<th>Seconds<th>Cost<th>Video<th>Reason</tr></thead><tbody>
+<table><thead><tr><th>Line<th>State<th>Title<th>Portrait<th>Voice<th>Seconds<th>Cost<th>Video<th>Reason</tr></thead><tbody>
 """
 
 
@@ -220,6 +220,7 @@ def _html_writer(path: Path, stack: ExitStack, title: str) -> Write:
         cells = (
             str(outcome.line),
             f'<span class="{outcome.state}">{outcome.state}</span>',
+            escape(outcome.title),
             escape(outcome.portrait),
             escape(outcome.voice),
             f"{outcome.seconds:.2f}" if outcome.seconds is not None else "",
@@ -273,7 +274,9 @@ def as_result(summary: Summary) -> dict[str, Any]:
             "currency": "USD",
         },
         "troubles": [
-            each.model_dump(mode="json", include={"line", "state", "job_id", "renders", "reason", "hint"})
+            each.model_dump(
+                mode="json", include={"line", "state", "title", "job_id", "renders", "reason", "hint"}
+            )
             for each in summary.troubles
         ],
         "report": summary.report_key,

@@ -2,8 +2,9 @@
 
 import csv
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,8 @@ from avatar.errors import InvalidInput
 from avatar.models import LONGEST_ADDRESS, AvatarJob, is_link, shown
 
 COLUMNS = tuple(AvatarJob.model_fields)
+#: Columns of a table that begin so are labels: `label:campaign`.
+LABEL = "label:"
 NEEDED = tuple(name for name, info in AvatarJob.model_fields.items() if info.is_required())
 #: Longest line, in bytes: a prompt and two addresses of the longest kind, every character escaped, and room.
 LONGEST_LINE = 128 * 1024
@@ -209,7 +212,11 @@ def _check_columns(cells: list[str]) -> list[str]:
     columns = [cell.strip().lower() for cell in cells]
     counts = Counter(columns)
     faults = [f"there is no column {name!r}" for name in NEEDED if name not in counts]
-    faults += [f"{name[:60]!r} is not a column" for name in counts if name not in COLUMNS]
+    faults += [
+        f"{name[:60]!r} is not a column"
+        for name in counts
+        if name not in COLUMNS and not (name.startswith(LABEL) and name != LABEL)
+    ]
     faults += [f"{name[:60]!r} is there twice" for name, count in sorted(counts.items()) if count > 1]
     if faults:
         told = "; ".join(faults[:FAULTS_TOLD]) + ("; …" if len(faults) > FAULTS_TOLD else "")
@@ -224,13 +231,17 @@ def as_job(raw: RawRow, batch: Batch, base: str) -> AvatarJob | str:
     """The row's job with the batch's defaults, its paths made absolute; or why there is none."""
     if raw.fault:
         return raw.fault
-    unknown = [name for name in raw.values if name not in COLUMNS]
+    raw_values, fault = _with_labels(raw.values, batch.labels)
+    if fault:
+        return fault
+    unknown = [name for name in raw_values if name not in COLUMNS]
     if unknown:
         return f"unknown column {unknown[0][:60]!r}; the columns are {', '.join(COLUMNS)}"
-    if "://" in base and (local := [name for name in NEEDED if _is_local(raw.values.get(name))]):
+    if "://" in base and (local := [name for name in NEEDED if _is_local(raw_values.get(name))]):
         where = "from the web" if is_link(base) else "in the bucket"
         return f"{local[0]}: a manifest {where} cannot name files of this machine"
-    values: dict[str, Any] = {"prompt": batch.prompt, "provider": batch.provider} | raw.values
+    defaults = {"prompt": batch.prompt, "provider": batch.provider, "language": batch.language}
+    values: dict[str, Any] = defaults | raw_values
     for name in NEEDED:
         if isinstance(values.get(name), str):
             values[name] = locate(values[name], base)
@@ -238,6 +249,25 @@ def as_job(raw: RawRow, batch: Batch, base: str) -> AvatarJob | str:
         return AvatarJob.model_validate(values)
     except ValidationError as error:
         return "; ".join(_in_words(fault) for fault in error.errors(include_url=False))
+
+
+def _with_labels(values: dict[str, Any], defaults: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    """The values with their labels as one object: those of the batch, of `labels`, and of columns `label:<name>`.
+
+    Returns:
+        With why they cannot be read, if they cannot.
+    """
+    rest = {name: value for name, value in values.items() if not name.startswith(LABEL)}
+    own = rest.pop("labels", {})
+    if isinstance(own, str):
+        pairs = [pair.partition("=") for pair in re.split(r"[;\n]", own) if pair.strip()]
+        if not all(equals and name.strip() for name, equals, _ in pairs):
+            return rest, f"labels: {own[:60]!r} is not written as name=value; name=value"
+        own = {name.strip(): value.strip() for name, _, value in pairs}
+    if not isinstance(own, dict):
+        return rest, "labels: give an object of names and values, or name=value; name=value"
+    columns = {name.removeprefix(LABEL): value for name, value in values.items() if name.startswith(LABEL)}
+    return rest | {"labels": {**defaults, **own, **columns}}, ""
 
 
 def _in_words(fault: Any) -> str:

@@ -195,6 +195,7 @@ def _result(inbox: Inbox, taken: Taken, outcomes: Sequence[Outcome]) -> str:
     settings = inbox.workspace.settings
     videos = [
         {
+            "title": each.title,
             "voice": label(inbox, taken, each.voice),
             "portrait": label(inbox, taken, each.portrait),
             "job_id": each.job_id,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -201,7 +202,18 @@ async def read_contents(inbox: Inbox, upload: Upload) -> Contents:
         return Contents(missing=str(error))
     except InvalidInput as error:
         return Contents(fault=str(error))
-    return Contents(tuple({**asked, "portrait": portrait, "voice": voice} for voice in voices))
+    return Contents(
+        tuple(
+            {"title": _title(upload, voice, voices), **asked, "portrait": portrait, "voice": voice}
+            for voice in voices
+        )
+    )
+
+
+def _title(upload: Upload, voice: str, voices: Sequence[str]) -> str:
+    """The folder's name; of several voices, with that of the voice."""
+    stem = PurePosixPath(voice.replace("%25", "%")).stem
+    return (upload.name if len(voices) == 1 else f"{upload.name}: {stem}")[:200]
 
 
 async def kind_of(inbox: Inbox, file: File) -> Kind:

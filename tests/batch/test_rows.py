@@ -40,6 +40,42 @@ def test_a_csv_row_is_a_job(tmp_path):
     assert (raw.line, job.portrait, job.prompt, job.accept) == (2, "s3://avatar/may/p.png", ".", True)
 
 
+def test_a_row_has_the_names_people_give(tmp_path):
+    """Title, language and labels, as a cell, as columns or as an object; the batch's own where a row has none."""
+    batch = BATCH.model_copy(update={"language": "en", "labels": {"client": "acme", "campaign": "all"}})
+    table = (
+        "portrait,voice,title,language,labels,label:campaign\n"
+        "p.png,v.mp3,Welcome,de,channel=web; client = b,spring\n"
+        "p.png,v.mp3,,,,\n"
+    )
+    first, second = (as_job(raw, batch, "/jobs") for raw in read(tmp_path / "m.csv", table))
+    assert (first.title, first.language) == ("Welcome", "de")
+    assert first.labels == {"channel": "web", "client": "b", "campaign": "spring"}
+    assert (second.title, second.language, second.labels) == ("", "en", batch.labels)
+    (raw,) = read(tmp_path / "m.jsonl", json.dumps(GOOD | {"labels": {"a": "1"}}))
+    assert as_job(raw, BATCH, "/jobs").labels == {"a": "1"}
+    faults = told(tmp_path / "n.csv", "portrait,voice,labels\np.png,v.mp3,spring\n")
+    assert "name=value" in faults[2]
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [{}, {"manifest": None}, {"manifest": ""}, {"portrait": "p.png"}, {"portrait": "p.png", "voices": []}],
+)
+def test_the_form_refuses_a_batch_without_rows(batch):
+    """By its schema, which Prefect's server checks before there is a run."""
+    from prefect.utilities.schema_tools.validation import is_valid, preprocess_schema
+
+    schema = preprocess_schema({"properties": {"batch": Batch.model_json_schema()}, "required": ["batch"]})
+    assert not is_valid({"batch": batch}, schema)
+    for good in (
+        {"manifest": "jobs.csv"},
+        {"portrait": "p.png", "voices": ["v/"]},
+        {"manifest": "j.csv", "voices": []},
+    ):
+        assert is_valid({"batch": good}, schema)
+
+
 def test_a_quoted_cell_may_hold_lines(tmp_path):
     """Rows are named by the line they begin on, also after one of several lines."""
     data = 'portrait,voice,prompt\np.png,v.mp3,"two\nlines, one cell"\np.png,w.mp3,\n'

@@ -127,10 +127,14 @@ async def test_a_job_says_what_to_render(inbox, user):
     user.drop("anna/job.json", b"\xef\xbb\xbf" + json.dumps(job | {"provider": None}).encode())
     (row,) = (await asked(inbox)).rows
     folder = f"s3://{inbox.store.bucket}/inbox/anna/"
-    assert row == job | {"portrait": folder + "other.png"}
+    assert row == job | {"title": "anna", "portrait": folder + "other.png"}
     user.drop("anna/job.json", '{"prompt": "smile"}')
     (row,) = (await asked(inbox)).rows
-    assert row == {"prompt": "smile", "portrait": folder + "portrait.png", "voice": folder + "voice.mp3"}
+    files = {"portrait": folder + "portrait.png", "voice": folder + "voice.mp3"}
+    assert row == files | {"title": "anna", "prompt": "smile"}
+    user.drop("anna/second voice.mp3")
+    user.drop("anna/job.json", '{"labels": {"campaign": "spring"}}')
+    assert [row["title"] for row in (await asked(inbox)).rows] == ["anna: second voice", "anna: voice"]
 
 
 @pytest.mark.parametrize(
