@@ -22,7 +22,8 @@ from avatar.money.journal import (
     Stray,
     is_indexed,
 )
-from avatar.money.webhooks import OPEN_ENDED, Hint, hints_for, request_ids
+from avatar.money.webhooks import OPEN_ENDED, Hint, hints_for, plain_id, request_ids
+from avatar.providers.answers import parse_object
 from avatar.providers.watching import NOT_FOUND
 from avatar.workspace import Workspace
 
@@ -190,7 +191,7 @@ async def current(workspace: Workspace, render_id: str) -> Record | None:
         record = await _use_stray(workspace, record)
     if record.state not in OPEN_ENDED | {RenderState.INTENT}:
         return record
-    for settle in (settle_by_hint, settle_by_history):
+    for settle in (settle_by_hint, settle_by_answer, settle_by_history):
         settled = await settle(workspace, record)
         if settled is not record:
             return settled
@@ -254,6 +255,44 @@ async def _use_stray(workspace: Workspace, record: Record) -> Record:
     return record
 
 
+#: Names under which an answer may hold the id of the request that it answers.
+_ID_NAMES = ("request_id", "requestId", "id", "task_id", "prediction_id")
+
+
+async def settle_by_answer(workspace: Workspace, record: Record) -> Record:
+    """The render, submitted if the answer that could not be understood names one request that the provider knows.
+
+    An id in an unexpected place or shape is none that can be relied on, until the provider's queue knows it.
+    """
+    failure = record.entry.failure
+    if record.state is not RenderState.UNKNOWN or failure is None:
+        return record
+    data = parse_object((failure.answer or "").encode()) or {}
+    places = [data, *(part for part in data.values() if isinstance(part, dict))]
+    named = {
+        str(part[name]) for part in places for name in _ID_NAMES if isinstance(part.get(name), str | int)
+    }
+    known = [one for one in sorted(named | {failure.request_id or ""}) if plain_id(one)]
+    confirmed = [found for one in known if (found := await _known_as_ours(workspace, record, one))]
+    if len(confirmed) != 1:
+        return record
+    return await attach(workspace, record, confirmed[0], "named in the answer to the paid request") or record
+
+
+async def _known_as_ours(workspace: Workspace, record: Record, request_id: str) -> Submission | None:
+    """The receipt for a request that the provider knows and no other render holds."""
+    entry = record.entry
+    if await find_holder(workspace, entry.render_id, entry.provider, request_id) is not None:
+        return None
+    try:
+        return await confirm_request(workspace, record, request_id)
+    except StoreUnavailable:
+        raise
+    except AvatarError as error:
+        log.info("Request %s is not known to be render %s. %s", request_id, entry.render_id, error)
+        return None
+
+
 #: Seconds by which the clocks of this machine and of the provider may differ.
 CLOCKS_DIFFER = 300.0
 
@@ -267,18 +306,8 @@ async def settle_by_history(workspace: Workspace, record: Record) -> Record:
     found = await look_in_history(workspace, record)
     if found is None or len(found) != 1:
         return record
-    try:
-        submission = await confirm_request(workspace, record, found[0])
-    except StoreUnavailable:
-        raise
-    except AvatarError as error:
-        log.warning(
-            "%s lists request %s for render %s. %s",
-            record.entry.provider,
-            found[0],
-            record.entry.render_id,
-            error,
-        )
+    submission = await _known_as_ours(workspace, record, found[0])
+    if submission is None:
         return record
     settled_by = f"{record.entry.provider}'s list of requests, read {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     return await attach(workspace, record, submission, settled_by) or record

@@ -259,6 +259,10 @@ async def _send(workspace: Workspace, order: Order, ready: _Ready, attempt: Atte
     except BaseException as error:
         # Also a cancellation or a defect of ours in mid-request: the request may have left.
         record = await seen_through(_note_unknown(attempt, as_failure(error, "answer_lost")))
+        if isinstance(error, OutcomeUnknown):
+            record = await _settled_at_once(workspace, record)
+            if record.state in ACCEPTED:
+                return record
         if record.state is RenderState.UNKNOWN:
             workspace.post(about_unknown(record))
         if isinstance(error, OutcomeUnknown):
@@ -269,6 +273,15 @@ async def _send(workspace: Workspace, order: Order, ready: _Ready, attempt: Atte
     receipts.drop(workspace.settings.state_dir, submission.render_id)
     await _tell_stray(workspace, record, submission)
     return record
+
+
+async def _settled_at_once(workspace: Workspace, record: Record) -> Record:
+    """Where an unknown render stands after what its answer and the provider can tell right away."""
+    try:
+        return await current(workspace, record.entry.render_id) or record
+    except Transient as error:
+        log.info("Render %s stays unknown for now: %s", record.entry.render_id, error)
+        return record
 
 
 async def _note(attempt: Attempt, state: RenderState, failure: Failure) -> None:

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from avatar.errors import NotSent, OutcomeUnknown, StoreUnavailable, SubmitRefused
-from avatar.models import ProviderName, Submission
+from avatar.models import ProviderName, RemoteState, Snapshot, Submission
 from avatar.money import receipts, submit
 from avatar.money.attempt import Attempt
 from avatar.money.journal import Failure, Journal, RenderState
@@ -201,14 +201,38 @@ async def lost_answer(make_workspace, plan, listed):
 
 async def test_an_unknown_request_is_found_in_the_providers_list(make_workspace, plan):
     """Exactly one has our two files and our prompt: it is attached, and nothing is sent again."""
-    other = {"prompt": "another"}
-    listed = lambda inputs: [as_listed(inputs), as_listed(inputs, "req-other", **other)]  # noqa: E731
-    workspace, error = await lost_answer(make_workspace, plan, listed)
+    listed = lambda inputs: [as_listed(inputs), as_listed(inputs, "req-other", prompt="another")]  # noqa: E731
+    workspace = make_workspace(Listing(OutcomeUnknown("cut"), listed=listed))
     record = await submit_render(workspace, plan, plan.segments[0])
     assert record.entry.submission.request_id == "req-listed"
     assert "list of requests" in record.entry.settled_by
     assert len(workspace.provider(plan.provider).seen) == 1
-    assert error.render_id == record.entry.render_id
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        ('{"success": true, "id": "req-odd"}', None),
+        ('{"data": {"request_id": "req-odd"}}', None),
+        ("{}", "req-odd"),
+    ],
+)
+async def test_an_id_in_an_unexpected_place_is_put_to_the_provider(make_workspace, plan, answer, seen):
+    """The queue knows it: it is the request, and the run goes on."""
+    workspace = make_workspace(Scripted(OutcomeUnknown("odd", answer=answer, request_id=seen)))
+    record = await submit_render(workspace, plan, plan.segments[0])
+    assert (record.state, record.entry.submission.request_id) == (RenderState.SUBMITTED, "req-odd")
+    assert [each.state.value for each in await workspace.journal.history(record.entry.render_id)] == [
+        "intent", "unknown", "submitted",
+    ]  # fmt: skip
+
+
+async def test_an_id_that_the_provider_does_not_know_settles_nothing(make_workspace, plan):
+    """A number that was an error's code, say."""
+    lost = [Snapshot(state=RemoteState.LOST)]
+    workspace = make_workspace(Scripted(OutcomeUnknown("odd", answer='{"id": 500}'), looks=lost))
+    with pytest.raises(OutcomeUnknown):
+        await submit_render(workspace, plan, plan.segments[0])
 
 
 @pytest.mark.parametrize(
