@@ -69,6 +69,7 @@ def serve(path: Path, worker: int) -> Order | None:
             gone = any(key.data == "worker" for key, _ in events)
             if not runs and (gone or not events):
                 path.unlink(missing_ok=True)
+                path.with_suffix(".lock").unlink(missing_ok=True)
                 return None
             for key, _ in events:
                 if key.fileobj is listening:

@@ -49,7 +49,7 @@ def deploy(variables: Mapping[str, str], pool: WorkPool | None = None) -> list[s
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         # Its place is nobody's project, so that nothing is taken from there.
         written = Path(folder) / "prefect.yaml"
-        written.write_text(yaml.safe_dump(wanted(pool, command=_run_command(pool, variables))))
+        written.write_text(yaml.safe_dump(wanted(pool, command=run_command(pool, variables))))
         automations = beside.submit(_run, python("-m", "flows.automations"), wide, "automations and limits")
         command = python("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(written))
         said = _run(command, wide, "deployments", folder)
@@ -57,7 +57,7 @@ def deploy(variables: Mapping[str, str], pool: WorkPool | None = None) -> list[s
     return re.findall(r"Deployment '(.+?)' successfully", said)
 
 
-def _run_command(pool: WorkPool, variables: Mapping[str, str]) -> str:
+def run_command(pool: WorkPool, variables: Mapping[str, str]) -> str:
     """How the workers of `avatar up` start a run: in a fork of a process that has Prefect imported.
 
     Empty where the workers may be on other machines, and for other platforms: Prefect's own way.

@@ -1,6 +1,7 @@
 """What is deployed, for any work pool: no directory, and the image that was asked for."""
 
 import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from avatar.errors import AvatarError
 from avatar.local import environment
-from avatar.local.deploy import WorkPool, deploy, ensure_pool, shipped, wanted
+from avatar.local.deploy import WorkPool, deploy, ensure_pool, run_command, shipped, wanted
 from avatar.settings import AvatarSettings
 from tests.flows.conftest import Local, local  # noqa: F401 - a fixture
 
@@ -27,6 +28,26 @@ def test_deployments_name_their_pool_and_no_directory(pool: WorkPool) -> None:
         assert ":" not in deployment["entrypoint"]
     queues = {deployment["work_pool"].get("work_queue_name") for deployment in found["deployments"]}
     assert queues == {None, "upkeep"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Prefect starts runs")
+@pytest.mark.parametrize(
+    ("pool", "variables", "forked"),
+    [
+        (WorkPool(), {"PREFECT_HOME": "/state/prefect"}, True),
+        (WorkPool(), {}, False),
+        (WorkPool("containers", "docker"), {"PREFECT_HOME": "/state/prefect"}, False),
+    ],
+)
+def test_only_runs_of_this_machines_workers_are_forked(
+    pool: WorkPool, variables: dict[str, str], forked: bool
+) -> None:
+    """The launcher's path is this machine's: with a server of the user's, workers may be anywhere."""
+    command = run_command(pool, variables)
+    assert command.endswith("flows/launch.py") is forked
+    assert bool(command) is forked
+    for deployment in wanted(pool, command=command)["deployments"]:
+        assert ("command" in deployment["work_pool"]["job_variables"]) is forked
 
 
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
