@@ -8,7 +8,7 @@ from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
 from avatar.errors import ApprovalDenied, AvatarError
-from avatar.inbox.jobs import (
+from avatar.inbox.finish import (
     Outcomes,
     discard_manifest,
     keep_to_limit,
@@ -17,8 +17,9 @@ from avatar.inbox.jobs import (
     require_done,
     write_manifest,
 )
+from avatar.inbox.notes import Filed, Taken
 from avatar.inbox.sweep import Sweep
-from avatar.inbox.uploads import Filed, Inbox, Taken
+from avatar.inbox.uploads import Inbox
 from avatar.models import Model
 from avatar.workspace import Workspace
 from flows.batch import approve_batch, render_shards
@@ -50,9 +51,9 @@ async def take_uploads(workspace: Workspace, look: Look = Look()) -> None:  # no
         look: how to look through the inbox.
     """
     inbox, run = Inbox(workspace), str(flow_run.id)
-    haul = await Sweep(inbox, run, partial(is_under_way, workspace.settings.recovery)).run(look.wait_seconds)
-    filed = [*haul.filed, *(await carry_through(inbox, haul.taken, run) if haul.taken else ())]
-    await show_uploads(inbox, filed, haul.waiting)
+    swept = await Sweep(inbox, run, partial(is_under_way, workspace.settings.recovery)).run(look.wait_seconds)
+    filed = [*swept.filed, *(await carry_through(inbox, swept.taken, run) if swept.taken else ())]
+    await show_uploads(inbox, filed, swept.waiting)
     require_done(filed)
 
 

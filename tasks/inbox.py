@@ -8,11 +8,10 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from avatar.errors import AvatarError
-from avatar.inbox.file import decide, file_away
-from avatar.inbox.jobs import Outcomes, as_filed, judge
-from avatar.inbox.look import in_turns
+from avatar.inbox.finish import Outcomes, as_filed, decide, decide_ending, file_away
+from avatar.inbox.notes import Ending, Filed, Taken, Waiting
 from avatar.inbox.sweep import describe
-from avatar.inbox.uploads import Ending, Filed, Inbox, Taken, Waiting
+from avatar.inbox.uploads import Inbox, in_turns
 from avatar.workspace import Workspace
 from tasks.artifacts import decorate
 from tasks.results import passes_by_itself
@@ -34,9 +33,9 @@ async def file_uploads(
 ) -> list[Filed]:
     """Write down how every upload ended, then move them; what cannot be moved now is moved by a later sweep."""
     inbox = Inbox(workspace)
-    judged = [judge(inbox, each, outcomes.get(each.signature, ()), stopped) for each in taken]
+    ended = [decide_ending(inbox, each, outcomes.get(each.signature, ()), stopped) for each in taken]
     # All ends are written before anything is moved: a run that goes on from here must not render what has failed.
-    decided = await in_turns(lambda each: decide(inbox, each), judged)
+    decided = await in_turns(lambda each: decide(inbox, each), ended)
     return await in_turns(lambda each: _file(inbox, each), [each for each in decided if each is not None])
 
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from avatar.batch.check import require_fit
 from avatar.errors import AvatarError, Refused
-from avatar.inbox.file import file_away
-from avatar.inbox.look import TAKEN, WAITING, Found, in_turns, look_when_settled
-from avatar.inbox.take import IsAlive, Standing, forget, read_standing, take
+from avatar.inbox.finish import file_away
+from avatar.inbox.notes import Ending, Filed, IsAlive, LatestNote, Taken, Waiting, forget, read_notes, take
 from avatar.inbox.uploads import (
+    TAKEN,
+    WAITING,
     Contents,
-    Ending,
-    Filed,
+    Found,
     Inbox,
-    Taken,
     Upload,
-    Waiting,
+    in_turns,
+    look_when_settled,
     read_contents,
 )
 from avatar.models import ProviderName
@@ -30,11 +30,11 @@ MOST_UPLOADS = 200
 NAMED = 10
 
 _FILED = {Ending.DONE, Ending.FAILED}
-Notes = Mapping[str, Standing | None]
+Notes = Mapping[str, LatestNote | None]
 
 
 @dataclass(frozen=True)
-class Haul:
+class SweepResult:
     """What a sweep came to.
 
     Attributes:
@@ -64,22 +64,22 @@ class Sweep:
         self.inbox, self.owner, self._is_alive = inbox, owner, is_alive
         self._known = {owner: True}
 
-    async def run(self, wait_seconds: float = 0) -> Haul:
+    async def run(self, wait_seconds: float = 0) -> SweepResult:
         """Take what is ready; a run that was stopped gets what it had taken, and nothing else.
 
         Raises:
             StoreUnavailable: the store failed. What was taken so far is found again by this run.
         """
         found = await look_when_settled(self.inbox, wait_seconds)
-        notes = await read_standing(self.inbox) if TAKEN in found.ours else {}
+        notes = await read_notes(self.inbox) if TAKEN in found.ours else {}
         filed = await self._finish_filing(notes)
         mine = [each.taken for each in notes.values() if each and self._is_mine(each.taken)]
         if mine:
-            return Haul(in_order(mine), filed)
+            return SweepResult(in_order(mine), filed)
         busy = await self._busy_names(notes)
         await self._forget_gone(found, notes)
         taken, waiting = await self._take([each for each in found.uploads if each.name not in busy], notes)
-        return Haul(in_order(taken), filed, await self._tell(found, waiting))
+        return SweepResult(in_order(taken), filed, await self._tell(found, waiting))
 
     def _is_mine(self, taken: Taken) -> bool:
         return taken.owner == self.owner and taken.ending is None
@@ -146,8 +146,8 @@ class Sweep:
     async def _is_free(self, notes: Notes, signature: str) -> bool:
         if signature not in notes:
             return True
-        standing = notes[signature]
-        return standing is not None and standing.rested and not await self._alive(standing.taken.owner)
+        note_of_it = notes[signature]
+        return note_of_it is not None and note_of_it.rested and not await self._alive(note_of_it.taken.owner)
 
     async def _read(self, upload: Upload) -> Contents | Waiting:
         """Its jobs, or what it waits for."""
@@ -192,8 +192,8 @@ class Sweep:
 
 
 def _before(notes: Notes, upload: Upload) -> Taken | None:
-    standing = notes.get(upload.signature)
-    return standing.taken if standing else None
+    note_of_it = notes.get(upload.signature)
+    return note_of_it.taken if note_of_it else None
 
 
 def _is_suspect(before: Taken | None) -> bool:

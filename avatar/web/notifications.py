@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from avatar.errors import AvatarError, InvalidInput
-from avatar.inbox.look import in_turns, is_manifest
-from avatar.inbox.uploads import Inbox, Upload, file_of, is_usable, read_contents
+from avatar.inbox.uploads import Inbox, Upload, file_of, in_turns, is_manifest, is_usable, read_contents
 from avatar.local import prefect_api
 from avatar.store.objects import check_readable
 

@@ -215,9 +215,7 @@ async def test_money_that_waited_long_for_its_turn_is_set_aside_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was set aside hours ago may have been given back, or be of yesterday: each render counts once."""
-    from avatar.money import submit as turns
-
-    monkeypatch.setattr(turns, "CLAIM_ANEW_AFTER", 0.0)
+    monkeypatch.setattr("avatar.money.budget.USABLE_SECONDS", 0.0)
     checked = await works.check(given.batch)
     assert await carry(works, checked, "run-1") == [False] * 4
     (day,) = await works.workspace.budget.days()

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from minio import Minio
 
-from avatar.inbox.sweep import Haul, Sweep
-from avatar.inbox.uploads import Inbox, Taken
+from avatar.inbox.notes import Taken
+from avatar.inbox.sweep import Sweep, SweepResult
+from avatar.inbox.uploads import Inbox
 from avatar.settings import StoreSettings
 from avatar.workspace import Workspace
 
@@ -87,7 +88,7 @@ class Runs:
     async def is_alive(self, owner: str) -> bool:
         return owner not in self.over
 
-    async def sweep(self, owner: str, **given) -> Haul:
+    async def sweep(self, owner: str, **given) -> SweepResult:
         return await Sweep(self.inbox, owner, self.is_alive).run(**given)
 
     async def take(self, owner: str = "run-1") -> Taken:

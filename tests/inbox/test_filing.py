@@ -7,9 +7,8 @@ import pytest
 
 from avatar.batch.models import Outcome, RowState
 from avatar.errors import BatchIncomplete, StoreUnavailable
-from avatar.inbox.file import decide, file_away
-from avatar.inbox.jobs import judge, require_done
-from avatar.inbox.uploads import Ending, Filed
+from avatar.inbox.finish import decide, decide_ending, file_away, require_done
+from avatar.inbox.notes import Ending, Filed
 from tests.inbox.conftest import PNG, WAV
 from tests.inbox.test_looking import ODD
 
@@ -29,7 +28,7 @@ def outcome(inbox, taken, state=RowState.PUBLISHED, **more):
 
 
 async def ended(inbox, taken, state=RowState.PUBLISHED, **more):
-    return await decide(inbox, judge(inbox, taken, [outcome(inbox, taken, state, **more)]))
+    return await decide(inbox, decide_ending(inbox, taken, [outcome(inbox, taken, state, **more)]))
 
 
 async def settle(inbox, runs, state=RowState.PUBLISHED, **more) -> Filed:
@@ -154,9 +153,9 @@ async def test_filing_that_was_cut_short_is_finished_by_another_run(inbox, user,
         with pytest.raises(StoreUnavailable):
             await file_away(inbox, done)
     runs.over.add("run-1")
-    haul = await runs.sweep("run-2")
-    assert [each.ending for each in haul.filed] == [Ending.DONE]
-    assert haul.taken == ()
+    found = await runs.sweep("run-2")
+    assert [each.ending for each in found.filed] == [Ending.DONE]
+    assert found.taken == ()
     assert user.listing() == [
         ".done/anna/portrait.png",
         ".done/anna/result.json",
@@ -178,8 +177,8 @@ async def test_one_upload_that_cannot_be_filed_keeps_no_other(inbox, user, runs,
         return await real(key, target)
 
     monkeypatch.setattr(inbox.store, "copy", fail)
-    haul = await runs.sweep("run-2")
-    assert ([taken.name for taken in haul.taken], haul.filed) == (["bob"], ())
+    found = await runs.sweep("run-2")
+    assert ([taken.name for taken in found.taken], found.filed) == (["bob"], ())
     assert "anna/voice.mp3" in user.listing()
 
 

@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from avatar.errors import StoreUnavailable
-from avatar.inbox.look import look, look_when_settled
 from avatar.inbox.sweep import Sweep
-from avatar.inbox.uploads import File, Upload, read_contents
+from avatar.inbox.uploads import File, Upload, look, look_when_settled, read_contents
 from tests.inbox.conftest import PNG, WAV
 
 ODD = ["Zoë & co (1)", "v1.2 final", "日本語", "100% sure?", "a+b#c", "it's 'quoted'"]
@@ -43,8 +42,8 @@ async def test_an_empty_inbox_is_one_listing(inbox, user, monkeypatch):
     async def nobody(_):
         raise AssertionError
 
-    haul = await Sweep(inbox, "run-1", nobody).run()
-    assert (bool(haul), calls) == (False, ["list inbox/"])
+    found = await Sweep(inbox, "run-1", nobody).run()
+    assert (bool(found), calls) == (False, ["list inbox/"])
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -4,24 +4,22 @@ import asyncio
 
 from avatar.batch.models import Outcome, RowState
 from avatar.errors import StoreUnavailable
-from avatar.inbox import take as taking
-from avatar.inbox.file import decide, file_away
-from avatar.inbox.jobs import judge
+from avatar.inbox import notes as taking
+from avatar.inbox.finish import decide, decide_ending, file_away
+from avatar.inbox.notes import Ending, note
 from avatar.inbox.sweep import describe
-from avatar.inbox.take import note
-from avatar.inbox.uploads import Ending
 from tests.inbox.conftest import PNG, WAV
 
 LATER = Outcome(line=1, state=RowState.FAILED, job_id="j", reason="The provider was away.", passes=True)
 
 
-def names(haul):
-    return [taken.name for taken in haul.taken]
+def names(found):
+    return [taken.name for taken in found.taken]
 
 
 async def put_off(inbox, taken, outcome=LATER, **more):
     """The run of `taken` ends with this outcome, and the wait is over."""
-    judged = judge(inbox, taken, [outcome])
+    judged = decide_ending(inbox, taken, [outcome])
     judged = judged.model_copy(update={"wait_seconds": 0} | more)
     assert await decide(inbox, judged)
     return judged
@@ -31,8 +29,8 @@ async def test_overlapping_sweeps_share_nothing(inbox, user, runs):
     """Eight sweeps at once over five uploads: each upload is taken by exactly one."""
     for name in "abcde":
         user.pair(name)
-    hauls = await asyncio.gather(*(runs.sweep(f"run-{number}") for number in range(8)))
-    assert sorted(name for haul in hauls for name in names(haul)) == list("abcde")
+    founds = await asyncio.gather(*(runs.sweep(f"run-{number}") for number in range(8)))
+    assert sorted(name for found in founds for name in names(found)) == list("abcde")
     assert not await runs.sweep("run-9")
 
 
@@ -71,9 +69,9 @@ async def test_what_killed_its_run_twice_is_taken_alone(inbox, user, runs):
     for name in ("anna", "bomb"):
         user.pair(name)
     for number in range(2):
-        haul = await runs.sweep(f"run-{number}")
-        assert names(haul) == ["anna", "bomb"]
-        for taken in haul.taken:
+        found = await runs.sweep(f"run-{number}")
+        assert names(found) == ["anna", "bomb"]
+        for taken in found.taken:
             await rest(inbox, taken)
         runs.over.add(f"run-{number}")
     user.pair("carl")
@@ -87,13 +85,13 @@ async def test_what_may_pass_is_tried_again_after_a_while(inbox, user, runs):
     user.pair("anna")
     for number in range(2):
         taken = await runs.take(f"run-{number}")
-        judged = judge(inbox, taken, [LATER])
+        judged = decide_ending(inbox, taken, [LATER])
         assert (judged.ending, judged.wait_seconds) == (Ending.LATER, taking.RETRY_SECONDS[number])
         assert await decide(inbox, judged)
         runs.over.add(f"run-{number}")
         assert not await runs.sweep("too-soon")
         await rest(inbox, judged)
-    judged = judge(inbox, await runs.take("run-2"), [LATER])
+    judged = decide_ending(inbox, await runs.take("run-2"), [LATER])
     assert judged.ending is Ending.FAILED
     assert "given up after 3 tries" in judged.told
     assert "The provider was away." in judged.told
@@ -109,28 +107,27 @@ async def test_waiting_for_tomorrow_is_no_failure(inbox, user, runs):
         assert (judged.ending, judged.failures) == (Ending.LATER, 0)
         runs.over.add(run)
     assert judged.delays == 6
-    assert judge(inbox, judged.model_copy(update={"delays": 287}), [outcome]).ending is Ending.FAILED
+    assert decide_ending(inbox, judged.model_copy(update={"delays": 287}), [outcome]).ending is Ending.FAILED
 
 
 async def test_a_run_taken_for_dead_files_nothing(inbox, user, runs):
-    """Taken over meanwhile, its verdict is not written: the upload is the other's now."""
+    """Taken over meanwhile, what it says is not written: the upload is the other's now."""
     user.pair("anna")
     taken = await rest(inbox, await runs.take("run-1"))
     runs.over.add("run-1")
     other = await runs.take("run-2")
-    assert await decide(inbox, judge(inbox, taken, [LATER])) is None
+    assert await decide(inbox, decide_ending(inbox, taken, [LATER])) is None
     assert (await runs.sweep("run-2")).taken == (other,)
 
 
 async def test_what_was_filed_while_we_looked_is_not_taken(inbox, user, runs):
     """A sweep that read the inbox a moment too early finds the folder gone, and leaves no note."""
     user.pair("anna")
-    from avatar.inbox.look import look
-    from avatar.inbox.uploads import read_contents
+    from avatar.inbox.uploads import look, read_contents
 
     (upload,) = (await look(inbox)).uploads
     contents = await read_contents(inbox, upload)
-    done = judge(inbox, await runs.take(), [LATER.model_copy(update={"state": RowState.PUBLISHED})])
+    done = decide_ending(inbox, await runs.take(), [LATER.model_copy(update={"state": RowState.PUBLISHED})])
     await file_away(inbox, await decide(inbox, done))
     assert await taking.take(inbox, upload, contents, "run-2", None) is None
     assert user.listing(".taken") == []

@@ -4,19 +4,69 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from avatar.errors import ObjectNotFound
-from avatar.inbox.look import TAKEN, in_turns, look_again
-from avatar.inbox.uploads import Contents, Ending, Inbox, Taken, Upload
+from avatar.inbox.uploads import TAKEN, Contents, File, Inbox, Upload, in_turns, look_again
+from avatar.models import Stored
+
+
+class Ending(StrEnum):
+    DONE = "done"  #: every row has its video
+    FAILED = "failed"  #: will not pass by itself
+    LATER = "later"  #: stays in the inbox, and is taken again
+
+
+class Taken(Stored):
+    """An upload taken by a flow run. Whoever creates number *seq* has it; only that run writes it again."""
+
+    name: str
+    signature: str
+    seq: int = Field(1, ge=1)
+    owner: str = Field(description="id of the flow run")
+    token: str = Field(description="unique, so that a run recognises its own after a lost answer")
+    files: tuple[File, ...]
+    rows: tuple[dict[str, Any], ...] = Field((), description="one job each, as in a manifest")
+    fault: str = Field("", description="why it cannot be rendered as it is")
+    failures: int = Field(0, description="runs that ended without a word, or with a failure that may pass")
+    delays: int = Field(0, description="times it was put off because something has to happen first")
+    ending: Ending | None = None
+    told: str = Field("", description="what is filed beside it, or why it stays")
+    folder: str = Field("", description="where it is filed")
+    wait_seconds: float = Field(60.0, description="not to be taken over sooner after this was written")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An upload that is not taken, and what it waits for."""
+
+    name: str
+    why: str
+    age: float
+    signature: str
+
+
+@dataclass(frozen=True)
+class Filed:
+    """How an upload ended."""
+
+    name: str
+    ending: Ending
+    where: str
+    told: str
+    billed: str = ""
+    changed: bool = False
+
 
 log = logging.getLogger("avatar.inbox")
 
 #: Tells whether a flow run, by its id, still works on what it took, or will go on with it. Raises if nobody knows.
 IsAlive = Callable[[str], Awaitable[bool]]
 
-#: Runs that may end without a verdict on an upload, or with a failure that may pass.
+#: Runs that may end without a word on an upload, or with a failure that may pass.
 MOST_FAILURES = 3
 #: Seconds before an upload is tried again after its first, second, … failure.
 RETRY_SECONDS = (60.0, 600.0)
@@ -29,7 +79,7 @@ LARGEST = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Standing:
+class LatestNote:
     """The newest note on an upload, with its age by the store's clock in seconds (None: the store gave no clock)."""
 
     taken: Taken
@@ -45,19 +95,19 @@ def key_of(inbox: Inbox, taken: Taken) -> str:
     return f"{inbox.prefix}{TAKEN}{taken.signature}-{taken.seq:06d}.json"
 
 
-async def read_standing(inbox: Inbox) -> dict[str, Standing | None]:
+async def read_notes(inbox: Inbox) -> dict[str, LatestNote | None]:
     """The newest note on every upload that was taken, by signature; None for one that cannot be read."""
     stats = await inbox.store.list(inbox.prefix + TAKEN)
     newest = {stat.key.rpartition("/")[2].rpartition("-")[0]: stat.key for stat in stats}
     read = await in_turns(lambda signature: _read(inbox, signature, newest[signature]), newest)
-    return {signature: standing for each in read for signature, standing in each.items()}
+    return {signature: note_of_it for each in read for signature, note_of_it in each.items()}
 
 
-async def _read(inbox: Inbox, signature: str, key: str) -> dict[str, Standing | None]:
+async def _read(inbox: Inbox, signature: str, key: str) -> dict[str, LatestNote | None]:
     """Empty if another run has removed it meanwhile."""
     try:
         blob = await inbox.store.get(key, max_bytes=LARGEST)
-        return {signature: Standing(Taken.model_validate_json(blob.data), blob.stat.age)}
+        return {signature: LatestNote(Taken.model_validate_json(blob.data), blob.stat.age)}
     except ObjectNotFound:
         return {}
     except ValidationError:

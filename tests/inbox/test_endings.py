@@ -7,8 +7,9 @@ import pytest
 from avatar import errors, waiting
 from avatar.batch.models import Outcome, Row, RowState
 from avatar.batch.run import BatchStopped, run_row
-from avatar.inbox.jobs import judge
-from avatar.inbox.uploads import Ending, File, Inbox, Taken
+from avatar.inbox.finish import decide_ending
+from avatar.inbox.notes import Ending, Taken
+from avatar.inbox.uploads import File, Inbox
 from avatar.models import Asset, AvatarJob
 from avatar.workspace import Workspace
 from tests.money.scripted import make_plan
@@ -73,7 +74,7 @@ async def outcome_of(inbox, error):
 @pytest.mark.parametrize("kind", FOR_GOOD)
 async def test_what_will_not_pass_has_failed(inbox, kind):
     """Refused, failed or rejected for certain: filed with the provider's words, and not sent again by itself."""
-    judged = judge(inbox, TAKEN, [await outcome_of(inbox, kind("These are the words."))])
+    judged = decide_ending(inbox, TAKEN, [await outcome_of(inbox, kind("These are the words."))])
     assert judged.ending is Ending.FAILED
     assert "These are the words." in judged.told
 
@@ -81,7 +82,7 @@ async def test_what_will_not_pass_has_failed(inbox, kind):
 @pytest.mark.parametrize("kind", MAY_PASS)
 async def test_what_may_pass_stays(inbox, kind):
     """It is tried again; what waits for a person or for money is no failure."""
-    judged = judge(inbox, TAKEN, [await outcome_of(inbox, kind("These are the words."))])
+    judged = decide_ending(inbox, TAKEN, [await outcome_of(inbox, kind("These are the words."))])
     assert judged.ending is Ending.LATER
     assert (judged.failures, judged.delays) == ((1, 0) if MAY_PASS[kind] else (0, 1))
     assert "These are the words." in judged.told
@@ -92,10 +93,10 @@ async def test_what_may_pass_stays(inbox, kind):
 )
 async def test_a_run_that_was_stopped_leaves_everything_in_place(inbox, stopped, failures):
     """Before all rows were reached; but what has a fault of its own is filed all the same."""
-    judged = judge(inbox, TAKEN, [], stopped)
+    judged = decide_ending(inbox, TAKEN, [], stopped)
     assert (judged.ending, judged.failures, judged.told) == (Ending.LATER, failures, str(stopped))
     faulty = TAKEN.model_copy(update={"rows": (), "fault": "job.json cannot be read"})
-    assert judge(inbox, faulty, [], stopped).ending is Ending.FAILED
+    assert decide_ending(inbox, faulty, [], stopped).ending is Ending.FAILED
 
 
 async def test_one_row_that_may_pass_keeps_the_others(inbox):
@@ -106,5 +107,5 @@ async def test_one_row_that_may_pass_keeps_the_others(inbox):
         Outcome(line=3, state=RowState.FAILED, voice="c", reason="away", passes=True),
     ]
     taken = TAKEN.model_copy(update={"rows": TAKEN.rows * 3})
-    assert judge(inbox, taken, rows).ending is Ending.LATER
-    assert judge(inbox, taken, rows[:2] + rows[:1]).ending is Ending.FAILED
+    assert decide_ending(inbox, taken, rows).ending is Ending.LATER
+    assert decide_ending(inbox, taken, rows[:2] + rows[:1]).ending is Ending.FAILED
