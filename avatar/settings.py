@@ -207,6 +207,10 @@ class GallerySettings(Section):
     password: SecretStr | None = Field(
         None, min_length=1, description="Asked for by the gallery (HTTP Basic). Unset: nobody is asked."
     )
+    desk: bool | None = Field(
+        None,
+        description="Start, approve and accept from the gallery's pages. Unset: only under `avatar up`, on loopback.",
+    )
 
 
 class InboxSettings(Section):

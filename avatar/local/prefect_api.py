@@ -151,6 +151,15 @@ def emit(api_url: str, events: str) -> None:
         )
 
 
+def ask(api_url: str, path: str, body: Mapping[str, Any]) -> Any:
+    """POST what may be repeated (a filter, or what has an idempotency key), with patience; returns the answer's JSON.
+
+    Raises:
+        httpx.HTTPError: the API did not answer, or refused.
+    """
+    return _patiently(api_url, "POST", path, json.dumps(dict(body))).raise_for_status().json()
+
+
 def create(api_url: str, path: str, body: Mapping[str, Any]) -> None:
     """POST what is to be made, with patience. Nothing changes if there is one of its name.
 

@@ -22,6 +22,8 @@ from avatar.settings import AvatarSettings, StoreSettings
 
 Say = Callable[[str], None]
 
+#: Addresses of the gallery from which only this machine can start jobs.
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _NONE = Services(store=None, api_url="", ui_url="", started_api=False)
 #: Seconds a revived service must live for its death not to count with the one before.
 STABLE = 60.0
@@ -172,8 +174,11 @@ def _everything(
     """
     start = partial(ensure, state, wanted=wanted)
     variables = environment(settings, replace(running, gallery_url=""))
+    desk = settings.gallery.desk is None and settings.gallery.host in LOOPBACK
     programs = [
-        site(state, "gallery", settings.gallery, variables),
+        site(
+            state, "gallery", settings.gallery, variables | ({"AVATAR_GALLERY__DESK": "true"} if desk else {})
+        ),
         site(state, "bridge", settings.bridge, variables),
     ]
     list(both.map(start, programs))

@@ -16,17 +16,28 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
-from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable
+from avatar.errors import AvatarError, InvalidInput, NotConfigured, ObjectNotFound, StoreUnavailable
 from avatar.job.index import in_turns, read_video, rebuild
+from avatar.local.prefect_api import PrefectAccess
 from avatar.local.state import local_url
 from avatar.models import AvatarJob, Render, Video, job_id
 from avatar.money.journal import Journal, is_indexed
 from avatar.settings import AvatarSettings, GallerySettings
 from avatar.store.store import Store
 from avatar.web.catalogue import Catalogue, Query
+from avatar.web.desk import Desk
 from avatar.web.media import serve_media
 from avatar.web.pages import History, Links, Pages
-from avatar.web.server import HEALTH, AccessControl, SecurityHeaders, Server, health, is_loopback, listen
+from avatar.web.server import (
+    HEALTH,
+    AccessControl,
+    SecurityHeaders,
+    Server,
+    Visitors,
+    health,
+    is_loopback,
+    listen,
+)
 from avatar.workspace import Workspace
 
 # The gallery as an ASGI application: GET and HEAD, nothing else.
@@ -45,6 +56,8 @@ class Gallery:
 
     workspace: Workspace
     pages: Pages = field(default_factory=Pages)
+    #: What people may do here besides looking; None for a gallery that only reads.
+    desk: Desk | None = None
     #: What is said of the index while it is not complete.
     indexing: str = ""
 
@@ -53,14 +66,24 @@ class Gallery:
 
     async def index(self, request: Request) -> Response:
         page = await self.catalogue.page(Query.of(request.query_params))
-        return _page(self.pages.index(page, links_from(request), indexing=self.indexing))
+        html = self.pages.index(page, links_from(request), indexing=self.indexing, **self._visitor(request))
+        return self._page(request, html)
+
+    def _visitor(self, request: Request) -> dict[str, str]:
+        return {"visitor": self.desk.visitors.token(request)} if self.desk else {}
+
+    def _page(self, request: Request, html: str) -> Response:
+        response = HTMLResponse(html, headers=PAGE_HEADERS)
+        return self.desk.visitors.remember(request, response) if self.desk else response
 
     async def player(self, request: Request) -> Response:
         """Straight from the manifest: a video plays here the moment it is published."""
         video = await read_video(self.workspace.store, request.path_params["job_id"])
         histories = await read_histories(self.workspace.journal, video.renders)
         takes = await find_takes(self.workspace.store, video)
-        return _page(self.pages.player(video, histories, links_from(request), takes=takes))
+        facts = self._visitor(request) | (self.desk.player_facts(video, takes) if self.desk else {})
+        html = self.pages.player(video, histories, links_from(request), takes=takes, **facts)
+        return self._page(request, html)
 
     async def media(self, request: Request) -> Response:
         return await serve_media(self.workspace.store, request)
@@ -78,6 +101,8 @@ class Gallery:
     async def fault(self, request: Request, error: Exception) -> Response:
         """An error as a page that says what happened."""
         status, title, told = explain(error)
+        if isinstance(error, InvalidInput) and not request.url.path.startswith(("/videos/", "/media/")):
+            status, title = HTTPStatus.BAD_REQUEST, "Not possible"
         html = self.pages.fault(title, told, links_from(request))
         retry = {"retry-after": str(RETRY_SECONDS)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
         allow = getattr(error, "headers", None) or {}
@@ -87,6 +112,10 @@ class Gallery:
 def build_app(workspace: Workspace) -> Starlette:
     """The site over the store and journal of `workspace`, which stays the caller's to close."""
     gallery = Gallery(workspace)
+    if workspace.settings.gallery.desk:
+        api_url = (PrefectAccess().api_url or "").rstrip("/")
+        visitors = Visitors(workspace.settings.gallery)
+        gallery.desk = Desk(workspace, gallery.pages, gallery.catalogue, api_url, visitors)
     return Starlette(
         routes=_routes(gallery),
         middleware=[Middleware(SecurityHeaders), Middleware(AccessControl, workspace.settings.gallery)],
@@ -110,6 +139,7 @@ def _routes(gallery: Gallery) -> list[Route]:
         Route("/media/{key:path}", gallery.media),
         Route(HEALTH, health),
     ]
+    routes += gallery.desk.routes() if gallery.desk else []
     return routes + [Route(f"/static/{name}", _file(STATIC / name)) for name in STATIC_FILES]
 
 
@@ -167,16 +197,14 @@ def explain(error: Exception) -> tuple[int, str, AvatarError]:
     return status, title, error if isinstance(error, AvatarError) else AvatarError(str(error))
 
 
-def _page(html: str) -> Response:
-    return HTMLResponse(html, headers=PAGE_HEADERS)
-
-
 def serve(settings: AvatarSettings, *, say: Callable[[str], None]) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code.
 
     Raises:
+        NotConfigured: others could start jobs without a password.
         AvatarError: nothing can listen at the address that was asked for.
     """
+    check_desk(settings.gallery)
     with listen("gallery", settings.gallery.host, settings.gallery.port) as listener:
         warn(settings.gallery, say)
         say(f"Gallery {local_url(settings.gallery.host, listener.getsockname()[1])}")
@@ -190,6 +218,15 @@ async def _serve(settings: AvatarSettings, listener: socket.socket) -> None:
         await Server(build_app(workspace)).serve(sockets=[listener])
     finally:
         await workspace.aclose()
+
+
+def check_desk(settings: GallerySettings) -> None:
+    """Raise `NotConfigured` if others could start jobs without a password."""
+    if settings.desk and settings.password is None and not is_loopback(settings.host):
+        raise NotConfigured(
+            f"The gallery would listen on {settings.host}, and whoever reaches it could start jobs. Nothing was started.",
+            hint="Set AVATAR_GALLERY__PASSWORD, or AVATAR_GALLERY__HOST to 127.0.0.1, or AVATAR_GALLERY__DESK to false.",
+        )
 
 
 def warn(settings: GallerySettings, say: Callable[[str], None]) -> None:

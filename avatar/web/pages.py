@@ -57,6 +57,10 @@ class Links:
         """Where an object is saved from, under a name."""
         return f"{self.media(key)}{'' if self.folder else f'?download={quote(name)}'}"
 
+    def page(self, path: str) -> str:
+        """Any other page of the site."""
+        return f"{self.root}{quote(path)}"
+
     def static(self, name: str) -> str:
         return f"{self.root}static/{name}"
 
@@ -93,9 +97,9 @@ class Pages:
             "moment": moment,
         }
 
-    def index(self, page: Page, links: Links, *, indexing: str = "") -> str:
-        facts = {"states": STATES, "providers": PROVIDERS, "unreadable": UNREADABLE}
-        return self._render("index.html", page=page, links=links, indexing=indexing, **facts)
+    def index(self, page: Page, links: Links, *, indexing: str = "", visitor: str = "") -> str:
+        facts = {"states": STATES, "providers": PROVIDERS, "unreadable": UNREADABLE, "visitor": visitor}
+        return self.render("index.html", page=page, links=links, indexing=indexing, **facts)
 
     def player(self, video: Video, histories: Sequence[History], links: Links, **facts: Any) -> str:
         """`facts`: `takes`, pairs of a number and a job that have a video, this one among them."""
@@ -109,13 +113,16 @@ class Pages:
             "run_url": run_page(video.flow_run_url),
             "takes": (),
         }
-        return self._render("player.html", video=video, histories=histories, links=links, **(shown | facts))
+        return self.render("player.html", video=video, histories=histories, links=links, **(shown | facts))
 
     def fault(self, title: str, error: AvatarError, links: Links) -> str:
-        return self._render("fault.html", title=title, message=error.message, hint=error.hint, links=links)
+        return self.render("fault.html", title=title, message=error.message, hint=error.hint, links=links)
 
-    def _render(self, template: str, **facts: Any) -> str:
-        return self._templates.get_template(template).render(**facts)
+    def render(self, template: str, **facts: Any) -> str:
+        """A page. `visitor` is what its forms carry; without it a page only shows."""
+        return self._templates.get_template(template).render(
+            {"visitor": "", "unreadable": UNREADABLE} | facts
+        )
 
 
 def download_name(video: Video) -> str:

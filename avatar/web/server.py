@@ -6,10 +6,14 @@ Plain ASGI where bodies stream through.
 import asyncio
 import base64
 import binascii
+import hashlib
 import ipaddress
+import re
 import secrets
 import signal
 import socket
+import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -149,7 +153,7 @@ async def read_body(request: Request) -> bytes:
 #: What a browser may do with a page: nothing from elsewhere, no script but the gallery's own file, in nobody's frame.
 HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; script-src 'self'; form-action 'self'; "
+        "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; script-src 'self'; form-action 'self'; connect-src 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
@@ -226,3 +230,84 @@ def _unknown_host() -> Response:
         "The gallery is not known by this name. Set AVATAR_GALLERY__PUBLIC_URL to its address, or a password.\n",
         HTTPStatus.MISDIRECTED_REQUEST,
     )
+
+
+# Who may change something, from which page.
+COOKIE = "avatar_session"
+_SESSION = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class Visitors:
+    """Ties a page's forms to the browser that was shown it.
+
+    The session is a random cookie that no page and no script can read; a form carries a digest of it. Whoever cannot
+    read our pages knows neither, and their requests also name another origin.
+    """
+
+    def __init__(self, settings: GallerySettings) -> None:
+        self.public_url = settings.public_url
+
+    def token(self, request: Request) -> str:
+        """What forms of a page carry."""
+        return _digest_of(self._session(request))
+
+    def remember(self, request: Request, response: Response) -> Response:
+        """Set the session's cookie, if the browser has none."""
+        if request.cookies.get(COOKIE) != self._session(request):
+            secure = bool(self.public_url and self.public_url.scheme == "https")
+            response.set_cookie(
+                COOKIE, self._session(request), httponly=True, samesite="lax", secure=secure, path="/"
+            )
+        return response
+
+    def check(self, request: Request, token: str) -> None:
+        """Raise 403 unless a request comes from a page that this browser was shown here."""
+        known = request.cookies.get(COOKIE, "")
+        same = secrets.compare_digest(_digest_of(known).encode(), token.encode("utf-8", "replace"))
+        if not _SESSION.fullmatch(known) or not same or not self._is_own_origin(request):
+            raise HTTPException(
+                HTTPStatus.FORBIDDEN,
+                "This did not come from a page of the gallery. Load the page again; nothing was done.",
+            )
+
+    def _is_own_origin(self, request: Request) -> bool:
+        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return False
+        try:
+            origin = urlsplit(request.headers.get("origin", "")).netloc
+        except ValueError:
+            return False
+        public = urlsplit(str(self.public_url)).netloc if self.public_url else ""
+        return bool(origin) and origin in {request.headers.get("host"), public}
+
+    @staticmethod
+    def _session(request: Request) -> str:
+        known = request.cookies.get(COOKIE, "")
+        if _SESSION.fullmatch(known):
+            return known
+        if not hasattr(request.state, "session"):
+            request.state.session = secrets.token_urlsafe(32)
+        return str(request.state.session)
+
+
+def _digest_of(session: str) -> str:
+    return hashlib.sha256(f"form of {session}".encode()).hexdigest()
+
+
+class Rate:
+    """So many a minute. Raises 429 beyond."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self._spent = most, deque[float]()
+
+    def spend(self) -> None:
+        now = time.monotonic()
+        while self._spent and now - self._spent[0] > 60:  # noqa: PLR2004 - a minute
+            self._spent.popleft()
+        if len(self._spent) >= self.most:
+            raise HTTPException(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "Too many at once. Try again in a minute.",
+                {"retry-after": "60"},
+            )
+        self._spent.append(now)
