@@ -38,7 +38,7 @@ class Stored(Model):
 
 
 # The nouns of the project as frozen models (vocabulary: README, "Words").
-#: The paid model, by the one name it has in ids: the same model behind two doors is bought once.
+#: The model of those who name none, and of what was bought before there were others.
 KLING_AVATAR = "kling-ai-avatar-v2-pro"
 #: The free local stand-in.
 PREVIEW = "preview"
@@ -49,6 +49,9 @@ LONGEST_ADDRESS = 4096
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 #: The value of a label.
 Label = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
+
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
 class ProviderName(StrEnum):
@@ -98,6 +101,12 @@ class AvatarJob(Model):
         None,
         title="Provider",
         description="Who renders; preview is free. Empty: the AVATAR_PROVIDER setting.",
+    )
+    model: ModelName | None = Field(
+        None,
+        title="Model",
+        description="Which model renders: docs/models.md lists them. Empty: the AVATAR_MODEL setting.",
+        examples=["kling-ai-avatar-v2-standard"],
     )
     max_cost: Decimal | None = Field(
         None,
@@ -302,6 +311,8 @@ class Submission(Stored):
 
     render_id: str
     provider: ProviderName
+    model: str = Field(KLING_AVATAR, description="its name in ids")
+    endpoint: str = Field("", description="what was asked, as the provider's own pages name it")
     request_id: str = Field(min_length=1)
     submitted_at: datetime
     status_url: str | None = None

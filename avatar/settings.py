@@ -13,7 +13,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from avatar.models import ProviderName
+from avatar.models import KLING_AVATAR, ProviderName
 
 Dollars = Annotated[Decimal, Field(ge=0, decimal_places=4)]
 BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
@@ -126,6 +126,27 @@ class LimitSettings(Section):
     max_aspect: float | None = Field(
         None, gt=1, description="Longest side over shortest side of the portrait."
     )
+
+
+class OfferSettings(Section):
+    """Where a provider has a model, and at what price."""
+
+    endpoint: str | None = Field(None, description="fal's endpoint id, or the path of Pixazo's product.")
+    price_per_second: Dollars | None = Field(None, description="US dollars per second of video.")
+    source: str = Field("", description="Where that is from, and of when.")
+
+
+class ModelSettings(Section):
+    """A model, or what is changed of one that is known."""
+
+    title: str = ""
+    enabled: bool | None = None
+    prompt: bool | None = Field(None, description="Whether it takes a prompt.")
+    fal: OfferSettings | None = None
+    pixazo: OfferSettings | None = None
+    limits: LimitSettings | None = None
+    parameters: dict[str, str] | None = Field(None, description="Sent beside portrait, voice and prompt.")
+    notes: tuple[str, ...] = ()
 
 
 class DownloadSettings(Section):
@@ -334,6 +355,10 @@ class AvatarSettings(BaseSettings):
     env_file: Path | None = Field(
         None,
         description="File that settings are read from, after the environment. Unset: `.env` in the directory where the command, `avatar up` or the worker was started.",
+    )
+    model: str = Field(KLING_AVATAR, description="The model that jobs are made with: docs/models.md.")
+    models: dict[str, ModelSettings] = Field(
+        {}, description="Other prices, limits or endpoints of models, and further models: docs/models.md."
     )
     state_dir: Path = Field(
         default_factory=default_state_dir, description="Where local data and running services live."

@@ -103,7 +103,7 @@ class Workspace:
         self.turns: Turns = turns or NoTurns()
         self.subject = Subject()
         self._listener, self._deliver = listener, deliver
-        self._providers: dict[ProviderName, Provider] = {}
+        self._providers: dict[tuple[ProviderName, str], Provider] = {}
         self._callbacks: Callbacks | None = None
 
     def but(
@@ -126,13 +126,13 @@ class Workspace:
         except Exception:  # the job is more than its notice
             log.exception("The notice %s was not delivered.", notice.EVENT)
 
-    def provider(self, name: ProviderName | None = None) -> "Provider":
-        """The provider by that name, or the one the settings name."""
+    def provider(self, name: ProviderName | None = None, model: str | None = None) -> "Provider":
+        """The provider by that name for that model; without them, those that the settings name."""
         from avatar.providers import open_provider
 
-        chosen = name or self.settings.provider
+        chosen = name or self.settings.provider, model or self.settings.model
         if chosen not in self._providers:
-            self._providers[chosen] = open_provider(chosen, self.settings, self.store)
+            self._providers[chosen] = open_provider(chosen[0], self.settings, self.store, chosen[1])
         return self._providers[chosen]
 
     async def callbacks(self) -> "Callbacks":

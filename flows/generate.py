@@ -75,7 +75,7 @@ async def preview(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: 
 
 
 def job_id_of(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> str:
-    return identify(job, portrait, voice, workspace.provider(job.provider))
+    return identify(job, portrait, voice, workspace.provider(job.provider, job.model))
 
 
 async def render_segment(workspace: Workspace, plan: Plan, segment: Segment, claim: str | None) -> Render:

@@ -82,7 +82,7 @@ class Checker:
         self._assets: Memo[Asset] = Memo()
         self._portraits: Memo[Portrait] = Memo()
         self._voices: Memo[tuple[Voice, tuple[Segment, ...]]] = Memo()
-        self._fit: set[str] = set()
+        self._fit: set[tuple[str, str]] = set()
 
     async def check_chunk(self, raws: Sequence[RawRow], earlier: Mapping[int, Row]) -> list[Row]:
         """Rows with their plans and prices; bad ones with their reasons.
@@ -114,17 +114,17 @@ class Checker:
         except (InvalidInput, SourceUnavailable, OSError, ValueError) as error:  # a file not ours to read
             passes = isinstance(error, SourceUnavailable)
             return _bad(raw, str(error), getattr(error, "hint", None), passes=passes)
-        name = identify(job, portrait, voice, self.workspace.provider(job.provider))
+        name = identify(job, portrait, voice, self.workspace.provider(job.provider, job.model))
         return _Ingested(raw.line, job, portrait, voice, name)
 
     async def _asset(self, source: str, what: str) -> Asset:
         return await self._assets.get((what, source), lambda: ingest(self.workspace, source, what=what))
 
     async def _check_provider(self, job: AvatarJob) -> None:
-        provider = self.workspace.provider(job.provider)
-        if provider.name not in self._fit:
-            await require_fit(self.workspace, job.provider)
-            self._fit.add(provider.name)
+        provider = self.workspace.provider(job.provider, job.model)
+        if (provider.name, provider.model) not in self._fit:
+            await require_fit(self.workspace, job.provider, job.model)
+            self._fit.add((provider.name, provider.model))
 
     def _without_doubles(self, ingested: "Row | _Ingested") -> "Row | _Ingested":
         """The first row of a job stays; the others refer to it."""
@@ -155,7 +155,7 @@ class Checker:
         key = plan_cache_key(self.workspace, ingested.job, ingested.portrait, ingested.voice)
         if earlier is not None and earlier.plan is not None and earlier.plan_key == key:
             return earlier.plan, key
-        provider = self.workspace.provider(ingested.job.provider)
+        provider = self.workspace.provider(ingested.job.provider, ingested.job.model)
         portrait = await self._portraits.get(
             (ingested.portrait.sha256, provider.limits),
             lambda: ready_portrait(self.workspace, ingested.portrait, provider.limits, ingested.job.portrait),
@@ -171,9 +171,9 @@ class Checker:
         return plan, key
 
 
-async def require_fit(workspace: Workspace, name: ProviderName | None) -> None:
+async def require_fit(workspace: Workspace, name: ProviderName | None, model: str | None = None) -> None:
     """Raise `NotConfigured` or `StoreUnfit` if a provider cannot be used at all. None: that of the settings."""
-    provider = workspace.provider(name)
+    provider = workspace.provider(name, model)
     provider.check_configured()
     if provider.capabilities.paid and not await workspace.store.proves_conditional_create():
         raise StoreUnfit(
@@ -274,7 +274,9 @@ def _in_chunks(rows: Iterable[RawRow]) -> Iterable[list[RawRow]]:
 
 def _counted(workspace: Workspace, found: Checked, rows: Sequence[Row]) -> Checked:
     ready = [row for row in rows if row.plan is not None]
-    paid = any(workspace.provider(row.plan.provider).capabilities.paid for row in ready if row.plan)
+    paid = any(
+        workspace.provider(row.plan.provider, row.plan.model).capabilities.paid for row in ready if row.plan
+    )
     zero = Decimal(0)
     return Checked(
         batch_id=found.batch_id,

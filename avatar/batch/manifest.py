@@ -131,7 +131,8 @@ def _without_query(cell: re.Match[bytes]) -> bytes:
 
 
 def _identify(sha256: str, base: str, batch: Batch) -> str:
-    parts = [BATCH_VERSION, sha256, base, batch.prompt, batch.provider]
+    # A batch that names no model keeps the name that it had before there were several.
+    parts = [BATCH_VERSION, sha256, base, batch.prompt, batch.provider, *filter(None, [batch.model])]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
-from avatar.models import LONGEST_ADDRESS, AvatarJob, Label, Model, Plan, ProviderName, Stored
+from avatar.models import LONGEST_ADDRESS, AvatarJob, Label, Model, ModelName, Plan, ProviderName, Stored
 
 
 class OnBadRows(StrEnum):
@@ -64,6 +64,12 @@ class Batch(Model):
     )
     provider: ProviderName | None = Field(
         None, title="Provider", description="For rows that name none. Empty: the AVATAR_PROVIDER setting."
+    )
+    model: ModelName | None = Field(
+        None,
+        title="Model",
+        description="For rows that name none. Empty: the AVATAR_MODEL setting.",
+        examples=["kling-ai-avatar-v2-standard"],
     )
     on_bad_rows: OnBadRows = Field(
         OnBadRows.STOP,

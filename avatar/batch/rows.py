@@ -240,7 +240,12 @@ def as_job(raw: RawRow, batch: Batch, base: str) -> AvatarJob | str:
     if "://" in base and (local := [name for name in NEEDED if _is_local(raw_values.get(name))]):
         where = "from the web" if is_link(base) else "in the bucket"
         return f"{local[0]}: a manifest {where} cannot name files of this machine"
-    defaults = {"prompt": batch.prompt, "provider": batch.provider, "language": batch.language}
+    defaults = {
+        "prompt": batch.prompt,
+        "provider": batch.provider,
+        "model": batch.model,
+        "language": batch.language,
+    }
     values: dict[str, Any] = defaults | raw_values
     for name in NEEDED:
         if isinstance(values.get(name), str):

@@ -50,6 +50,7 @@ def _batch(arguments: argparse.Namespace) -> Batch:
             "voices": [_voice(voice) for voice in arguments.voices],
             "prompt": arguments.prompt,
             "provider": arguments.provider,
+            "model": arguments.model,
             "on_bad_rows": arguments.on_bad_rows,
             "at_once": arguments.at_once,
             "max_cost": arguments.max_cost,

@@ -8,9 +8,11 @@ import os
 import secrets
 import sys
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,8 +23,11 @@ from avatar.errors import AvatarError
 from avatar.local import Services, find, prefect_api
 from avatar.local.prefect_api import PATIENCE, PrefectAccess
 from avatar.local.programs import POOL
-from avatar.models import ProviderName
+from avatar.models import ProviderName, Submission
 from avatar.providers import open_provider
+from avatar.providers.base import Provider
+from avatar.providers.known_models import plain_name
+from avatar.providers.public_hosts import Cut, Unsafe, get_public, host_of
 from avatar.settings import AvatarSettings, StoreSettings, env_file
 from avatar.store.connection import parse_endpoint
 from avatar.store.store import Store
@@ -192,7 +197,7 @@ async def examine(settings: AvatarSettings) -> tuple[Finding, ...]:
     found += [finding async for finding in _store(settings)]
     found += await asyncio.to_thread(lambda: list(_prefect(running)))
     found.append(bridge(running.bridge_url))
-    found += await _provider(settings)
+    found += await about_provider(settings)
     found += await asyncio.to_thread(lambda: list(left_open(settings)))
     return tuple(found)
 
@@ -338,7 +343,7 @@ def bridge(url: str) -> Finding:
     )
 
 
-async def _provider(settings: AvatarSettings) -> list[Finding]:
+async def about_provider(settings: AvatarSettings) -> list[Finding]:
     name = f"provider {settings.provider}"
     # A provider is only asked about its own settings here, which reads nothing from a store.
     store = Store(StoreSettings.model_validate(_NOWHERE))
@@ -349,8 +354,76 @@ async def _provider(settings: AvatarSettings) -> list[Finding]:
         return [Finding(name, "fail", str(error), error.hint or "")]
     finally:
         await store.aclose()
-    price = f"${provider.price_per_second}/s" if provider.capabilities.paid else "free"
-    return [Finding(name, "ok", f"{provider.model}, {price}; its settings are complete")]
+    if not provider.capabilities.paid:
+        return [Finding(name, "ok", f"{provider.model}, free; its settings are complete")]
+    about = f"{provider.model}, ${provider.price_per_second}/s; its settings are complete"
+    return [
+        Finding(name, "ok", about),
+        await _answers(provider, name),
+        await _price(provider),
+        await _videos(provider, settings),
+    ]
+
+
+async def _answers(provider: Provider, name: str) -> Finding:
+    """Ask about a request that nobody made: only a right key is told that there is none."""
+    nobody = Submission(
+        render_id="doctor",
+        provider=provider.name,
+        model=provider.model,
+        request_id=str(uuid.UUID(int=0)),
+        submitted_at=datetime.fromtimestamp(0, UTC),
+    )
+    try:
+        await provider.poll(nobody)
+    except AvatarError as error:
+        text = error.message.partition(" This says nothing")[0].partition(" Request ")[0]
+        return Finding(name, "fail", text, error.hint or "check the proxy, the network and the base URL")
+    return Finding(name, "ok", "it answers, and takes the key")
+
+
+async def _price(provider: Provider) -> Finding:
+    """Whether quotes are made with the price that the provider's own list has for this account."""
+    name, ours = "price", provider.price_per_second
+    try:
+        listed = await provider.listed_price()
+    except AvatarError as error:
+        return _warning(
+            name, detail=f"${ours}/s was not compared: {error.message.partition(' This says')[0]}"
+        )
+    if listed is None or not listed.per_second:
+        told = (
+            f"the list has {listed.amount} {listed.currency} per {listed.unit}"
+            if listed
+            else "no list tells it"
+        )
+        return Finding(name, "ok", f"${ours}/s could not be compared: {told}")
+    if listed.amount == ours:
+        return Finding(name, "ok", f"${ours}/s, as {provider.name}'s list has it for this account")
+    variable = (
+        f"AVATAR_MODELS__{plain_name(provider.model).upper()}__{provider.name.upper()}__PRICE_PER_SECOND"
+    )
+    return _warning(
+        name,
+        detail=f"quotes are made with ${ours}/s, and {provider.name}'s list has ${listed.amount}/s for this account",
+        hint=f"set {variable}={listed.amount}",
+    )
+
+
+async def _videos(provider: Provider, settings: AvatarSettings) -> Finding:
+    """Whether the place that videos are fetched from is reached, by the way that a download takes."""
+    name = "downloads"
+    if not provider.media_url:
+        return Finding(name, "ok", "not tried: where a video will be is known once one has been made")
+    private = settings.download.allow_private_hosts
+    try:
+        async with asyncio.timeout(PATIENCE * 3), get_public(provider.media_url, {}, private=private):
+            return Finding(name, "ok", f"{host_of(provider.media_url)}, where videos are fetched, is reached")
+    except (httpx.HTTPError, OSError, Cut, Unsafe) as error:
+        detail = (
+            f"{host_of(provider.media_url)}, where videos are fetched, is not reached: {type(error).__name__}"
+        )
+        return Finding(name, "fail", detail, "check HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and the firewall")
 
 
 _NOWHERE = {"endpoint": "127.0.0.1:9", "access_key": "none", "secret_key": "none"}

@@ -134,6 +134,7 @@ def _job(arguments: argparse.Namespace) -> AvatarJob:
             "voice": _absolute(arguments.voice),
             "prompt": arguments.prompt,
             "provider": arguments.provider,
+            "model": arguments.model,
             "max_cost": arguments.max_cost,
             "continuity": arguments.continuity,
             "trim": arguments.trim,

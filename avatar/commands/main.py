@@ -83,6 +83,7 @@ def _add_provider(parser: argparse.ArgumentParser) -> None:
         choices=["preview", "fal", "pixazo"],
         help="who renders (default: AVATAR_PROVIDER, else preview)",
     )
+    parser.add_argument("--model", metavar="NAME", help="which model renders (default: AVATAR_MODEL)")
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

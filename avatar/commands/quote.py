@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from avatar.errors import InvalidInput
+from avatar.errors import InvalidInput, NotConfigured
 from avatar.job.warnings import warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
 from avatar.media.facts import VoiceFacts
@@ -17,6 +17,7 @@ from avatar.media.probe import probe_voice
 from avatar.media.voice import Alone, take_alone
 from avatar.models import Limits, ProviderName, Quote
 from avatar.providers import describe_provider
+from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings
 
 
@@ -24,11 +25,12 @@ def run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.voice).expanduser()
     if not path.is_file():
         raise InvalidInput(f"The voice {arguments.voice!r} is not a file on this machine.")
-    names = [ProviderName(arguments.provider)] if arguments.provider else list(ProviderName)
+    settings = AvatarSettings()
+    asked = _asked(settings, arguments.provider, arguments.model)
     with tempfile.TemporaryDirectory() as folder:
         found = probe_voice(path)
         alone = take_alone(path, found, Path(folder), trim=arguments.trim)
-        offers = [offer(name, alone, AvatarSettings()) for name in names]
+        offers = [offer(name, model, alone, settings) for name, model in asked]
     if arguments.json:
         told = {"seconds": alone.facts.seconds, "notes": alone.facts.notes, "offers": offers}
         print(json.dumps(told))
@@ -37,14 +39,30 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if any(offer["accepted"] for offer in offers) else InvalidInput.exit_code
 
 
-def offer(name: ProviderName, alone: Alone, settings: AvatarSettings) -> dict[str, Any]:
-    """What `name` asks for this voice and where it would be cut, or why it would not take it."""
-    price, limits = describe_provider(name, settings)
+def _asked(
+    settings: AvatarSettings, provider: str | None, model: str | None
+) -> list[tuple[ProviderName, str]]:
+    """What is quoted: what was asked for, else all that is to be had, the settings' model first."""
+    names = [ProviderName(provider)] if provider else list(ProviderName)
+    if model is not None:
+        return [(name, model) for name in names]
+    known = sorted(known_models(settings).values(), key=lambda one: one.name != find_model(settings).name)
+    return [
+        (name, one.name)
+        for place, one in enumerate(known)
+        for name in names
+        if (name in one.offers and one.enabled) or not place
+    ]
+
+
+def offer(name: ProviderName, model: str, alone: Alone, settings: AvatarSettings) -> dict[str, Any]:
+    """What `name` asks for this voice with that model and where it would be cut, or why it would not take it."""
     facts = alone.facts
     try:
+        price, limits = describe_provider(name, settings, model)
         cuts = plan_cuts(alone.path, facts, limits)
-    except InvalidInput as error:
-        return {"provider": name, "accepted": False, "reason": str(error)}
+    except (InvalidInput, NotConfigured) as error:
+        return {"provider": name, "model": model, "accepted": False, "reason": str(error)}
     segments = [_segment(cut, facts) for cut in cuts]
     seconds = sum(math.ceil(round(segment["seconds"], 3)) for segment in segments)
     amount = (seconds * price).quantize(Decimal("0.0001"))
@@ -52,9 +70,15 @@ def offer(name: ProviderName, alone: Alone, settings: AvatarSettings) -> dict[st
     warnings = tuple(warn_of_speech(facts.speech, facts.seconds, quote, clipped=facts.clipped))
     if settings.warnings == "refuse" and warnings:
         reason = " ".join(warning.text for warning in warnings)
-        return {"provider": name, "accepted": False, "reason": f"{reason} (AVATAR_WARNINGS=refuse)"}
+        return {
+            "provider": name,
+            "model": model,
+            "accepted": False,
+            "reason": f"{reason} (AVATAR_WARNINGS=refuse)",
+        }
     return {
         "provider": name,
+        "model": model,
         "accepted": True,
         "seconds": seconds,
         "price": str(price),
@@ -95,8 +119,9 @@ def _print(found: VoiceFacts, facts: VoiceFacts, offers: list[dict[str, Any]]) -
         if not row["accepted"]:
             print(f"  {row['provider']:8} not accepted: {row['reason']}")
             continue
+        model = "" if row["provider"] is ProviderName.PREVIEW else f"  {row['model']}"
         print(
-            f"  {row['provider']:8} ${Decimal(row['amount']):.2f}  ({row['seconds']} s at ${row['price']}/s)"
+            f"  {row['provider']:8} ${Decimal(row['amount']):.2f}  ({row['seconds']} s at ${row['price']}/s){model}"
         )
         for line in (*row["limits"], *(f"{each['text']} {each['hint']}" for each in row["warnings"])):
             print(f"           {line}")

@@ -165,11 +165,12 @@ class Sweep:
 
     async def _unfit(self, contents: Contents) -> str:
         """Why a provider that is asked for cannot be used at all: a key is missing, or the store is unfit."""
-        for name in {str(row.get("provider") or "") for row in contents.rows}:
+        asked = {(str(row.get("provider") or ""), str(row.get("model") or "")) for row in contents.rows}
+        for name, model in asked:
             if name and name not in set(ProviderName):
                 continue  # told as a fault of the row
             try:
-                await require_fit(self.inbox.workspace, ProviderName(name) if name else None)
+                await require_fit(self.inbox.workspace, ProviderName(name) if name else None, model or None)
             except Refused as error:
                 return f"settings: {error} {error.hint or ''}".strip()
         return ""

@@ -59,7 +59,8 @@ async def plan_job(workspace: Workspace, job: AvatarJob, portrait: Asset, voice:
         InvalidInput: an input cannot be used, with what was found and what is needed.
         StoreUnavailable: the store failed.
     """
-    provider = workspace.provider(job.provider)
+    provider = workspace.provider(job.provider, job.model)
+    provider.check_offered()
     ready, (sound, segments) = await asyncio.gather(
         _as_named(
             ready_portrait(workspace, portrait, provider.limits, _name(job.portrait)), portrait, job.portrait
@@ -269,7 +270,7 @@ def _names(job: AvatarJob) -> str:
 
 def plan_cache_key(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> str:
     """Everything a plan depends on, so that a cached one is as good as a new one."""
-    provider = workspace.provider(job.provider)
+    provider = workspace.provider(job.provider, job.model)
     versions = (PLAN_SPEC, RECOLOURED_SPEC, COPY_SPEC, CUTS_SPEC, workspace.settings.warnings, _names(job))
     spec = _spec(f"{'-'.join(versions)}-{provider.price_per_second}", provider.limits)
     return f"plans/{identify(job, portrait, voice, provider)}/{provider.name}-{spec}"

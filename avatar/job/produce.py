@@ -10,6 +10,7 @@ from pathlib import Path
 
 from avatar.errors import (
     AvatarError,
+    NotConfigured,
     ObjectNotFound,
     RenderFailed,
     StillRendering,
@@ -45,7 +46,7 @@ from avatar.workspace import Workspace
 
 async def next_take(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> AvatarJob:
     """The lowest take that has no video and can still get one: one that was cut short is continued, not bought again."""
-    provider = workspace.provider(job.provider)
+    provider = workspace.provider(job.provider, job.model)
     while await _is_over(workspace, identify(job, portrait, voice, provider)):
         job = job.model_copy(update={"take": job.take + 1})
     return job
@@ -124,7 +125,8 @@ async def stand_in(
     """The plan by which AVATAR_FAILOVER renders `segment`, and the claim for its price.
 
     Returns:
-        None if there is no other provider, it would not take the segment, or the failure is not surely unbilled.
+        None if there is no other provider, it does not have the model or would not take the segment, or the failure
+        is not surely unbilled.
 
     Raises:
         BudgetRefused: the other's price passes a limit.
@@ -133,8 +135,12 @@ async def stand_in(
     name = workspace.settings.failover
     if name is None or name == plan.provider or not surely_unbilled(error):
         return None
-    provider = workspace.provider(name)
+    provider = workspace.provider(name, plan.model)
     if provider.model != plan.model or not fits(segment, provider.limits):
+        return None
+    try:
+        provider.check_offered()
+    except NotConfigured:
         return None
     provider.check_configured()
     quote = quote_segments(plan.segments, provider=name, price_per_second=provider.price_per_second)

@@ -318,7 +318,7 @@ def _describe(
         segments=plan.segments,
         renders=tuple(renders),
         checks=made.checks,
-        notes=(*made.notes, *_bills(workspace, renders)),
+        notes=(*made.notes, *_bills(workspace, plan, renders)),
         portrait=plan.portrait,
         voice=plan.voice,
         prompt=plan.prompt,
@@ -333,12 +333,14 @@ def _describe(
     )
 
 
-def _bills(workspace: Workspace, renders: Sequence[Render]) -> list[str]:
+def _bills(workspace: Workspace, plan: Plan, renders: Sequence[Render]) -> list[str]:
     """A note for each render whose bill is not its quote."""
     return [
         f"render {render.render_id} was quoted at ${render.quoted} and billed at ${render.billed}"
         for render in renders
-        if bill_differs(render.quoted, render.billed, workspace.provider(render.provider).price_per_second)
+        if bill_differs(
+            render.quoted, render.billed, workspace.provider(render.provider, plan.model).price_per_second
+        )
     ]
 
 

@@ -182,7 +182,7 @@ async def _bring_home(workspace: Workspace, record: Record, found: Reconciled) -
     try:
         if record.entry.remote is None:
             submission = submission_of(record)
-            look = await workspace.provider(submission.provider).poll(submission)
+            look = await workspace.provider(submission.provider, submission.model).poll(submission)
             await judge_look(workspace, record, look)
         await collect_render(workspace, render_id)
     except StillRendering:

@@ -131,11 +131,16 @@ async def _book(workspace: Workspace, record: Record, render: Render) -> None:
         await drop_hints(workspace.store, render.render_id)
 
 
+def _provider(workspace: Workspace, entry: Entry) -> Provider:
+    """Who was asked, for the model that it was asked for."""
+    return workspace.provider(entry.provider, entry.submission.model if entry.submission else None)
+
+
 async def book_bill(workspace: Workspace, entry: Entry, billed: Decimal) -> None:
     """Book what the provider's answer says that it charges, and tell if that is not what was quoted."""
     if entry.claimed_on is None:
         return
-    differs = bill_differs(entry.quoted, billed, workspace.provider(entry.provider).price_per_second)
+    differs = bill_differs(entry.quoted, billed, _provider(workspace, entry).price_per_second)
     token = DIFFERS if differs else BILLED
     await workspace.budget.settle(entry.claimed_on, entry.render_id, billed, claim=entry.claim, token=token)
     if differs:
@@ -146,7 +151,7 @@ async def book_invoice(workspace: Workspace, entry: Entry, amount: Decimal) -> N
     """Book what the provider's own books say, and tell if that is not what was quoted."""
     if entry.claimed_on is None:
         return
-    differs = bill_differs(entry.quoted, amount, workspace.provider(entry.provider).price_per_second)
+    differs = bill_differs(entry.quoted, amount, _provider(workspace, entry).price_per_second)
     token = INVOICE_DIFFERS if differs else INVOICED
     await workspace.budget.settle(entry.claimed_on, entry.render_id, amount, claim=entry.claim, token=token)
     if differs:
@@ -155,7 +160,7 @@ async def book_invoice(workspace: Workspace, entry: Entry, amount: Decimal) -> N
 
 async def _fetch(workspace: Workspace, record: Record, path: Path) -> tuple[Record, VideoFacts]:
     """The video as a file that plays, and the record by which it was fetched."""
-    provider = workspace.provider(record.entry.provider)
+    provider = _provider(workspace, record.entry)
     for last in (False,) * (FETCHES - 1) + (True,):
         record = await _with_result(workspace, record, provider)
         record = await _download(workspace, record, provider, path)
@@ -226,7 +231,7 @@ async def _keep(workspace: Workspace, record: Record, path: Path, facts: VideoFa
         width=facts.width,
         height=facts.height,
         quoted=entry.quoted,
-        billed=_billed(_remote(record), facts, workspace.provider(entry.provider)),
+        billed=_billed(_remote(record), facts, _provider(workspace, entry)),
         submitted_at=submission.submitted_at,
         collected_at=datetime.now(UTC),
     )
@@ -274,7 +279,7 @@ def _billed_unseen(workspace: Workspace, entry: Entry) -> Decimal:
     seconds = entry.remote.billed_seconds if entry.remote else None
     if seconds is None:
         return entry.quoted
-    return (seconds * workspace.provider(entry.provider).price_per_second).quantize(CENT_FRACTION)
+    return (seconds * _provider(workspace, entry).price_per_second).quantize(CENT_FRACTION)
 
 
 def _billed(remote: RemoteVideo, facts: VideoFacts, provider: Provider) -> Decimal:

@@ -119,7 +119,7 @@ async def commit_job(workspace: Workspace, plan: Plan, *, claim: Claim | None = 
 
 async def still_to_buy(workspace: Workspace, plan: Plan) -> dict[str, Decimal]:
     """US dollars by render id for what the job has yet to pay; empty for a free provider."""
-    if not workspace.provider(plan.provider).capabilities.paid:
+    if not workspace.provider(plan.provider, plan.model).capabilities.paid:
         return {}
     orders = await job_orders(workspace, plan)
     return {order.render_id: order.quoted for order, head in orders if unpaid(head)}

@@ -180,7 +180,10 @@ async def _watch(workspace: Workspace, record: Record, on_snapshot: OnSnapshot) 
 
 async def _looks(workspace: Workspace, submission: Submission) -> AsyncGenerator[Snapshot, None]:
     """The provider's looks for one window; sooner ones when a webhook comes in, if webhooks are asked for."""
-    provider, window = workspace.provider(submission.provider), workspace.settings.polling.window_seconds
+    provider, window = (
+        workspace.provider(submission.provider, submission.model),
+        workspace.settings.polling.window_seconds,
+    )
     if workspace.settings.bridge.public_url is None or not provider.capabilities.webhook:
         async with aclosing(provider.watch(submission, window)) as looks:
             async for snapshot in looks:

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError
 
 from avatar.errors import AvatarError, ObjectNotFound, StoreUnavailable
-from avatar.models import ProviderName, RemoteVideo, Render, Stored, Submission
+from avatar.models import KLING_AVATAR, ProviderName, RemoteVideo, Render, Stored, Submission
 from avatar.store.store import Store
 from avatar.waiting import LONG, patiently
 
@@ -87,6 +87,7 @@ class Sent(Stored):
     """What the paid request asks for, as the provider's own pages show it."""
 
     endpoint: str
+    model: str = KLING_AVATAR
     prompt: str
     portrait: str = Field(description="the file's name, in which its content's hash stands")
     voice: str = Field(description="the file's name")

@@ -74,7 +74,7 @@ class Order:
 
 
 def order_for(workspace: Workspace, plan: Plan, segment: Segment) -> Order:
-    provider = workspace.provider(plan.provider)
+    provider = workspace.provider(plan.provider, plan.model)
     return Order(
         render_id=identify(
             portrait=plan.portrait, segment=segment, prompt=plan.prompt, model=plan.model, take=plan.take

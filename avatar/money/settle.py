@@ -197,7 +197,7 @@ async def cancel_render(workspace: Workspace, render_id: str) -> Cancellation:
         state = record.state if record else "not known"
         raise InvalidInput(f"Render {render_id} is {state}: there is nothing to cancel.", render_id=render_id)
     submission = record.entry.submission
-    outcome = await workspace.provider(submission.provider).cancel(submission)
+    outcome = await workspace.provider(submission.provider, submission.model).cancel(submission)
     text = f"Render {render_id} ({submission.provider} request {submission.request_id}) {_WORDS[outcome]}."
     if outcome is CancelOutcome.REMOVED:
         with contextlib.suppress(

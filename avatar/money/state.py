@@ -41,8 +41,9 @@ async def confirm_request(workspace: Workspace, record: Record, request_id: str)
         provider=record.entry.provider,
         request_id=request_id,
         submitted_at=record.entry.at,
+        **({"model": sent.model, "endpoint": sent.endpoint} if (sent := record.entry.sent) else {}),
     )
-    snapshot = await workspace.provider(submission.provider).poll(submission)
+    snapshot = await workspace.provider(submission.provider, submission.model).poll(submission)
     # Soon after a submit, "not found" is read as "not there yet": here it confirms nothing.
     if snapshot.state is RemoteState.LOST or snapshot.word == NOT_FOUND:
         raise InvalidInput(
@@ -322,7 +323,7 @@ async def look_in_history(workspace: Workspace, record: Record) -> list[str] | N
     margin = timedelta(seconds=CLOCKS_DIFFER)
     since, until = sent.at - margin, max(sent.at, entry.at) + timedelta(seconds=entry.lease_seconds) + margin
     try:
-        listed = await provider.history(since, until)
+        listed = await provider.history(since, until, sent.endpoint)
     except AvatarError as error:
         log.info("%s's list of requests cannot be read: %s", entry.provider, error)
         return None

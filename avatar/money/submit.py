@@ -180,6 +180,7 @@ async def _begin(
 def _sent(order: Order, inputs: RenderInputs) -> Sent:
     return Sent(
         endpoint=order.provider.endpoint,
+        model=order.plan.model,
         prompt=order.plan.prompt,
         portrait=file_name(inputs.portrait_url),
         voice=file_name(inputs.voice_url),

@@ -28,7 +28,7 @@ async def second_witness(workspace: Workspace, record: Record, look: Snapshot) -
         StillRendering: neither does; look again later.
     """
     submission = submission_of(record)
-    provider = workspace.provider(submission.provider)
+    provider = workspace.provider(submission.provider, submission.model)
     failure = Failure(kind=look.kind or "failed", message=look.message, billed=look.billed)
     try:
         await provider.collect(submission)
@@ -54,7 +54,7 @@ async def confirm_failure(workspace: Workspace, record: Record, error: RenderFai
         ProviderUnavailable: it could not be asked.
     """
     submission = submission_of(record)
-    look = await workspace.provider(submission.provider).poll(submission)
+    look = await workspace.provider(submission.provider, submission.model).poll(submission)
     if look.state in {RemoteState.DONE, RemoteState.FAILED}:
         await record_failure(workspace, record, failure_of(error))
     raise StillRendering(

@@ -72,19 +72,37 @@ class RenderInputs:
     may_send: Callable[[], bool] = field(default=lambda: True, repr=False)
 
 
+@dataclass(frozen=True)
+class UnitPrice:
+    """What one unit costs this account. The unit's name differs from model to model: `second`, `video_second`."""
+
+    amount: Decimal
+    unit: str
+    currency: str
+
+    @property
+    def per_second(self) -> bool:
+        """Whether it can be compared with a price in US dollars per second of video."""
+        return "second" in self.unit.lower() and "compute" not in self.unit.lower() and self.currency == "USD"
+
+
 class Provider(ABC):
     """One way of getting a render made."""
 
     name: ClassVar[ProviderName]
-    model: ClassVar[str]
-    endpoint: ClassVar[str] = ""  #: what is asked, as the provider's own pages name it
+    model: str  #: the name it has in ids
+    endpoint: str = ""  #: what is asked, as the provider's own pages name it
+    media_url: str = ""  #: where videos are fetched from, where that is known beforehand
     price_per_second: Decimal
     limits: Limits
     capabilities: ClassVar[Capabilities]
 
     @abstractmethod
     def check_configured(self) -> None:
-        """Raise `NotConfigured` if a key or setting is missing. No network."""
+        """Raise `NotConfigured` if a key or setting is missing, or as `check_offered` does. No network."""
+
+    def check_offered(self) -> None:  # noqa: B027 - a provider with one model of its own always has it
+        """Raise `NotConfigured` if the model is unknown, off, or not to be had here."""
 
     async def deliver(self, inputs: RenderInputs) -> RenderInputs:
         """Bring the inputs to where the provider reads them, before money is at stake. Default: as they are."""
@@ -121,8 +139,15 @@ class Provider(ABC):
     async def cancel(self, submission: Submission) -> CancelOutcome:
         """Ask the provider to stop."""
 
-    async def history(self, since: datetime, until: datetime) -> list[Listed] | None:  # noqa: ARG002
+    async def history(
+        self,
+        since: datetime,  # noqa: ARG002
+        until: datetime,  # noqa: ARG002
+        endpoint: str = "",  # noqa: ARG002
+    ) -> list[Listed] | None:
         """The account's requests sent between the two, as far as they are listed with their inputs.
+
+        `endpoint` is whose requests; empty: this model's.
 
         None: it cannot be told (no such page, not allowed, inputs not kept). That one is not listed proves nothing.
 
@@ -138,3 +163,11 @@ class Provider(ABC):
             ProviderUnavailable: the provider could not be asked now.
         """
         return {}
+
+    async def listed_price(self) -> UnitPrice | None:
+        """What the provider's own list of prices says of the model, for this account; None if it has none to tell.
+
+        Raises:
+            ProviderUnavailable: the provider could not be asked now.
+        """
+        return None

@@ -18,9 +18,7 @@ import httpx
 
 from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
 from avatar.models import (
-    KLING_AVATAR,
     CancelOutcome,
-    Limits,
     ProviderName,
     RemoteState,
     RemoteVideo,
@@ -38,11 +36,12 @@ from avatar.providers.answers import (
     text,
     whole,
 )
-from avatar.providers.base import Capabilities, Listed, Provider, RenderInputs
+from avatar.providers.base import Capabilities, Listed, Provider, RenderInputs, UnitPrice
 from avatar.providers.download import fetch_video
-from avatar.providers.fal_platform import Platform, UnitPrice
+from avatar.providers.fal_platform import Platform
 from avatar.providers.fal_storage import upload
-from avatar.providers.outcome import UNREACHABLE_INPUT, accepted_id, judge, remedy, submit_seconds
+from avatar.providers.known_models import KnownModel, Offer
+from avatar.providers.outcome import UNREACHABLE_INPUT, accepted_id, body_of, judge, remedy, submit_seconds
 from avatar.providers.watching import ENDED, GRACE, Pace, Watch, age_of, not_found
 from avatar.providers.wire import (
     BREAKDOWN,
@@ -177,24 +176,30 @@ def billable_units(exchange: Exchange) -> Decimal | None:
     return units if units.is_finite() and 0 <= units < MOST_UNITS else None
 
 
-ENDPOINT = "fal-ai/kling-video/ai-avatar/v2/pro"
-#: Status, result and cancel URLs leave the endpoint's path out (fal.ai/docs/api-reference/inference-api).
-APP = "fal-ai/kling-video"
+def app_of(endpoint: str) -> str:
+    """Owner and app: status, result and cancel URLs leave the rest out (fal.ai/docs/api-reference/inference-api).
+
+    Endpoints of the namespaces `workflows` and `comfy` have one part more before it ([fal-client] `AppId`).
+    """
+    parts = endpoint.split("/")
+    return "/".join(parts[: 3 if parts[0] in {"workflows", "comfy"} else 2])
 
 
 class Fal(Provider):
-    """Kling AI Avatar v2 Pro at fal."""
+    """A model at fal that takes a portrait, a voice and perhaps a prompt."""
 
     name: ClassVar[ProviderName] = ProviderName.FAL
-    model: ClassVar[str] = KLING_AVATAR
-    endpoint: ClassVar[str] = ENDPOINT
     capabilities: ClassVar[Capabilities] = Capabilities(
         cancel=True, stream=True, upload=True, webhook=True, history=True, bills=True
     )
 
-    def __init__(self, settings: "AvatarSettings", store: "Store") -> None:
-        self.price_per_second = Decimal("0.115")  # the model's page, "Your request will cost"
-        self.limits = Limits()
+    def __init__(self, settings: "AvatarSettings", store: "Store", model: KnownModel) -> None:
+        self.model, self.limits, self._known = model.name, model.limits, model
+        # What was bought of a model that is off by now is still followed, collected and billed.
+        offer = model.offers.get(self.name, Offer("", Decimal(0)))
+        self.endpoint, self.price_per_second = offer.endpoint, offer.price_per_second
+        # Seen in every answer of fal's own; a stand-in has its videos elsewhere.
+        self.media_url = "https://v3b.fal.media/" if settings.fal.queue_url.host == "queue.fal.run" else ""
         self._settings, self._store = settings, store
         self._words = fal_words()
         key = settings.fal.key.get_secret_value() if settings.fal.key else None
@@ -202,7 +207,11 @@ class Fal(Provider):
         self._platform = Platform(settings.fal)
         self._rest = Wire(self.name, str(settings.fal.rest_url), key, ("Authorization", "Key "))
 
+    def check_offered(self) -> None:
+        self._known.offer(self.name)
+
     def check_configured(self) -> None:
+        self.check_offered()
         self._queue.check_key("AVATAR_FAL__KEY")
 
     async def deliver(self, inputs: RenderInputs) -> RenderInputs:
@@ -219,12 +228,12 @@ class Fal(Provider):
 
     async def submit(self, inputs: RenderInputs) -> Submission:
         self.check_configured()
-        url = f"{self._queue.base}/{ENDPOINT}"
+        url = f"{self._queue.base}/{self.endpoint}"
         if inputs.webhook_url:
             url += "?" + str(httpx.QueryParams({"fal_webhook": inputs.webhook_url}))
         exchange = await self._queue.post_once(
             url,
-            {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, "prompt": inputs.prompt},
+            body_of(self._known, inputs),
             seconds=submit_seconds(self._settings.journal.lease_seconds),
             may_send=inputs.may_send,
             headers={
@@ -242,6 +251,8 @@ class Fal(Provider):
         return Submission(
             render_id=render_id,
             provider=self.name,
+            model=self.model,
+            endpoint=self.endpoint,
             request_id=request_id,
             submitted_at=datetime.now(UTC),
             status_url=self._queue.own(data.get("status_url")),
@@ -296,8 +307,8 @@ class Fal(Provider):
             raise self._queue.unavailable(f"{exchange.status}, {self._queue.words(exchange)}")
         return read_cancel(exchange)
 
-    async def history(self, since: datetime, until: datetime) -> list[Listed] | None:
-        return await self._platform.requests(self.endpoint, since, until)
+    async def history(self, since: datetime, until: datetime, endpoint: str = "") -> list[Listed] | None:
+        return await self._platform.requests(endpoint or self.endpoint, since, until)
 
     async def bills(self, request_ids: Sequence[str]) -> Mapping[str, Decimal]:
         return await self._platform.bills(request_ids)
@@ -307,7 +318,8 @@ class Fal(Provider):
 
     def _url(self, submission: Submission, returned: str | None, suffix: str) -> str:
         """The URL fal returned, if the key may go there; else the documented one."""
-        built = f"{self._queue.base}/{APP}/requests/{path_segment(submission.request_id)}{suffix}"
+        app = app_of(submission.endpoint or self.endpoint)
+        built = f"{self._queue.base}/{app}/requests/{path_segment(submission.request_id)}{suffix}"
         return self._queue.own(returned) or built
 
     async def _look(self, client: httpx.AsyncClient, submission: Submission) -> Snapshot:

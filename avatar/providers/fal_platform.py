@@ -7,7 +7,6 @@ ended are listed; inputs are kept for 30 days, and not at all where the account 
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import httpx
 
 from avatar.models import ProviderName
 from avatar.providers.answers import number, parse_object, text, usable_id
-from avatar.providers.base import Listed
+from avatar.providers.base import Listed, UnitPrice
 from avatar.providers.wire import LATER, REFUSAL, Wire, new_client
 
 if TYPE_CHECKING:
@@ -30,20 +29,6 @@ PAGE, MOST_PAGES = 50, 40
 EARLIER, LATER_ON = timedelta(hours=1), timedelta(days=1)
 #: Most request ids in one question about bills, and the longest span that it may be about.
 MOST_IDS, BILLS_SPAN = 50, timedelta(days=89)
-
-
-@dataclass(frozen=True)
-class UnitPrice:
-    """What one unit costs this account. The unit's name differs from model to model: `second`, `video_second`."""
-
-    amount: Decimal
-    unit: str
-    currency: str
-
-    @property
-    def per_second(self) -> bool:
-        """Whether it can be compared with a price in US dollars per second of video."""
-        return "second" in self.unit.lower() and "compute" not in self.unit.lower() and self.currency == "USD"
 
 
 class Platform:

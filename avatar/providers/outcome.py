@@ -26,6 +26,7 @@ from avatar.errors import AvatarError, NotSent, OutcomeUnknown, SubmitRefused, T
 from avatar.models import ProviderName
 from avatar.providers.answers import clean, error_kind, error_words, parse_object, usable_id
 from avatar.providers.base import RenderInputs
+from avatar.providers.known_models import KnownModel
 from avatar.providers.wire import KEY_REFUSED, SUCCESS, Exchange, TooLate, Wire, retry_after
 
 #: Client errors that say the request itself was judged and turned down, with the kind we call them by.
@@ -69,6 +70,12 @@ _REFUSAL_FIELDS = {
 def submit_seconds(lease: float) -> float:
     """How long a submit may take in all: it must end while its intent's lease, in seconds, still holds."""
     return max(1.0, min(lease * 0.75, 100.0))
+
+
+def body_of(model: KnownModel, inputs: RenderInputs) -> dict[str, str]:
+    """The paid request's body: the same at every provider of such models."""
+    prompt = {"prompt": inputs.prompt} if model.prompt else {}
+    return {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, **prompt, **model.parameters}
 
 
 _ID_IN_TEXT = re.compile(rb'"request_id"\s*:\s*"([^"\\]{1,512})"')

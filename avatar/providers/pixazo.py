@@ -18,9 +18,7 @@ import httpx
 
 from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
 from avatar.models import (
-    KLING_AVATAR,
     CancelOutcome,
-    Limits,
     ProviderName,
     RemoteState,
     RemoteVideo,
@@ -39,7 +37,8 @@ from avatar.providers.answers import (
 )
 from avatar.providers.base import Capabilities, Provider, RenderInputs
 from avatar.providers.download import fetch_video
-from avatar.providers.outcome import accepted_id, judge, remedy, submit_seconds
+from avatar.providers.known_models import KnownModel, Offer
+from avatar.providers.outcome import accepted_id, body_of, judge, remedy, submit_seconds
 from avatar.providers.watching import Pace, Watch, not_found
 from avatar.providers.wire import BREAKDOWN, Exchange, Wire, about_render, new_client
 
@@ -91,29 +90,33 @@ def _first_number(data: Mapping[str, Any], *names: str) -> float | None:
     return next((found for name in names if (found := number(data.get(name))) is not None), None)
 
 
-SUBMIT = "/kling-ai-avatar-v2-pro-789/v1/kling-ai-avatar-v2-pro-request"
-RESULT_V1 = SUBMIT + "-result"
+#: Of a product's path, for its result in the first generation.
+RESULT = "-result"
 STATUS_V2 = "/v2/requests/status/"
 
 
 class Pixazo(Provider):
-    """Kling AI Avatar v2 Pro at Pixazo."""
+    """A model at Pixazo that takes a portrait, a voice and perhaps a prompt."""
 
     name: ClassVar[ProviderName] = ProviderName.PIXAZO
-    model: ClassVar[str] = KLING_AVATAR
-    endpoint: ClassVar[str] = SUBMIT
     capabilities: ClassVar[Capabilities] = Capabilities(webhook=True)
 
-    def __init__(self, settings: "AvatarSettings", store: "Store") -> None:
-        self.price_per_second = Decimal("0.115")  # the newer copy of the model's page (2026-04-15)
-        self.limits = Limits()
+    def __init__(self, settings: "AvatarSettings", store: "Store", model: KnownModel) -> None:
+        self.model, self.limits, self._known = model.name, model.limits, model
+        # What was bought of a model that is off by now is still followed, collected and billed.
+        offer = model.offers.get(self.name, Offer("", Decimal(0)))
+        self.endpoint, self.price_per_second = offer.endpoint, offer.price_per_second
         self._settings, self._store = settings, store
         self._words = pixazo_words()
         self._answered_by: dict[str, str] = {}  # requests that turned out to be known to the other generation
         key = settings.pixazo.key.get_secret_value() if settings.pixazo.key else None
         self._wire = Wire(self.name, str(settings.pixazo.base_url), key, ("Ocp-Apim-Subscription-Key", ""))
 
+    def check_offered(self) -> None:
+        self._known.offer(self.name)
+
     def check_configured(self) -> None:
+        self.check_offered()
         self._wire.check_key("AVATAR_PIXAZO__KEY")
 
     async def submit(self, inputs: RenderInputs) -> Submission:
@@ -122,8 +125,8 @@ class Pixazo(Provider):
         if inputs.webhook_url:
             headers["X-Webhook-URL"] = str(httpx.URL(inputs.webhook_url))
         exchange = await self._wire.post_once(
-            self._wire.base + SUBMIT,
-            {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, "prompt": inputs.prompt},
+            f"{self._wire.base}/{self.endpoint}",
+            body_of(self._known, inputs),
             seconds=submit_seconds(self._settings.journal.lease_seconds),
             may_send=inputs.may_send,
             headers=headers,
@@ -136,6 +139,8 @@ class Pixazo(Provider):
         return Submission(
             render_id=render_id,
             provider=self.name,
+            model=self.model,
+            endpoint=self.endpoint,
             request_id=request_id,
             submitted_at=datetime.now(UTC),
             status_url=self._wire.own(data.get("polling_url")),
@@ -222,4 +227,5 @@ class Pixazo(Provider):
             built = self._wire.base + STATUS_V2 + path_segment(submission.request_id)
             return await self._wire.ask(client, "GET", self._wire.own(submission.status_url) or built)
         body = {"request_id": submission.request_id}
-        return await self._wire.ask(client, "POST", self._wire.base + RESULT_V1, body=body)
+        url = f"{self._wire.base}/{submission.endpoint or self.endpoint}{RESULT}"
+        return await self._wire.ask(client, "POST", url, body=body)

@@ -30,7 +30,6 @@ from avatar.media.preview import PreviewFolder, PreviewRequest, Start
 from avatar.models import (
     PREVIEW,
     CancelOutcome,
-    Limits,
     ProviderName,
     RemoteState,
     RemoteVideo,
@@ -38,6 +37,7 @@ from avatar.models import (
     Submission,
 )
 from avatar.providers.base import Capabilities, Provider, RenderInputs
+from avatar.providers.known_models import KnownModel
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
 
@@ -54,12 +54,13 @@ class Preview(Provider):
     """Renders under `state_dir/preview`, as many at a time as there are processors."""
 
     name: ClassVar[ProviderName] = ProviderName.PREVIEW
-    model: ClassVar[str] = PREVIEW
+    model = PREVIEW
     capabilities: ClassVar[Capabilities] = Capabilities(paid=False, cancel=True)
 
-    def __init__(self, settings: AvatarSettings, store: Store) -> None:
+    def __init__(self, settings: AvatarSettings, store: Store, model: KnownModel) -> None:
+        """`model` is what a preview stands for: its voice is cut as that one's would be."""
         self.price_per_second = Decimal(0)
-        self.limits = Limits()
+        self.limits = model.limits
         self._picture = settings.preview
         self._root = settings.state_dir / "preview"
         self._store = store

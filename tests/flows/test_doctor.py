@@ -8,6 +8,10 @@ import pytest
 from avatar.commands import doctor
 from avatar.models import ProviderName
 from avatar.settings import AvatarSettings, StoreSettings
+from tests.sandbox.running import Sandbox
+
+#: Nobody listens there.
+NOBODY = "http://127.0.0.1:9"
 
 
 def settings(state_dir: Path, **more: Any) -> AvatarSettings:
@@ -52,3 +56,50 @@ def test_doctor_warns_of_a_store_without_conditional_create() -> None:
     assert doctor.conditional(honoured=False, provider=ProviderName.PREVIEW).status == "warn"
     assert doctor.conditional(honoured=False, provider=ProviderName.FAL).status == "fail"
     assert doctor.conditional(honoured=True, provider=ProviderName.FAL).status == "ok"
+
+
+def paid_settings(tmp_path: Path, url: str, **fal: Any) -> AvatarSettings:
+    given = {"key": "sandbox-key", "queue_url": url, "rest_url": url, "api_url": f"{url}/v1", **fal}
+    return settings(tmp_path, provider="fal", fal=given, download={"allow_private_hosts": True})
+
+
+async def about(given: AvatarSettings) -> dict[str, tuple[str, str]]:
+    """The last finding of each name about the provider, and what to do."""
+    return {
+        found.name: (found.status, f"{found.detail} {found.hint}")
+        for found in await doctor.about_provider(given)
+    }
+
+
+async def test_doctor_asks_the_provider_what_a_job_would(tmp_path: Path, sandbox: Sandbox) -> None:
+    """The key is taken, the price is the account's, and what cannot be tried before a render is said. It is free."""
+    found = await about(paid_settings(tmp_path, sandbox.url))
+    assert {name: status for name, (status, _) in found.items()} == dict.fromkeys(found, "ok")
+    assert "takes the key" in found["provider fal"][1]
+    assert "as fal's list has it" in found["price"][1]
+    assert "not tried" in found["downloads"][1]
+    assert sandbox.state()["posts"] == 0
+
+
+async def test_doctor_compares_the_price_with_the_accounts_own(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Another price is a warning that names the setting; one that is not per second is not compared."""
+    sandbox.reset(price_factor=0.9)
+    status, text = (await about(paid_settings(tmp_path, sandbox.url)))["price"]
+    assert status == "warn"
+    assert "AVATAR_MODELS__KLING_AI_AVATAR_V2_PRO__FAL__PRICE_PER_SECOND=0.1035" in text
+    sandbox.reset(unit="video")
+    assert "could not be compared" in (await about(paid_settings(tmp_path, sandbox.url)))["price"][1]
+    sandbox.behave("pricing", "server_error")
+    assert (await about(paid_settings(tmp_path, sandbox.url)))["price"][0] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"), [({"key": "wrong"}, "refused the key"), ({"queue_url": NOBODY}, "asked")]
+)
+async def test_doctor_fails_on_a_key_or_a_way_that_does_not_work(
+    tmp_path: Path, sandbox: Sandbox, change: dict[str, Any], seen: str
+) -> None:
+    """A wrong key and an address that nobody answers at are failures, before anything is sent."""
+    status, text = (await about(paid_settings(tmp_path, sandbox.url, **change)))["provider fal"]
+    assert status == "fail"
+    assert seen in text

@@ -21,7 +21,7 @@ class Other(Scripted):
 
 def with_other(make_workspace, first: Scripted, other: Other, **overrides):  # noqa: F811
     workspace = make_workspace(first, failover="pixazo", **overrides)
-    workspace._providers[other.name] = other
+    workspace._providers[other.name, other.model] = other
     return workspace
 
 

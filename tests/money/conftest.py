@@ -80,7 +80,7 @@ async def make_workspace(make_settings, store):
     def make(provider: Scripted, **overrides) -> Workspace:
         workspace = Workspace(make_settings(**overrides))
         workspace.store = workspace.journal.store = workspace.budget.store = store
-        workspace._providers[provider.name] = provider
+        workspace._providers[provider.name, provider.model] = provider
         opened.append(workspace)
         return workspace
 

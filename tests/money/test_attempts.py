@@ -183,7 +183,7 @@ class Listing(Scripted):
         self.capabilities = type(self.capabilities)(paid=True, history=True)
         self.listed = listed
 
-    async def history(self, since, until):
+    async def history(self, since, until, endpoint=""):
         return self.listed(self.seen[0]) if callable(self.listed) else self.listed
 
 

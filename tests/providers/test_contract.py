@@ -109,7 +109,9 @@ async def test_another_process_can_go_on(case):
     """A receipt read back, in a provider opened anew, is all it takes to follow and collect."""
     submission = await case.provider.submit(case.inputs)
     another = (
-        type(case.provider)(case.provider._settings, case.provider._store) if case.sandbox else case.provider
+        open_provider(case.provider.name, case.provider._settings, case.provider._store)
+        if case.sandbox
+        else case.provider
     )
     stored = Submission.model_validate_json(submission.model_dump_json())
     assert (await watch_to_the_end(another, stored))[-1] is RemoteState.DONE

@@ -12,7 +12,12 @@ from tests.sandbox.jobs import COMPLETED, IN_PROGRESS, IN_QUEUE, Job, iso
 from tests.sandbox.world import World, world_of
 
 MODEL = "kling-ai-avatar-v2-pro-789"
-BASE = f"/{MODEL}/v1/kling-ai-avatar-v2-pro-request"
+#: Paths of products of one wire. The second is the stand-in's own: no page of such a product is known.
+PRODUCTS = (
+    f"{MODEL}/v1/kling-ai-avatar-v2-pro-request",
+    "kling-ai-avatar-v2-standard-790/v1/kling-ai-avatar-v2-standard-request",
+)
+BASE = f"/{{product:{'|'.join(PRODUCTS)}}}"
 ERRORS = {
     400: "Invalid request parameters",
     401: "Invalid or missing authentication",
@@ -58,7 +63,10 @@ async def read_object(request: web.Request, *required: str) -> dict[str, Any]:
 
 def job_of(request: web.Request, request_id: str, key: str, generation: str) -> Job:
     job = world_of(request).studio.jobs.get(request_id)
-    if job is None or job.key != key or job.generation != generation:
+    product = request.match_info.get("product")
+    if job is None or product not in {None, job.endpoint}:
+        raise refuse(404)
+    if job.key != key or job.generation != generation:
         raise refuse(404)
     return job
 
@@ -71,6 +79,7 @@ async def submit(request: web.Request) -> web.Response:
     job = Job(
         provider="pixazo",
         generation=generation,
+        endpoint=request.match_info["product"],
         request_id=fate.request_id or prefix + str(uuid.uuid4()),
         key=key,
         body=body,

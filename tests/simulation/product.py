@@ -41,6 +41,7 @@ from avatar.money.state import current
 from avatar.money.submit import its_turn, submit_render
 from avatar.money.webhooks import Hint, keep_hint
 from avatar.providers.fal import Fal
+from avatar.providers.known_models import find_model
 from avatar.settings import AvatarSettings
 from avatar.store import identity
 from avatar.waiting import patiently
@@ -168,7 +169,9 @@ def workspace(given: AvatarSettings, store: Any, told: Callable[[Any], None], tu
     """A workspace as a process makes it."""
     _stores[:] = [store]
     made = Workspace(given, deliver=told, turns=turns)
-    made._providers[ProviderName.FAL] = _fals.setdefault(id(given), Fal(given, store))
+    made._providers[ProviderName.FAL, KLING_AVATAR] = _fals.setdefault(
+        id(given), Fal(given, store, find_model(given))
+    )
     return made
 
 

@@ -1,7 +1,7 @@
 """The product's HTTP calls, carried to the scripted provider instead of a socket.
 
 The seams are the three places where the product opens a connection: `Exchange.run` (every call of a provider's API),
-`new_client`, and `ask_stranger` (the download). Everything above them is the product's own.
+`new_client`, and `get_public` (the download). Everything above them is the product's own.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from avatar.providers import download, fal, wire
+from avatar.providers import download, fal, fal_platform, wire
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.provider import Answer
 
@@ -75,7 +75,7 @@ class _Download:
 
 
 @asynccontextmanager
-async def _ask_stranger(url: str, headers: dict[str, str], *, private: bool) -> AsyncIterator[_Download]:
+async def _get_public(url: str, headers: dict[str, str], *, private: bool) -> AsyncIterator[_Download]:
     world = STAGE[0]
     fault = world.call_fault()
     if fault in {"silence", "reset"}:
@@ -97,6 +97,6 @@ def connect() -> None:
 
     wire.Wire.own = own_once
     wire.Exchange.run = _run
-    for module in (wire, fal):
+    for module in (wire, fal, fal_platform):
         module.new_client = _Client
-    download.ask_stranger = _ask_stranger
+    download.get_public = _get_public
