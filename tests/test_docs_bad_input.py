@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from avatar.media.kinds import KINDS
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "bad-input.md"
 NAMES = sorted(path.stem for path in (HERE / "cases").glob("*.py") if path.stem != "__init__")
@@ -41,8 +43,21 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
+def kinds() -> str:
+    """The table of kinds, as the product has it: what is read, and what to do with what is not."""
+    read = {
+        what: ", ".join(kind.name for kind in KINDS if what in kind.taken) for what in ("portrait", "voice")
+    }
+    rows = "".join(f"| {cell(kind.name)} | {cell(kind.advice)} |\n" for kind in KINDS if not kind.taken)
+    return (
+        "## Kinds of files\n\nTold by their first bytes, not by their names.\n\n"
+        f"Read as a portrait: {read['portrait']}.\n\nRead as a voice: {read['voice']}.\n\n"
+        f"| Not read | What to do |\n| --- | --- |\n{rows}"
+    )
+
+
 def page() -> str:
-    return HEAD + "\n" + "\n".join(section(module) for module in tables())
+    return "\n".join([HEAD, kinds(), *(section(module) for module in tables())])
 
 
 def test_the_page_shows_the_cases() -> None:

@@ -14,7 +14,7 @@ from avatar.job.warnings import warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
 from avatar.media.facts import VoiceFacts
 from avatar.media.probe import probe_voice
-from avatar.media.voice import Alone, take_alone
+from avatar.media.voice_alone import Alone, take_alone
 from avatar.models import Limits, ProviderName, Quote
 from avatar.providers import describe_provider
 from avatar.providers.known_models import find_model, known_models

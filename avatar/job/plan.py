@@ -16,16 +16,8 @@ from avatar.media.cuts import CUTS_SPEC, Cut, plan_cuts
 from avatar.media.kinds import sniff_file
 from avatar.media.portrait import RECOLOURED_SPEC, prepare_portrait
 from avatar.media.probe import VoiceFacts, probe_voice
-from avatar.media.voice import (
-    COPY_SPEC,
-    VOICE_SPEC,
-    Alone,
-    SegmentFile,
-    check_voice,
-    cut_voice,
-    prepare_voice,
-    take_alone,
-)
+from avatar.media.voice import VOICE_SPEC, SegmentFile, check_voice, cut_voice, prepare_voice
+from avatar.media.voice_alone import COPY_SPEC, Alone, take_alone
 from avatar.models import (
     Asset,
     AvatarJob,

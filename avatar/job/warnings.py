@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from decimal import Decimal
 
-from avatar.media.voice import BREATH_AFTER, BREATH_BEFORE
+from avatar.media.voice_alone import BREATH_AFTER, BREATH_BEFORE
 from avatar.models import InputWarning, Portrait, Quote, Speech, Voice
 
 __all__ = ["warn_of_portrait", "warn_of_speech", "warn_of_voice"]

@@ -8,11 +8,16 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+from av import CodecContext, Packet
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
+from numpy.typing import NDArray
 from PIL import Image
 
 from avatar.media.colours import Space, by_code, by_gamma
 
-__all__ = ["Parts", "coded_space", "parts_of"]
+__all__ = ["Parts", "coded_space", "deep_samples", "is_raw", "parts_of"]
 
 #: JPEG's markers (ITU-T T.81 table B.1) that decide; of the frames those that every reader knows.
 SOI, EOI, SOS, COM, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE
@@ -218,3 +223,25 @@ def _associated(ipma: bytes, item: int) -> list[int]:
             return [int.from_bytes(ipma[one : one + 1 + wide]) & (0x7FFF if wide else 0x7F) for one in sizes]
         at += many * (1 + wide)
     return []
+
+
+def deep_samples(data: bytes) -> NDArray[np.uint16] | None:
+    """The colours of a PNG of 16 bits a channel, of which Pillow keeps 8."""
+    decoder = CodecContext.create("png", "r")
+    if not isinstance(decoder, VideoCodecContext):
+        return None
+    try:
+        frames = [*decoder.decode(Packet(data)), *decoder.decode(None)]
+        return frames[0].to_ndarray(format="rgb48le").astype(np.uint16, copy=False) if frames else None
+    except FFmpegError:
+        return None
+
+
+#: TIFF tags and values that only cameras' raw files have: DNGVersion; a preview before pictures of another kind.
+DNG_VERSION, SUBFILE, SUB_IFDS, PREVIEW = 0xC612, 254, 330, 1
+
+
+def is_raw(image: Image.Image) -> bool:
+    """Whether what Pillow takes for a TIFF is a camera's raw file, of which it would show the preview."""
+    tags = getattr(image, "tag_v2", {})
+    return DNG_VERSION in tags or (tags.get(SUBFILE) == PREVIEW and SUB_IFDS in tags)

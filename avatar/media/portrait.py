@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from av import CodecContext, Packet
-from av.error import FFmpegError
-from av.video.codeccontext import VideoCodecContext
-from numpy.typing import NDArray
 from PIL import Image
 
 from avatar.errors import InvalidInput
@@ -27,7 +23,7 @@ from avatar.media.colours import (
 from avatar.media.confined import confined
 from avatar.media.faces import can_search, find_face
 from avatar.media.facts import PortraitFacts
-from avatar.media.image_files import Parts, coded_space, parts_of
+from avatar.media.image_files import Parts, coded_space, deep_samples, is_raw, parts_of
 from avatar.media.kinds import kind_of, second_kind, unreadable
 from avatar.models import Limits
 
@@ -55,8 +51,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-#: TIFF tags and values that only cameras' raw files have: DNGVersion; a preview before pictures of another kind.
-DNG_VERSION, SUBFILE, SUB_IFDS, PREVIEW = 0xC612, 254, 330, 1
 #: What Pillow's decoders raise over damaged files.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError, struct.error)
 
@@ -179,7 +173,7 @@ def _open(path: Path, name: str) -> Image.Image:
         ) from error
     except DAMAGED as error:
         raise unreadable(path, name, "portrait") from error
-    if _is_raw(image):
+    if is_raw(image):
         raise InvalidInput(
             f"{name} is a camera's raw picture, which is not read as a portrait.",
             hint="Develop it, and export a JPEG.",
@@ -194,11 +188,6 @@ def _formats(head: bytes) -> tuple[str, ...]:
 
     pi_heif.register_heif_opener()
     return ("HEIF",)
-
-
-def _is_raw(image: Image.Image) -> bool:
-    tags = getattr(image, "tag_v2", {})
-    return DNG_VERSION in tags or (tags.get(SUBFILE) == PREVIEW and SUB_IFDS in tags)
 
 
 def _refuse_second_kind(path: Path, name: str) -> None:
@@ -305,20 +294,8 @@ def _by_space(draft: _Draft, space: Space, parts: Parts | None, data: bytes) -> 
     image = draft.image
     if image.mode.startswith("I;16"):
         return convert(Image.new("L", image.size), space, np.asarray(image).astype(np.uint16))
-    deep = _deep_samples(data) if parts and parts.deep and image.mode in ("RGB", "RGBA") else None
+    deep = deep_samples(data) if parts and parts.deep and image.mode in ("RGB", "RGBA") else None
     return convert(_in_colour_mode(image), space, deep)
-
-
-def _deep_samples(data: bytes) -> NDArray[np.uint16] | None:
-    """The colours of a PNG of 16 bits a channel, of which Pillow keeps 8."""
-    decoder = CodecContext.create("png", "r")
-    if not isinstance(decoder, VideoCodecContext):
-        return None
-    try:
-        frames = [*decoder.decode(Packet(data)), *decoder.decode(None)]
-        return frames[0].to_ndarray(format="rgb48le").astype(np.uint16, copy=False) if frames else None
-    except FFmpegError:
-        return None
 
 
 def _flatten(draft: _Draft) -> None:

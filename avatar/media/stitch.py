@@ -24,53 +24,9 @@ from avatar.media.confined import confined
 from avatar.media.sound import Sound, open_media, open_sound, reason, resampled
 from avatar.media.voice import mp3_rate
 
-# H.264's parameter sets, and pictures re-encoded so that one MP4 track can hold them.
-#: An avcC record (ISO/IEC 14496-15, 5.3.3.1): version, profile, compatibility, level, length size, sets.
-AVCC_VERSION, LEVEL_BYTE, LENGTH_SIZE_BYTE, COUNT_MASK = 1, 3, 4, 0x1F
-#: The length size of a unit, less one, in the two low bits.
-FOUR_BYTES = 3
-#: Where the exp-Golomb id begins in a unit: after its type, and in an SPS after profile and level.
-SPS_ID_BYTE, PPS_ID_BYTE = 4, 1
-
-
-@dataclass(frozen=True)
-class ParameterSets:
-    """The sequence and picture parameter sets of an H.264 track."""
-
-    head: bytes
-    sps: tuple[bytes, ...]
-    pps: tuple[bytes, ...]
-    rest: bytes = b""
-
-    @classmethod
-    def read(cls, avcc: bytes) -> "ParameterSets":
-        """Read an avcC record.
-
-        Raises:
-            ValueError: it is not one.
-        """
-        if not avcc or avcc[0] != AVCC_VERSION:
-            raise ValueError("not an avcC record")
-        sps, at = _units(avcc, 5, COUNT_MASK)
-        pps, at = _units(avcc, at, 0xFF)
-        return cls(avcc[:5], sps, pps, avcc[at:])
-
-    def write(self) -> bytes:
-        sps = bytes([0xE0 | len(self.sps)]) + b"".join(len(unit).to_bytes(2) + unit for unit in self.sps)
-        pps = bytes([len(self.pps)]) + b"".join(len(unit).to_bytes(2) + unit for unit in self.pps)
-        return self.head + sps + pps + self.rest
-
-    @property
-    def ids(self) -> set[int]:
-        """Every id in use."""
-        found = {_exp_golomb(unit, SPS_ID_BYTE) for unit in self.sps}
-        return found | {_exp_golomb(unit, PPS_ID_BYTE) for unit in self.pps}
-
-    def joined(self, other: "ParameterSets") -> "ParameterSets":
-        """Both in one record, the level being the higher of the two. Their ids must differ."""
-        head = bytearray(self.head)
-        head[LEVEL_BYTE] = max(head[LEVEL_BYTE], other.head[LEVEL_BYTE])
-        return ParameterSets(bytes(head), self.sps + other.sps, self.pps + other.pps, self.rest)
+#: An avcC record (ISO/IEC 14496-15, 5.3.3.1) begins with its version; its fifth byte tells how long lengths are.
+AVCC_VERSION, LENGTH_SIZE_BYTE = 1, 4
+FOUR_BYTES = 3  # the length size of a unit, less one, in the two low bits
 
 
 def is_usual(extradata: bytes) -> bool:
@@ -79,23 +35,8 @@ def is_usual(extradata: bytes) -> bool:
     return len(head) > LENGTH_SIZE_BYTE and head[0] == AVCC_VERSION and head[-1] & FOUR_BYTES == FOUR_BYTES
 
 
-def _units(avcc: bytes, at: int, mask: int) -> tuple[tuple[bytes, ...], int]:
-    count, at, units = avcc[at] & mask, at + 1, []
-    for _ in range(count):
-        size = int.from_bytes(avcc[at : at + 2])
-        units.append(avcc[at + 2 : at + 2 + size])
-        at += 2 + size
-    return tuple(units), at
-
-
-def _exp_golomb(unit: bytes, start: int) -> int:
-    bits = "".join(f"{byte:08b}" for byte in unit[start : start + 8])
-    zeros = bits.index("1")
-    return int(bits[zeros : 2 * zeros + 1], 2) - 1
-
-
 def encode_picture(
-    source: Path, target: Path, *, size: tuple[int, int], rate: Fraction, set_id: int, seconds: Fraction
+    source: Path, target: Path, *, size: tuple[int, int], rate: Fraction, seconds: Fraction
 ) -> None:
     """Re-encode the picture of a video as H.264 without B-frames, an MP4 without sound.
 
@@ -104,7 +45,6 @@ def encode_picture(
         target: where to write.
         size: width and height in pixels.
         rate: frames per second.
-        set_id: the id its parameter sets get.
         seconds: how much of it.
 
     Raises:
@@ -112,7 +52,7 @@ def encode_picture(
     """
     try:
         with open_media(source) as container, av.open(str(target), "w", format="mp4") as output:
-            stream = _add_stream(output.add_stream("libx264", rate=rate), size, set_id)
+            stream = _add_stream(output.add_stream("libx264", rate=rate), size)
             for number, frame in enumerate(_at_rate(container.decode(video=0), rate)):
                 if number >= seconds * rate:
                     break
@@ -126,14 +66,12 @@ def encode_picture(
         raise VideoRejected(f"{source.name} does not decode as a video: {reason(error)}.") from error
 
 
-def _add_stream(stream: object, size: tuple[int, int], set_id: int) -> VideoStream:
+def _add_stream(stream: object, size: tuple[int, int]) -> VideoStream:
     if not isinstance(stream, VideoStream):
         raise TypeError("libx264 is not a video codec")
     stream.width, stream.height = size
     stream.pix_fmt = "yuv420p"
-    stream.options = {
-        "preset": "veryfast", "crf": "18", "bf": "0", "x264-params": f"sps-id={set_id}",
-    }  # fmt: skip
+    stream.options = {"preset": "veryfast", "crf": "18", "bf": "0"}
     return stream
 
 
@@ -287,9 +225,9 @@ def stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
 
     Every part begins exactly at its start, so nothing adds up over many. What a part has too much is left out from
     the first packet on that would show after its end (with B-frames, a few frames earlier); what it lacks is filled
-    by holding its last frame. The last part keeps those frames, and may end up to a group of them after the voice. A picture is encoded again only if it cannot share a track with most of the others.
-    The result is an MP4 whose index comes first, with one H.264 track and one of AAC. The sound of the parts is
-    not used.
+    by holding its last frame. The last part keeps those frames, and may end up to a group of them after the voice. All pictures are encoded again if one
+    cannot share a track with the others.
+    The result is an MP4 whose index comes first, of H.264 and AAC. The sound of the parts is not used.
 
     Raises:
         VideoRejected: a part has no picture, or does not decode.
@@ -303,7 +241,7 @@ def stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
 @confined(VideoRejected)
 def _stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        tracks, sets, notes = _shared(parts, [scan_track(part.path) for part in parts], Path(folder))
+        tracks, notes = _shared(parts, [scan_track(part.path) for part in parts], Path(folder))
         reencoded = bool(notes)
         placed = [
             _place(part, track, last=part is parts[-1]) for part, track in zip(parts, tracks, strict=True)
@@ -311,8 +249,12 @@ def _stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
         trims = tuple(
             float(track.seconds - (part.end - part.start)) for part, track in zip(parts, tracks, strict=True)
         )
-        _write(tracks, _timetable(placed, _end(placed[-1], parts[-1], tracks[-1])), voice, target, sets)
-    notes += [_held(number, trim) for number, trim in enumerate(trims, 1) if trim < -1 / 25]
+        _write(tracks, _timetable(placed, _end(placed[-1], parts[-1], tracks[-1])), voice, target)
+    notes += [
+        f"part {number} is {-trim:.2f} s too short: its last frame is held"
+        for number, trim in enumerate(trims, 1)
+        if trim < -1 / 25
+    ]
     return Stitched(reencoded, tuple(notes), trims)
 
 
@@ -322,38 +264,23 @@ def _require_order(parts: Sequence[Part]) -> None:
         raise ValueError("parts must begin at zero and follow one another without a gap")
 
 
-def _held(number: int, trim: float) -> str:
-    return f"part {number} is {-trim:.2f} s too short: its last frame is held"
-
-
-def _shared(parts: Sequence[Part], tracks: list[Track], folder: Path) -> tuple[list[Track], bytes, list[str]]:
-    """The tracks as they can lie in one, its parameter sets, and what was encoded again."""
+def _shared(parts: Sequence[Part], tracks: list[Track], folder: Path) -> tuple[list[Track], list[str]]:
+    """The tracks as they can lie in one, and why they were encoded again, if they were."""
     kind = Counter(track.kind for track in tracks if track.is_plain and track.whole).most_common(1)
     lead = next((track for track in tracks if kind and track.kind == kind[0][0]), None)
-    like, sets = lead or tracks[0], ParameterSets.read(lead.extradata) if lead else None
-    set_id = next(number for number in range(32) if not sets or number not in sets.ids)
-    notes, shared = [], []
-    for number, (part, track) in enumerate(zip(parts, tracks, strict=True), 1):
-        fits = lead is not None and track.kind == lead.kind and track.whole
-        shared.append(track if fits else _encoded_again(part, track, like, set_id, folder / f"{number}.mp4"))
-        if not fits:
-            notes.append(f"part {number} was encoded again: {_difference(track, lead)}")
-    again = next((track for track in shared if track not in tracks), None)
-    return shared, _joined(sets, again), notes
-
-
-def _joined(sets: ParameterSets | None, again: Track | None) -> bytes:
-    if again is None:
-        return sets.write() if sets else b""
-    more = ParameterSets.read(again.extradata)
-    return (sets.joined(more) if sets else more).write()
-
-
-def _encoded_again(part: Part, track: Track, like: Track, set_id: int, target: Path) -> Track:
+    odd = [
+        f"part {number} was encoded again, and all with it: {_difference(track, lead)}"
+        for number, track in enumerate(tracks, 1)
+        if lead is None or track.kind != lead.kind or not track.whole
+    ]
+    if not odd:
+        return tracks, []
+    like, targets = lead or tracks[0], [folder / f"{number}.mp4" for number in range(len(parts))]
     width, height = (side // 2 * 2 for side in like.size)
-    seconds = part.end - part.start
-    encode_picture(track.path, target, size=(width, height), rate=like.rate, set_id=set_id, seconds=seconds)
-    return scan_track(target)
+    for part, track, target in zip(parts, tracks, targets, strict=True):
+        seconds = part.end - part.start
+        encode_picture(track.path, target, size=(width, height), rate=like.rate, seconds=seconds)
+    return [scan_track(target) for target in targets], odd
 
 
 def _difference(track: Track, lead: Track | None) -> str:
@@ -415,16 +342,13 @@ def _timetable(placed: list[list[int]], end: int) -> list[list[_Times]]:
     ]
 
 
-def _write(
-    tracks: list[Track], timetable: list[list[_Times]], voice: Path, target: Path, sets: bytes
-) -> None:
+def _write(tracks: list[Track], timetable: list[list[_Times]], voice: Path, target: Path) -> None:
     options = {"movflags": "+faststart", "video_track_timescale": str(TICKS)}
     with ExitStack() as stack:
         template = picture_of(stack.enter_context(open_media(tracks[0].path)), tracks[0].path)
         sound = stack.enter_context(open_sound(voice))
         output = stack.enter_context(av.open(str(target), "w", format="mp4", options=options))
         stream = output.add_stream_from_template(template)
-        stream.codec_context.extradata = sets
         stream.time_base = Fraction(1, TICKS)
         heard = _encoded(sound, _add_voice(output, sound))
         _interleave(output, _retimed(tracks, timetable, stream), heard)

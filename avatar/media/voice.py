@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import wave
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,19 +20,14 @@ from avatar.errors import InvalidInput
 from avatar.media.confined import confined
 from avatar.media.cuts import Cut
 from avatar.media.facts import VoiceFacts, length_beside
-from avatar.media.probe import probe_voice
-from avatar.media.sound import Samples, as_float, open_sound, resampled
-from avatar.media.sound_files import Piece, Window, read_mp3, read_wav, split
+from avatar.media.sound import open_sound, resampled
+from avatar.media.sound_files import Piece, Window, read_mp3, read_wav
 from avatar.models import Limits
 
 # Voices: bounds, and what the provider is given.
 
-#: Name this preparation in identities: raise them when the same source would be prepared to another sound. What is
-#: not just what any reader hears of the file (`copy_voice`) has a name of its own, and so has what is trimmed.
-VOICE_SPEC, COPY_SPEC, TRIM_SPEC = "v1", "v2", "t1"
-
-#: Seconds of silence left around speech that is trimmed, and how much must be there to be left out.
-BREATH_BEFORE, BREATH_AFTER, WORTH_TRIMMING = 0.25, 0.5, 0.25
+#: Names this preparation in identities: raise it when the same source would be prepared to another sound.
+VOICE_SPEC = "v1"
 
 #: kbit/s that MPEG-1 layer III knows, best first.
 BITRATES = (192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32)
@@ -105,95 +100,6 @@ def _copy_with_true_header(path: Path, target: Path) -> None:
     piece = wav.pieces[0] if wav else Piece(mp3.first, mp3.last) if mp3 else Piece(0, path.stat().st_size)
     with Window(path, piece) as source, target.open("wb") as file:
         shutil.copyfileobj(source, file)
-
-
-@confined(InvalidInput)
-def copy_voice(path: Path, target: Path, facts: VoiceFacts, span: tuple[int, int] | None = None) -> None:
-    """Write the voice alone, as every reader hears it, to a FLAC: one sound, its pieces joined, one channel or two.
-
-    Args:
-        path: the file it is in.
-        target: where to write.
-        facts: what `probe_voice` found; tells where in the file the voice is.
-        span: the first sample to keep and the one after the last; none for all.
-    """
-    channels = 1 if facts.mix else min(facts.channels, STEREO)
-    layout = "stereo" if channels == STEREO else "mono"
-    with av.open(str(target), "w", format="flac") as output:
-        stream = output.add_stream("flac", rate=facts.sample_rate, layout=layout)
-        if not isinstance(stream, AudioStream):
-            raise TypeError("flac is not an audio codec")
-        resampler = av.AudioResampler(format="s16", layout=layout, rate=facts.sample_rate)
-        written = 0
-        for block in _kept(_voice_blocks(path, facts, layout), span):
-            frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=layout)
-            frame.sample_rate = facts.sample_rate
-            for ready in resampler.resample(frame):
-                ready.pts, ready.time_base = written, Fraction(1, facts.sample_rate)
-                written += ready.samples
-                output.mux(stream.encode(ready))
-        output.mux(stream.encode(None))
-
-
-def _voice_blocks(path: Path, facts: VoiceFacts, layout: str) -> Iterator[Samples]:
-    """The voice, channels x samples, through all pieces of its file."""
-    track = None if facts.track < 0 else facts.track
-    for piece in split(path, facts.container) if facts.pieces else (None,):
-        with suppress(InvalidInput), open_sound(path, track=track, piece=piece) as sound:
-            for frame in resampled(sound, "fltp", "stereo" if facts.mix else layout, facts.sample_rate):
-                both = as_float(frame)
-                yield both[("left", "right").index(facts.mix)][None, :] if facts.mix else both
-
-
-def _kept(blocks: Iterator[Samples], span: tuple[int, int] | None) -> Iterator[Samples]:
-    at = 0
-    for block in blocks:
-        first, last = (max(0, edge - at) for edge in span or (0, at + block.shape[1]))
-        at += block.shape[1]
-        if first < min(last, block.shape[1]):
-            yield block[:, first:last]
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A voice by itself: its file, what is in that, and the preparation that made it; none where it is the source."""
-
-    path: Path
-    facts: VoiceFacts
-    spec: str
-
-
-def take_alone(path: Path, facts: VoiceFacts, folder: Path, *, trim: bool = False) -> Alone:
-    """The voice of a file by itself: the file as it is where every reader hears just that in it, else a copy.
-
-    Args:
-        path: the file.
-        facts: what `probe_voice` found in it.
-        folder: where a copy is written.
-        trim: whether to leave out silence at both ends.
-    """
-    span = trimmed(facts) if trim else None
-    if facts.is_plain and span is None:
-        return Alone(path, facts, "")
-    target = folder / f"{path.stem}.alone.flac"
-    copy_voice(path, target, facts, span)
-    found = probe_voice(target)
-    notes = (*facts.notes, *([_trim_note(facts, found)] if span else []))
-    spec = "-".join(name for name, used in ((COPY_SPEC, not facts.is_plain), (TRIM_SPEC, span)) if used)
-    return Alone(target, replace(found, notes=notes), spec)
-
-
-def _trim_note(before: VoiceFacts, after: VoiceFacts) -> str:
-    return f"trimmed: {before.seconds - after.seconds:.1f} s of silence left out"
-
-
-def trimmed(facts: VoiceFacts) -> tuple[int, int] | None:
-    """The samples that stay when the silence at both ends is left out, with a breath around the speech; None for all."""
-    start = max(0.0, facts.speech.head - BREATH_BEFORE)
-    end = facts.seconds - max(0.0, facts.speech.tail - BREATH_AFTER)
-    if facts.seconds - (end - start) < WORTH_TRIMMING or end - start <= 0:
-        return None
-    return round(start * facts.sample_rate), round(end * facts.sample_rate)
 
 
 def fit_bitrate(facts: VoiceFacts, limits: Limits) -> int:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
 from avatar.media.probe import probe_voice
-from avatar.media.voice import prepare_voice, take_alone
+from avatar.media.voice import prepare_voice
+from avatar.media.voice_alone import take_alone
 from avatar.models import Limits
 from tests.media import speech
 from tests.media.recordings import encode

@@ -9,7 +9,8 @@ import pytest
 from avatar.errors import InvalidInput
 from avatar.media.probe import VoiceFacts, probe_voice
 from avatar.media.sound import read_mono
-from avatar.media.voice import check_voice, fit_bitrate, prepare_voice, take_alone
+from avatar.media.voice import check_voice, fit_bitrate, prepare_voice
+from avatar.media.voice_alone import take_alone
 from avatar.models import Limits
 from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wav
 
