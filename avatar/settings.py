@@ -174,7 +174,7 @@ class JournalSettings(Section):
 
 class PollingSettings(Section):
     window_seconds: float = Field(
-        90, ge=1, le=600, description="Length of one polling attempt before it is retried."
+        90, ge=1, le=600, description="How long a render is watched before the journal is looked at again."
     )
     deadline_seconds: float = Field(7200, ge=10, description="How long after the submit polling gives up.")
     min_interval: float = Field(1.0, gt=0, description="Shortest pause between status requests, in seconds.")
