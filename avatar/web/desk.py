@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -29,7 +29,7 @@ from avatar.errors import InvalidInput, NotConfigured
 from avatar.job.index import read_video
 from avatar.job.inputs import store_file
 from avatar.job.plan import plan_job
-from avatar.job.publish import accept_video, find_video
+from avatar.job.publish import accept_video, find_video, name_video
 from avatar.local import prefect_api
 from avatar.media.kinds import sniff
 from avatar.models import Asset, AvatarJob, Plan, ProviderName, Video, VideoState
@@ -91,6 +91,7 @@ class Desk:
             Route("/attention", self.attention),
             Route("/videos/{job_id}/accept", self.accept, methods=["POST"]),
             Route("/videos/{job_id}/take", self.take_again, methods=["POST"]),
+            Route("/videos/{job_id}/name", self.rename, methods=["POST"]),
         ]
 
     # Files, one a request: the body is the file.
@@ -156,7 +157,8 @@ class Desk:
         return self._plans[key]
 
     def _job(self, order: Order, voice: str, name: ProviderName, **facts: Any) -> AvatarJob:
-        titled = {"title": order.title} if order.title and "title" in AvatarJob.model_fields else {}
+        # The stored files are named by their content: without a title, a video is called as the voice was.
+        titled = {"title": order.title or PurePosixPath(order.names.get(voice, "")).stem}
         addresses = {"portrait": self._address(order.portrait), "voice": self._address(voice)}
         return AvatarJob.model_validate(
             {**addresses, "prompt": order.prompt, "provider": name, **titled, **facts}
@@ -305,6 +307,13 @@ class Desk:
             await accept_video(self.workspace, video)
         return self._to(request, f"videos/{video.job_id}")
 
+    async def rename(self, request: Request) -> Response:
+        """Give a video another title. Costs nothing."""
+        title = " ".join(dict(await self._form(request)).get("title", "").split())[:200]
+        video = await read_video(self.workspace.store, request.path_params["job_id"])
+        await name_video(self.workspace, video, title=title)
+        return self._to(request, f"videos/{video.job_id}")
+
     async def take_again(self, request: Request) -> Response:
         """Start a run that buys another take, if it costs what was shown."""
         fields = dict(await self._form(request))
@@ -316,6 +325,7 @@ class Desk:
             raise InvalidInput("This is no number of a further take.")
         order = Order(video.portrait.source.key, (video.voice.source.key,), prompt=video.prompt)
         facts = {"take": int(take), "max_cost": price, "continuity": video.continuity}
+        facts |= {"title": video.title, "language": video.language, "labels": video.labels}
         job = self._job(order, video.voice.source.key, video.provider, **facts)
         return self._to(
             request, f"runs/{await self._run(GENERATE, {'job': as_parameters(job)}, once_of(fields))}"

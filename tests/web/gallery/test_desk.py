@@ -140,6 +140,7 @@ async def test_two_files_become_a_run(desk, prefect, priced):
     assert key == f"gallery-{fields['once']}"
     assert (job["provider"], job["max_cost"]) == ("pixazo", float(fields["price"]))
     assert job["portrait"].startswith("s3://")
+    assert job["title"] == "Hello"
 
 
 async def test_a_second_press_is_the_same_run(desk, prefect, priced):
@@ -296,6 +297,16 @@ async def test_another_take_has_its_price(desk, prefect, store):
         1,
         float(fields["price"]),
     )
+
+
+async def test_a_video_is_renamed(desk, store):
+    """The list, the page and the download have the new title at once; it is text, whatever it is."""
+    video = await put_video(store, 1)
+    html = (await desk.get(f"/videos/{video.job_id}")).text
+    fields = form(html, f"{video.job_id}/name", title="Spring <b>2026</b>")
+    assert (await desk.post(f"/videos/{video.job_id}/name", data=fields)).status_code == 303
+    assert "Spring &lt;b&gt;2026&lt;/b&gt;" in (await desk.get("/", params={"q": "spring"})).text
+    assert "Spring_b_2026_b.mp4" in (await desk.get(f"/videos/{video.job_id}")).text
 
 
 async def test_what_needs_a_person_is_on_one_page(desk, store):
