@@ -177,10 +177,22 @@ def test_a_failed_render_is_the_providers_failure(avatar: Avatar, sandbox: Sandb
     assert "Traceback" not in ended.stderr
 
 
+def test_a_lost_answer_is_found_in_the_providers_list(avatar: Avatar, sandbox: Sandbox) -> None:
+    """Exactly one request there has our files and our prompt: the command goes on, and nobody is asked."""
+    sandbox.behave("submit", "drop")
+    ended = avatar(*GENERATE, "--json", **sandbox.fal_env())
+    if ended.returncode:  # the list shows a request once it has ended: the same command goes on then
+        ended = avatar(*GENERATE, "--json", **sandbox.fal_env())
+    (accepted,) = sandbox.state()["accepted"]
+    assert json.loads(ended.stdout)["renders"][0]["request_id"] == accepted["request_id"]
+    assert (sandbox.state()["posts"], sandbox.state()["leaks"]) == (1, [])
+
+
 def test_an_unknown_outcome_waits_for_a_person(avatar: Avatar, sandbox: Sandbox) -> None:
-    """A lost answer is exit 5, again and again, with one POST; the person's word settles it."""
+    """Where the provider's list is refused, a lost answer is exit 5 each time, with one POST; a person settles it."""
     fal = sandbox.fal_env()
     sandbox.behave("submit", "drop")
+    sandbox.behave("history", "forbidden", times=1000)
     ended = avatar(*GENERATE, "--json", **fal)
     error: dict[str, Any] = json.loads(ended.stdout)["error"]
     assert (ended.returncode, error["type"], error["cost_at_risk"]) == (5, "OutcomeUnknown", "1.0350")
