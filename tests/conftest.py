@@ -98,7 +98,7 @@ def make_settings(store_settings: StoreSettings, tmp_path: Path) -> Callable[...
 PARTS = {"seaweed", "sandbox_process", "local", "program", "relay"}
 #: Test files that start processes by themselves, ask for such fixtures by name, or encode many videos.
 PLACES = (
-    "store/test_contract", "store/test_embedded", "store/test_conditional", "store/test_failures",
+    "store/test_contract", "local/test_embedded", "store/test_conditional", "store/test_failures",
     "media/test_stitch", "media/test_inspect", "media/test_segments", "media/test_cuts", "media/test_fuzz",
     "media/test_bad_input", "media/test_confined",
     "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "web/gallery/", "web/bridge/test_store_events", "security/test_tls", "security/test_settings_errors",

@@ -75,7 +75,7 @@ def run_bridge(arguments: argparse.Namespace) -> int:
     api_url = (PrefectAccess().api_url or "").rstrip("/")
     if settings.store.endpoint and api_url:
         return _serve(settings, api_url)
-    with services(settings, api=not api_url, say=lambda text: print(text, file=sys.stderr)) as running:
+    with services(settings, api=not api_url, say=_say) as running:
         return _serve(running.for_runs(settings), api_url or running.api_url)
 
 
@@ -99,7 +99,7 @@ def run_gallery(arguments: argparse.Namespace) -> int:
         return 0
     if settings.store.endpoint:
         return serve(settings, say=say)
-    with services(settings, api=False, say=lambda text: print(text, file=sys.stderr)) as running:
+    with services(settings, api=False, say=_say) as running:
         settings = running.applied_to(settings)
         asyncio.run(ensure_bucket(settings))
         return serve(settings, say=say)

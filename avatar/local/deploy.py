@@ -83,10 +83,12 @@ def ensure_pool(variables: Mapping[str, str], api_url: str, pool: WorkPool) -> N
     """Create the work pool, unless it is there: `avatar up` leaves that to its worker.
 
     Raises:
-        AvatarError: Prefect refused, or there is one of another type.
-        httpx.HTTPError: the API did not answer.
+        AvatarError: Prefect refused or did not answer, or there is one of another type.
     """
-    found = read(api_url, f"/work_pools/{pool.name}")
+    try:
+        found = read(api_url, f"/work_pools/{pool.name}")
+    except httpx.HTTPError as error:
+        raise AvatarError(f"The work pool could not be looked at. Nothing was changed. {error}") from error
     if found is None:
         template = (
             []
