@@ -94,13 +94,13 @@ def active_profile() -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     name = os.environ.get("PREFECT_PROFILE") or kept.get("active")
-    found = {
-        key.removeprefix("PREFECT_").lower(): value
-        for key, value in kept.get("profiles", {}).get(name, {}).items()
-    }
+    profile = kept.get("profiles", {}).get(name)
+    if not isinstance(profile, dict):
+        return {}
+    found = {key.removeprefix("PREFECT_").lower(): value for key, value in profile.items()}
     headers = found.get("client_custom_headers")
-    if isinstance(headers, str):
-        found["client_custom_headers"] = json.loads(headers)
+    with suppress(ValueError):  # what is no JSON is refused with the setting's name
+        found["client_custom_headers"] = json.loads(headers) if isinstance(headers, str) else headers or {}
     return {key: value for key, value in found.items() if key in PrefectAccess.model_fields}
 
 

@@ -45,7 +45,9 @@ def test_the_active_profile_counts(own_profiles: Path, monkeypatch: pytest.Monke
     assert PrefectAccess().api_url == "http://127.0.0.1:4200/api"
 
 
-@pytest.mark.parametrize("text", ["", "active = ", "[profiles]\nlocal = 1", 'active = "gone"'])
+@pytest.mark.parametrize(
+    "text", ["", "active = ", 'active = "local"\n[profiles]\nlocal = 1', 'active = "gone"']
+)
 def test_a_file_without_a_usable_profile_is_none(own_profiles: Path, text: str) -> None:
     """Nothing is taken from it."""
     own_profiles.write_text(text)

@@ -117,7 +117,7 @@ def test_the_jobs_were_what_they_seem(lived_in: House) -> None:
     places = [place for place, _ in everything(lived_in)]
     for expected in ("table log.message", "table artifact.data", "table events.payload", "table flow_run.parameters",
                      "object journal/", "object results/", "object videos/", "file state/logs/worker.log",
-                     "file state/bridge.db", "file server.log", "terminal 4", "process 1"):  # fmt: skip
+                     "file server.log", "terminal 4", "process 1"):  # fmt: skip
         assert any(place.startswith(expected) for place in places), expected
 
 
