@@ -62,7 +62,7 @@ def run_command(pool: WorkPool, variables: Mapping[str, str]) -> str:
 
     Empty where the workers may be on other machines, and for other platforms: Prefect's own way.
     """
-    if pool.type != "process" or "PREFECT_HOME" not in variables or sys.platform != "linux":
+    if pool != WorkPool() or "PREFECT_HOME" not in variables or sys.platform != "linux":
         return ""
     return shlex.join(python("-I", "-S", str(Path(avatar.__file__).parents[1] / "flows" / "launch.py")))
 

@@ -44,7 +44,7 @@ def lived_in(house: House) -> House:
     failing = [house.start(voice=str(house.voice(4.0)), provider=name, prompt=name) for name in PROVIDERS]
     for name in PROVIDERS:
         told = house.avatar("--debug", *by_hand(house, 5.0, name))
-        assert "RenderFailed" in told.stderr
+        assert "RenderFailed" in told.stderr, told.stderr
     until(lambda: [house.state_of(run) for run in failing] == ["FAILED"] * 2, 60)
     for name in PROVIDERS:
         good = house.avatar(*by_hand(house, 6.0, name), "--json")
