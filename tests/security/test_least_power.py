@@ -23,6 +23,7 @@ from avatar.errors import StoreUnavailable
 from avatar.job.expire import expire
 from avatar.local import embedded
 from avatar.settings import AvatarSettings, StoreSettings
+from avatar.store import identity as store_identity
 from avatar.store.objects import hash_file
 from avatar.store.store import Store
 from avatar.workspace import Workspace
@@ -206,8 +207,8 @@ def test_everything_works_with_it(house: House, guarded: Users) -> None:
     limited, client = at_store(house, guarded("worker"), **own), open_client(guarded("owner"))
     clear(client)
     # As a bucket that was moved here with its journal: else the Prefect server's runs are kept in another.
-    identity = open_client(house.store).get_object(house.store.bucket, "store.json").data
-    client.put_object("avatar", "store.json", io.BytesIO(identity), len(identity))
+    kept = open_client(house.store).get_object(house.store.bucket, store_identity.KEY).data
+    client.put_object("avatar", store_identity.KEY, io.BytesIO(kept), len(kept))
     voice, long_voice = house.voice(3.1), house.voice(8.0)
     found = json.loads(limited.avatar("doctor", "--json").stdout)["findings"]
     assert {"store", "conditional create", "bucket access"} <= {each["name"] for each in found if each["status"] == "ok"}  # fmt: skip
