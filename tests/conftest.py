@@ -101,7 +101,7 @@ PLACES = (
     "store/test_contract", "local/test_embedded", "store/test_conditional", "store/test_failures",
     "media/test_stitch", "media/test_inspect", "media/test_segments", "media/test_cuts", "media/test_fuzz",
     "media/test_bad_input", "media/test_confined",
-    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "web/gallery/", "web/bridge/test_store_events", "security/test_tls", "security/test_settings_errors",
+    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "simulation/test_schedules", "web/gallery/", "web/bridge/test_store_events", "security/test_tls", "security/test_settings_errors",
 )  # fmt: skip
 
 

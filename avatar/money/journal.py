@@ -288,7 +288,7 @@ class Journal:
         sent: Sent | None = None,
     ) -> Record | None:
         """Write the intent that must stand before a paid request. None: somebody else was first."""
-        await self.keep_open(render_id)
+        await patiently(lambda: self.keep_open(render_id))
         entry = self._entry(
             after,
             state=RenderState.INTENT,

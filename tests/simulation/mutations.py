@@ -67,8 +67,7 @@ MUTATIONS = (
     ),
     Mutation(
         "3", "an attempt writes after another's entries", "avatar.money.attempt",
-        "if not self._is_ours(newest) or newest.state is state or not news:",
-        "if newest.state is state or not news:",
+        "            if not self._is_ours(newest):\n                return newest\n", "",
     ),
     Mutation(
         "3", "who slept sends all the same", "avatar.money.attempt",

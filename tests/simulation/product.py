@@ -40,8 +40,8 @@ from avatar.money.journal import IllegalTransition, Record, RenderState
 from avatar.money.state import current
 from avatar.money.submit import its_turn, submit_render
 from avatar.money.webhooks import Hint, keep_hint
-from avatar.providers.fal import Fal
-from avatar.providers.known_models import find_model
+from avatar.providers import open_provider
+from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
 from avatar.store import identity
 from avatar.waiting import patiently
@@ -90,9 +90,14 @@ async def _assemble(workspace: Workspace, plan: Plan, renders: Sequence[Any], fo
 
 def stub_media() -> None:
     """Put the stubs in place, once for the program."""
-    collect.probe_video = _probe
-    publish.assemble = _assemble
-    publish._versions = dict
+    replaced = [
+        (collect, "probe_video", _probe),
+        (publish, "assemble", _assemble),
+        (publish, "_versions", dict),
+    ]
+    for module, name, instead in replaced:
+        getattr(module, name)  # still there
+        setattr(module, name, instead)
 
 
 # --- what is made once and used by every schedule
@@ -157,7 +162,7 @@ def settings(state_dir: Path, limit: Decimal | None, *, webhooks: bool) -> Avata
 
 
 _stores: list[Any] = []
-_fals: dict[int, Fal] = {}
+_providers: dict[int, dict[ProviderName, Provider]] = {}
 
 
 def take_stores() -> None:
@@ -169,9 +174,9 @@ def workspace(given: AvatarSettings, store: Any, told: Callable[[Any], None], tu
     """A workspace as a process makes it."""
     _stores[:] = [store]
     made = Workspace(given, deliver=told, turns=turns)
-    made._providers[ProviderName.FAL, KLING_AVATAR] = _fals.setdefault(
-        id(given), Fal(given, store, find_model(given))
-    )
+    if id(given) not in _providers:
+        _providers[id(given)] = {name: open_provider(name, given, store) for name in ProviderName}
+    made._providers.update(_providers[id(given)])
     return made
 
 

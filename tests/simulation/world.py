@@ -147,7 +147,7 @@ class World:
             raise
         except OSError as error:
             self.ended.append(f"{self.loop.now:.0f} {process.name}: {error}")
-            if not self._disk_is_full():
+            if self.scenario.full is None:
                 self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
             raise
         except Exception as error:
