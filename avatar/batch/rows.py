@@ -97,7 +97,7 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     with path.open("rb") as file:
         _check_kind(file.read(64))
         file.seek(0)
-        read = _read_csv if path.suffix == ".csv" else _read_jsonl
+        read = _read_csv if path.suffix.lower() == ".csv" else _read_jsonl
         empty: list[int] = []
         for count, row in enumerate(read(Lines(file)), start=1):
             if count > MOST_ROWS:

@@ -1,4 +1,4 @@
-"""`avatar quote`: length, cuts and price of a voice. Needs no store, no server and no key."""
+"""`avatar quote`: length, cuts and price of a voice, or the price of a manifest. Needs no store, no server and no key."""
 
 import argparse
 import json
@@ -9,13 +9,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from avatar.batch.manifest import KINDS
+from avatar.batch.models import Batch
+from avatar.batch.rows import as_job, read_rows
 from avatar.errors import InvalidInput, NotConfigured
 from avatar.job.warnings import warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
 from avatar.media.facts import VoiceFacts
 from avatar.media.probe import probe_voice
 from avatar.media.voice_alone import Alone, take_alone
-from avatar.models import Limits, ProviderName, Quote
+from avatar.models import AvatarJob, Limits, ProviderName, Quote
 from avatar.providers import describe_provider
 from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings
@@ -25,6 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.voice).expanduser()
     if not path.is_file():
         raise InvalidInput(f"The voice {arguments.voice!r} is not a file on this machine.")
+    if path.suffix.lower() in KINDS:
+        return _quote_manifest(path, arguments)
     settings = AvatarSettings()
     asked = _asked(settings, arguments.provider, arguments.model)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,6 +58,92 @@ def _asked(
         for name in names
         if (name in one.offers and one.enabled) or not place
     ]
+
+
+class Quoted:
+    """The rows of a manifest by what they cost, as far as this machine can tell."""
+
+    def __init__(self, provider: ProviderName | None, model: str | None, *, trim: bool) -> None:
+        self.settings, self._provider, self._model, self._trim = AvatarSettings(), provider, model, trim
+        self.amounts: dict[ProviderName, Decimal] = {}
+        self.rows = self.seconds = self.elsewhere = 0
+        self.bad: list[tuple[int, str]] = []
+        self._offers: dict[tuple[str, bool, ProviderName, str], dict[str, Any]] = {}
+        self._seen: set[AvatarJob] = set()
+
+    def add(self, line: int, job: AvatarJob | str) -> None:
+        self.rows += 1
+        if isinstance(job, str):
+            self.bad.append((line, job))
+        elif any("://" in source for source in (job.portrait, job.voice)):
+            self.elsewhere += 1
+        elif gone := [source for source in (job.portrait, job.voice) if not Path(source).is_file()]:
+            self.bad.append((line, f"{gone[0]} is not a file on this machine"))
+        else:
+            self._price(line, job)
+
+    def _price(self, line: int, job: AvatarJob) -> None:
+        asked = job.model_copy(
+            update={"title": "", "language": "", "labels": ()}
+        )  # the same job under another name
+        if asked in self._seen:
+            return
+        self._seen.add(asked)
+        name = self._provider or job.provider or self.settings.provider
+        try:
+            model = self._model or job.model or self.settings.model
+            found = self._offer(job.voice, name, model, trim=self._trim or job.trim)
+        except InvalidInput as error:
+            self.bad.append((line, str(error)))
+            return
+        if not found["accepted"]:
+            self.bad.append((line, str(found["reason"])))
+            return
+        self.seconds += found["seconds"]
+        self.amounts[name] = self.amounts.get(name, Decimal(0)) + Decimal(found["amount"])
+
+    def _offer(self, voice: str, name: ProviderName, model: str, *, trim: bool) -> dict[str, Any]:
+        key = (voice, trim, name, model)
+        if key not in self._offers:
+            with tempfile.TemporaryDirectory() as folder:
+                alone = take_alone(Path(voice), probe_voice(Path(voice)), Path(folder), trim=trim)
+                self._offers[key] = offer(name, model, alone, self.settings)
+        return self._offers[key]
+
+
+def _quote_manifest(path: Path, arguments: argparse.Namespace) -> int:
+    """Price every row whose files are on this machine; what was bought before is not known here, and counted too."""
+    provider = ProviderName(arguments.provider) if arguments.provider else None
+    quoted = Quoted(provider, arguments.model, trim=arguments.trim)
+    batch = Batch(manifest=str(path))
+    for raw in read_rows(path):
+        quoted.add(raw.line, as_job(raw, batch, str(path.absolute().parent)))
+    if not quoted.rows:
+        raise InvalidInput("The manifest has no rows.")
+    if arguments.json:
+        amounts = {str(name): str(amount) for name, amount in quoted.amounts.items()}
+        bad = [{"line": line, "reason": reason} for line, reason in quoted.bad]
+        told = {
+            "rows": quoted.rows,
+            "seconds": quoted.seconds,
+            "amounts": amounts,
+            "elsewhere": quoted.elsewhere,
+        }
+        print(json.dumps(told | {"bad": bad}))
+    else:
+        _print_manifest(quoted)
+    return InvalidInput.exit_code if quoted.bad else 0
+
+
+def _print_manifest(quoted: Quoted) -> None:
+    total = sum(quoted.amounts.values(), Decimal(0))
+    print(f"{quoted.rows} rows, {quoted.seconds} s billed: ${total:.2f}")
+    for name, amount in quoted.amounts.items():
+        print(f"  {name:8} ${amount:.2f}")
+    if quoted.elsewhere:
+        print(f"  {quoted.elsewhere} rows with files in the store or on the web are not in it")
+    for line, reason in quoted.bad:
+        print(f"  line {line}: {reason}")
 
 
 def offer(name: ProviderName, model: str, alone: Alone, settings: AvatarSettings) -> dict[str, Any]:
