@@ -40,6 +40,14 @@ def test_a_csv_row_is_a_job(tmp_path):
     assert (raw.line, job.portrait, job.prompt, job.accept) == (2, "s3://avatar/may/p.png", ".", True)
 
 
+def test_a_row_may_name_its_model(tmp_path):
+    """The batch's own model is for rows that name none."""
+    batch = BATCH.model_copy(update={"model": "my-avatar"})
+    table = "portrait,voice,model\np.png,v.mp3,kling-ai-avatar-v2-standard\np.png,v.mp3,\n"
+    jobs = [as_job(raw, batch, "/jobs") for raw in read(tmp_path / "m.csv", table)]
+    assert [job.model for job in jobs] == ["kling-ai-avatar-v2-standard", "my-avatar"]
+
+
 def test_a_row_has_the_names_people_give(tmp_path):
     """Title, language and labels, as a cell, as columns or as an object; the batch's own where a row has none."""
     batch = BATCH.model_copy(update={"language": "en", "labels": {"client": "acme", "campaign": "all"}})

@@ -1,6 +1,7 @@
 """Models as data: the table, what settings change of it, and a model that is added without code."""
 
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +163,12 @@ async def test_a_refused_model_sends_nothing(sandbox):
     with pytest.raises(NotConfigured):
         await open_provider(PIXAZO, make_settings(sandbox.url), None, STANDARD).submit(make_inputs())
     assert sandbox.state()["posts"] == 0
+
+
+def test_the_page_lists_the_table():
+    """docs/models.md has every model with its price."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    for name, model in known_models(settings()).items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert str(model.offers[FAL].price_per_second) in row
+        assert ("| off" in row) is not model.enabled
