@@ -70,8 +70,8 @@ def test_a_decoder_without_end_is_stopped(monkeypatch):
 
 def test_a_decoder_that_hangs_is_stopped(monkeypatch):
     """By the clock, where it uses no processor time."""
-    monkeypatch.setattr(bounds, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(bounds, "PATIENCE", 0)
+    monkeypatch.setattr(bounds, "WALL_SECONDS", 0.2)
+    monkeypatch.setattr(bounds, "WALL_SECONDS_PER_CPU", 0)
     with pytest.raises(InvalidInput, match=r"voice\.mp3 cannot be decoded: it takes more than"):
         wrecks.sleep(FILE)
 
