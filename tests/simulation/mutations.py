@@ -75,11 +75,6 @@ MUTATIONS = (
         "return True",
     ),
     Mutation(
-        "3", "a request accepted late is thrown away", "avatar.money.attempt",
-        "if kept is None or kept.request_id != submission.request_id:",
-        "if kept is None:",
-    ),
-    Mutation(
         "6", "a result of unforeseen shape is a failure", "avatar.providers.fal",
         "return ResultKind.NOT_YET if early else ResultKind.NO_VIDEO",
         "return ResultKind.NOT_YET if early else ResultKind.REFUSED",

@@ -99,6 +99,8 @@ class Scenario:
         s.other_store = len(s.runs) > 1 and chance() < 0.1
         s.salted = chance() < 0.3
         s.person = dice.choice(("away", "careful", "careful", "careful", "wrong"))
+        if seed % 8 == 0:
+            _draw_sleeper(s)
         return s
 
     def script(self) -> Script:
@@ -127,6 +129,17 @@ class Scenario:
         else:
             script.result_kept = 3600.0
         return script
+
+
+def _draw_sleeper(s: Scenario) -> None:
+    """One machine sleeps while its paid request is on its way; others, and a person, take over in the meantime."""
+    dice = s.random
+    s.jobs, s.segments, s.machines, s.deaths, s.restarts = 1, 1, 2, [], 3
+    s.runs = [(0.0, "command"), (dice.uniform(150, 400), "command"), (dice.uniform(300, 900), "command")]
+    s.reconciles = [60.0 * n for n in range(2, 20)]
+    s.naps = [(dice.randint(8, 22), dice.choice((300.0, 700.0, 1500.0)), dice.random() < 0.5)]
+    s.submit_rate, s.submit_faults = 0.7, ("asleep_connecting", "asleep_connecting", "not_sent", "lost")
+    s.person, s.history, s.webhooks = dice.choice(("careful", "wrong")), "off", False
 
 
 def _draw_store(s: Scenario) -> None:

@@ -54,6 +54,9 @@ async def _run(exchange: Any, _: Any, method: str, url: str, **request: Any) -> 
         raise httpx.ConnectError("refused")
     if fault == "slow_connect":
         await asyncio.sleep(world.random.uniform(1, 8))
+    if fault == "asleep_connecting":
+        world.sleep_now()
+        await asyncio.sleep(1)
     await exchange._trace("connection.send_request_headers.started", {"request": _Asked})
     answer = await world.ask(method, url, request, fault, paid=paid)
     exchange.status, headers, body = answer

@@ -369,6 +369,11 @@ class World:
             return ""
         return self.random.choice(self.scenario.submit_faults)
 
+    def sleep_now(self) -> None:
+        """The machine of the process that runs is put to sleep, long enough to be given up."""
+        if self.loop.current is not None:
+            self.loop.sleep(self.loop.current, self.random.choice((200.0, 700.0, 1500.0)), stopped_clock=True)
+
     def call_fault(self) -> str:
         if self.calm or self.random.random() >= self.scenario.call_rate:
             return ""
