@@ -257,7 +257,9 @@ async def _keep_derived(workspace: Workspace, content: str, path: Path, spec: st
 
 
 def _names(job: AvatarJob) -> str:
-    return json.dumps([title_for(job), job.language, dict(job.labels)], sort_keys=True)
+    """What the job is called, as a piece of a key: names may hold what no store takes in one."""
+    names = json.dumps([title_for(job), job.language, dict(job.labels)], sort_keys=True)
+    return hashlib.sha256(names.encode()).hexdigest()[:8]
 
 
 def plan_cache_key(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> str:

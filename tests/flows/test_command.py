@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -61,8 +62,9 @@ def test_a_preview_with_an_out_file(avatar: Avatar, tmp_path: Path) -> None:
     ended = avatar(*GENERATE, "--out", "new/demo.mp4")
     assert ended.returncode == 0, ended.stderr
     facts = probe_video(tmp_path / "new" / "demo.mp4")
-    first, store, file = ended.stdout.splitlines()
-    assert first == f"{facts.seconds:.2f} s of video, 720×720, for $0.00 by preview"
+    first, job, store, file = ended.stdout.splitlines()
+    assert first == f"speech: {facts.seconds:.2f} s of video, 720×720, for $0.00 by preview"
+    assert re.fullmatch(r"  job    [0-9a-f]{32}", job)
     assert store.startswith("  store  s3://test-")
     assert file == f"  file   {tmp_path / 'new' / 'demo.mp4'}"
     stages = [line.partition(":")[0] for line in ended.stderr.splitlines()]
@@ -82,6 +84,7 @@ def test_json_is_one_object_on_stdout(avatar: Avatar) -> None:
     assert [render["state"] for render in first["renders"]] == ["collected"]
     assert (again["job_id"], again["video"]["sha256"]) == (first["job_id"], first["video"]["sha256"])
     assert again["flow_run_id"] != first["flow_run_id"]
+    assert (first["already"], again["already"], again["paid_now"]) == (False, True, "0")
 
 
 def test_status_lists_and_tells_one(avatar: Avatar) -> None:

@@ -10,6 +10,7 @@ from avatar.job.plan import plan_cache_key
 from avatar.job.produce import made_already
 from avatar.job.publish import find_video, name_video, publish_video
 from avatar.models import AvatarJob, job_id, title_for
+from avatar.store.objects import check_key
 from tests.job.test_publish import rendered
 from tests.money.conftest import footage, inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
@@ -51,6 +52,7 @@ async def test_a_cached_plan_is_not_used_under_another_name(make_workspace, plan
         plan_cache_key(workspace, job.model_copy(update=one), *assets) for one in ({}, {"title": "Welcome"})
     }
     assert len(keys) == 2
+    assert {check_key(key) for key in keys} == keys
 
 
 async def test_a_record_says_what_it_is_called(video):
