@@ -64,8 +64,8 @@ def summarise(video: Video) -> Summary:
         at=video.published_at,
         state=video.state,
         title=title_of(video),
-        language=getattr(video, "language", None) or "",
-        labels=getattr(video, "labels", None) or {},
+        language=video.language,
+        labels=video.labels,
         provider=video.provider,
         seconds=video.seconds,
         billed=video.cost.billed,
@@ -77,8 +77,8 @@ def summarise(video: Video) -> Summary:
 
 def title_of(video: Video) -> str:
     """What people recognise a video by: its title, else its prompt, else its job."""
-    if title := getattr(video, "title", ""):
-        return str(title)
+    if video.title:
+        return video.title
     prompt = " ".join(video.prompt.split())
     return prompt if prompt.strip(".") else f"Job {video.job_id[:12]}"
 
@@ -86,8 +86,8 @@ def title_of(video: Video) -> str:
 def _searchable(video: Video) -> str:
     assets = (video.portrait.source, video.portrait.asset, video.voice.source)
     words = [title_of(video), video.job_id, video.prompt, video.provider, video.model, video.state]
-    words += [getattr(video, "language", None) or "", getattr(video, "batch", None) or ""]
-    words += [f"{name}={value}" for name, value in (getattr(video, "labels", None) or {}).items()]
+    words += [video.language]
+    words += [f"{name}={value}" for name, value in video.labels.items()]
     words += [asset.key.rpartition("/")[2] for asset in assets]
     words += [word for render in video.renders for word in (render.render_id, render.request_id)]
     return "\n".join(filter(None, words)).casefold()
