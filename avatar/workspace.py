@@ -17,7 +17,7 @@ from avatar.store.store import Store
 
 if TYPE_CHECKING:
     from avatar.events import Notice
-    from avatar.money.follow import Doorbell
+    from avatar.money.follow import WebhookListener
     from avatar.money.webhooks import Callbacks
     from avatar.providers.base import Provider
 
@@ -144,11 +144,11 @@ class Workspace:
         return self._callbacks
 
     @cached_property
-    def doorbell(self) -> "Doorbell":
+    def webhook_listener(self) -> "WebhookListener":
         """Wakes those of this process who wait for a render when a webhook came in for it."""
-        from avatar.money.follow import Doorbell
+        from avatar.money.follow import WebhookListener
 
-        return Doorbell(self.store)
+        return WebhookListener(self.store)
 
     @cached_property
     def scratch(self) -> Path:

@@ -33,10 +33,10 @@ from avatar.money.commit import (
     open_jobs,
     unpaid,
 )
+from avatar.money.failures import give_up, submission_of
 from avatar.money.follow import age_of, judge_look
 from avatar.money.journal import Record, RenderState
 from avatar.money.state import current
-from avatar.money.verdicts import give_up, submission_of
 from avatar.money.webhooks import WANTED, drop_hints, hinted_renders
 from avatar.waiting import Moment
 from avatar.workspace import Workspace

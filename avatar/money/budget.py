@@ -198,7 +198,7 @@ class Budget:
     async def claims(self, day: str) -> list[Claim]:
         """What each render of one day counts with: what was billed, else the most that is set aside for it."""
         counted: dict[str, Claim] = {}
-        for claim in sorted(await self.objects(day), key=_standing):
+        for claim in sorted(await self.objects(day), key=_by_state):
             counted[claim.render_id] = claim
         return list(counted.values())
 
@@ -218,7 +218,7 @@ def total(claims: list[Claim]) -> Decimal:
     return sum((claim.amount for claim in claims), Decimal(0))
 
 
-def _standing(claim: Claim) -> tuple[bool, bool, Decimal]:
+def _by_state(claim: Claim) -> tuple[bool, bool, Decimal]:
     """Of several objects about one render, the last by this order counts."""
     return claim.state == "settled", claim.token in _INVOICES, claim.amount
 

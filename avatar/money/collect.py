@@ -22,9 +22,9 @@ from avatar.events import about_bill
 from avatar.media.probe import VideoFacts, probe_video
 from avatar.models import Model, RemoteVideo, Render
 from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
+from avatar.money.failures import confirm_failure, give_up, raise_failed
 from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.money.quote import CENT_FRACTION, bill_differs
-from avatar.money.verdicts import confirm_failure, give_up, raise_failed
 from avatar.money.webhooks import drop_hints
 from avatar.providers.base import Provider
 from avatar.store.objects import hash_file

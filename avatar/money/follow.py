@@ -17,8 +17,8 @@ from avatar.errors import (
 )
 from avatar.events import next_step
 from avatar.models import RemoteState, Snapshot, Submission
+from avatar.money.failures import give_up, raise_failed, second_witness, submission_of
 from avatar.money.journal import Record, RenderState
-from avatar.money.verdicts import give_up, raise_failed, second_witness, submission_of
 from avatar.money.webhooks import PREFIX, render_of
 from avatar.providers.base import Provider
 from avatar.providers.watching import ENDED
@@ -49,8 +49,8 @@ EVERY, AFTER_FAILURE = 1.0, 10.0
 LOOKS = (0.0, 1.0, 3.0)
 
 
-class Doorbell:
-    """Rings once for each hint about a render that somebody waits for. Lists the hints only while somebody does."""
+class WebhookListener:
+    """Wakes once for each hint about a render that somebody waits for. Lists the hints only while somebody does."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -61,14 +61,14 @@ class Doorbell:
     @contextmanager
     def listening(self, render_id: str) -> Iterator[asyncio.Event]:
         """An event that is set whenever a new hint about the render is there; whoever waits clears it."""
-        rings = asyncio.Event()
-        self._waiting.setdefault(render_id, set()).add(rings)
+        called = asyncio.Event()
+        self._waiting.setdefault(render_id, set()).add(called)
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen())
         try:
-            yield rings
+            yield called
         finally:
-            self._waiting[render_id].discard(rings)
+            self._waiting[render_id].discard(called)
             if not self._waiting[render_id]:
                 del self._waiting[render_id]
             if not self._waiting:
@@ -79,30 +79,30 @@ class Doorbell:
         while True:
             began = time.monotonic()
             try:
-                self._ring([stat.key for stat in await self._store.list(PREFIX)])
+                self._wake([stat.key for stat in await self._store.list(PREFIX)])
                 pause = EVERY
             except AvatarError as error:  # the wait goes on without hints
                 log.info("Hints cannot be listed: %s", error)
                 pause = AFTER_FAILURE
             await asyncio.sleep(max(pause / 2, pause - (time.monotonic() - began)))
 
-    def _ring(self, keys: list[str]) -> None:
+    def _wake(self, keys: list[str]) -> None:
         for key in keys:
             waiting = self._waiting.get(render_of(key), ())
             if waiting and key not in self._rung:
                 self._rung.add(key)
-                for rings in waiting:
-                    rings.set()
+                for called in waiting:
+                    called.set()
         self._rung.intersection_update(keys)
 
 
 async def watch_woken(
-    provider: Provider, submission: Submission, window: float, rings: asyncio.Event
+    provider: Provider, submission: Submission, window: float, called: asyncio.Event
 ) -> AsyncGenerator[Snapshot]:
-    """What `provider.watch` sees, and a few looks of its own whenever `rings` is set. Close it to stop early."""
+    """What `provider.watch` sees, and a few looks of its own whenever `called` is set. Close it to stop early."""
     looks = provider.watch(submission, window)
     pending: asyncio.Future[Any] = asyncio.ensure_future(_next(looks))
-    woken: asyncio.Future[Any] = asyncio.ensure_future(rings.wait())
+    woken: asyncio.Future[Any] = asyncio.ensure_future(called.wait())
     try:
         while True:
             await asyncio.wait({pending, woken}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,8 +112,8 @@ async def watch_woken(
                 yield look
                 pending = asyncio.ensure_future(_next(looks))
                 continue
-            rings.clear()
-            woken = asyncio.ensure_future(rings.wait())
+            called.clear()
+            woken = asyncio.ensure_future(called.wait())
             async with aclosing(_look_now(provider, submission)) as seen:
                 async for snapshot in seen:
                     yield snapshot
@@ -189,8 +189,8 @@ async def _looks(workspace: Workspace, submission: Submission) -> AsyncGenerator
             async for snapshot in looks:
                 yield snapshot
         return
-    with workspace.doorbell.listening(submission.render_id) as rings:
-        async with aclosing(watch_woken(provider, submission, window, rings)) as looks:
+    with workspace.webhook_listener.listening(submission.render_id) as called:
+        async with aclosing(watch_woken(provider, submission, window, called)) as looks:
             async for snapshot in looks:
                 yield snapshot
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from avatar.errors import InvalidInput, RenderFailed
 from avatar.models import CancelOutcome, RemoteVideo
+from avatar.money.failures import record_failure, release_claim
 from avatar.money.journal import Failure, Record, RenderState
 from avatar.money.state import attach, confirm_request, current, look_in_history
-from avatar.money.verdicts import record_failure, release_claim
 from avatar.workspace import Workspace
 
 # Settle a render whose outcome is unknown: a person, or a webhook, brings what the machine cannot know.

@@ -26,10 +26,10 @@ from avatar.models import Plan, Segment, Submission
 from avatar.money import receipts
 from avatar.money.attempt import Attempt, as_failure
 from avatar.money.commit import unpaid
+from avatar.money.failures import raise_failed, raise_unknown
 from avatar.money.journal import Failure, Record, RenderState, Sent
 from avatar.money.quote import Order, order_for
 from avatar.money.state import current, file_name
-from avatar.money.verdicts import raise_failed, raise_unknown
 from avatar.money.webhooks import Callbacks
 from avatar.providers.base import RenderInputs
 from avatar.waiting import Moment, patiently, seen_through

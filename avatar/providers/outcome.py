@@ -1,7 +1,7 @@
 """How a paid POST ended: one table, because every mistake in it costs money.
 
 =======================================================  ==========  ==============================================
-what was seen                                            verdict     why
+what was seen                                            state       why
 =======================================================  ==========  ==============================================
 no byte left (seen by the connection, not guessed from   not_sent    there is nothing to be charged for
 the exception): DNS, refused, TLS, connect timeout
@@ -81,7 +81,7 @@ def body_of(model: KnownModel, inputs: RenderInputs) -> dict[str, str]:
 _ID_IN_TEXT = re.compile(rb'"request_id"\s*:\s*"([^"\\]{1,512})"')
 
 
-class Verdict(StrEnum):
+class SubmitState(StrEnum):
     ACCEPTED = "accepted"
     NOT_SENT = "not_sent"
     THROTTLED = "throttled"
@@ -91,9 +91,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A verdict and what it rests on. `seen_id` is a request id that was seen but cannot be relied on."""
+    """How it ended and what it rests on. `seen_id` is a request id that was seen but cannot be relied on."""
 
-    verdict: Verdict
+    state: SubmitState
     reason: str = ""
     request_id: str | None = None
     seen_id: str | None = None
@@ -130,11 +130,11 @@ def classify_submit(
     data = parse_object(body) if complete else None
     if status == _THROTTLED:
         words = clean(error_words(data))
-        return Outcome(Verdict.THROTTLED, words, status=status, retry_after=retry_after(headers))
+        return Outcome(SubmitState.THROTTLED, words, status=status, retry_after=retry_after(headers))
     if status in REFUSALS:
         return _refusal(status, data)
     if request_id := usable_id(data.get("request_id")) if data else None:
-        return Outcome(Verdict.ACCEPTED, request_id=request_id, status=status)
+        return Outcome(SubmitState.ACCEPTED, request_id=request_id, status=status)
     if status in SUCCESS and refusals_in_200 and data and _refuses(data):
         return _refusal(status, data)
     return _unclear(status, headers, data, body)
@@ -143,8 +143,8 @@ def classify_submit(
 def _unanswered(error: type[BaseException] | None, *, sent: bool) -> Outcome:
     name = error.__name__ if error else "no answer"
     if sent:
-        return Outcome(Verdict.UNKNOWN, f"the request left and no answer came back ({name})")
-    return Outcome(Verdict.NOT_SENT, f"connecting failed ({name})")
+        return Outcome(SubmitState.UNKNOWN, f"the request left and no answer came back ({name})")
+    return Outcome(SubmitState.NOT_SENT, f"connecting failed ({name})")
 
 
 def _unclear(status: int, headers: Mapping[str, str], data: Mapping[str, Any] | None, body: bytes) -> Outcome:
@@ -155,7 +155,7 @@ def _unclear(status: int, headers: Mapping[str, str], data: Mapping[str, Any] | 
     reason = f"{status} came back with {what}" + (f": {words}" if words else "")
     seen_id = _glimpse(headers, body) or _numeric(data)
     answer = body.decode("utf-8", "replace") if status in SUCCESS else None
-    return Outcome(Verdict.UNKNOWN, reason, seen_id=seen_id, status=status, answer=answer)
+    return Outcome(SubmitState.UNKNOWN, reason, seen_id=seen_id, status=status, answer=answer)
 
 
 def _numeric(data: Mapping[str, Any] | None) -> str | None:
@@ -168,7 +168,9 @@ def _refusal(status: int, data: Mapping[str, Any] | None) -> Outcome:
     kind = error_kind(data) or REFUSALS.get(status, "refused")
     if kind == "key_refused" and status != KEY_REFUSED:
         kind = next((name for name, words in _ACCOUNT.items() if words.search(error_words(data))), kind)
-    return Outcome(Verdict.REFUSED, clean(error_words(data)) or "no reason given", kind=kind, status=status)
+    return Outcome(
+        SubmitState.REFUSED, clean(error_words(data)) or "no reason given", kind=kind, status=status
+    )
 
 
 def _glimpse(headers: Mapping[str, str], body: bytes) -> str | None:
@@ -196,7 +198,7 @@ def judge(exchange: Exchange, *, refusals_in_200: bool = False) -> Outcome:
         complete=exchange.complete,
         refusals_in_200=refusals_in_200,
     )
-    if outcome.verdict is not Verdict.NOT_SENT:
+    if outcome.state is not SubmitState.NOT_SENT:
         return outcome
     if isinstance(exchange.error, TooLate):
         return replace(outcome, reason="connecting took so long that its turn was over")
@@ -211,24 +213,24 @@ def accepted_id(outcome: Outcome, wire: Wire, inputs: RenderInputs) -> str:
     Raises:
         NotSent, Throttled, SubmitRefused, OutcomeUnknown: as the table says.
     """
-    if outcome.verdict is Verdict.ACCEPTED and outcome.request_id:
+    if outcome.state is SubmitState.ACCEPTED and outcome.request_id:
         return outcome.request_id
     raise _error(outcome, wire, inputs)
 
 
 def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs) -> AvatarError:
     who, render_id, reason = wire.provider, inputs.render_id, wire.clean(outcome.reason)
-    if outcome.verdict is Verdict.NOT_SENT:
+    if outcome.state is SubmitState.NOT_SENT:
         text = (
             f"Render {render_id} was not sent to {who}: {reason}. Nothing was spent; it may be tried again."
         )
         return NotSent(text, provider=who, render_id=render_id)
-    if outcome.verdict is Verdict.THROTTLED:
+    if outcome.state is SubmitState.THROTTLED:
         text = (
             f"{who} takes no more requests for now (429){': ' + reason if reason else ''}. Nothing was spent."
         )
         return Throttled(text, provider=who, render_id=render_id, retry_after=outcome.retry_after)
-    if outcome.verdict is Verdict.REFUSED:
+    if outcome.state is SubmitState.REFUSED:
         return SubmitRefused(
             f"{who} refused render {render_id} ({outcome.status}, {outcome.kind}): {reason}. It was not accepted and "
             "is not charged.",

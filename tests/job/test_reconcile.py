@@ -14,11 +14,11 @@ from avatar.job.reconcile import reconcile_renders
 from avatar.models import AvatarJob, RemoteState, RemoteVideo, Snapshot
 from avatar.money.collect import FETCH_AGAIN, FETCHES, RENDERS, Mark, collect_render, mark_key
 from avatar.money.commit import commit_job, open_jobs, still_to_buy
+from avatar.money.failures import record_failure
 from avatar.money.journal import Failure, RenderState
 from avatar.money.quote import order_for
 from avatar.money.settle import attach_video, declare_not_charged
 from avatar.money.submit import submit_render
-from avatar.money.verdicts import record_failure
 from tests.money.conftest import footage, inputs, make_workspace, no_rests, plan, store, store_settings  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
 

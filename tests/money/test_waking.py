@@ -68,7 +68,7 @@ class TestWhoWaits:
         workspace = make_workspace(Hooked("req-1"))
         await submit_render(workspace, plan, plan.segments[0])
         await follow_render(workspace, render_id, ignore)
-        assert "doorbell" not in vars(workspace)
+        assert "webhook_listener" not in vars(workspace)
 
     async def test_asks_once_for_all(self, make_workspace, monkeypatch):
         """However many wait, one listener lists the hints; it ends with the last of them, and starts again."""
@@ -83,19 +83,20 @@ class TestWhoWaits:
         for _ in range(2):
             async with asyncio.TaskGroup() as group:
                 waits = [
-                    group.create_task(self.wait_briefly(workspace.doorbell, f"{n:032x}")) for n in range(200)
+                    group.create_task(self.wait_briefly(workspace.webhook_listener, f"{n:032x}"))
+                    for n in range(200)
                 ]
             assert len(waits) == 200
         assert lists == ["hints/", "hints/"]
 
-    async def wait_briefly(self, doorbell, render_id):
-        with doorbell.listening(render_id) as rings:
+    async def wait_briefly(self, webhook_listener, render_id):
+        with webhook_listener.listening(render_id) as called:
             for _ in range(10):
                 await asyncio.sleep(0)
-            assert not rings.is_set()
+            assert not called.is_set()
 
     async def test_is_not_stopped_by_a_store_that_fails(self, make_workspace, monkeypatch):
-        """A list that fails is one without hints: the next one rings."""
+        """A list that fails is one without hints: the next one called."""
         workspace = make_workspace(Hooked())
         answers = [StoreUnavailable("away"), StoreUnavailable("away")]
         honest = workspace.store.list
@@ -108,8 +109,8 @@ class TestWhoWaits:
         monkeypatch.setattr(workspace.store, "list", listed)
         monkeypatch.setattr(waking, "AFTER_FAILURE", 0.02)
         await workspace.store.create("hints/" + "ab" * 16 + ".1.x.json", b"{}")
-        with workspace.doorbell.listening("ab" * 16) as rings:
-            await rings.wait()
+        with workspace.webhook_listener.listening("ab" * 16) as called:
+            await called.wait()
 
 
 async def ignore(snapshot, age):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar.providers.outcome import REFUSALS, Verdict, classify_submit, submit_seconds
+from avatar.providers.outcome import REFUSALS, SubmitState, classify_submit, submit_seconds
 
 ACCEPTED = {"request_id": "r-1", "status": "IN_QUEUE"}
 
@@ -33,7 +33,7 @@ def classify(status=None, body=b"", **given):
 )
 def test_nothing_left_means_not_sent(error):
     """Without a byte sent there is nothing to be charged for, whatever the exception is called."""
-    assert classify(error=error, sent=False).verdict is Verdict.NOT_SENT
+    assert classify(error=error, sent=False).state is SubmitState.NOT_SENT
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_nothing_left_means_not_sent(error):
 )
 def test_no_answer_after_a_byte_left_is_unknown(error):
     """Once a byte has left, a lost answer is unknown."""
-    assert classify(error=error).verdict is Verdict.UNKNOWN
+    assert classify(error=error).state is SubmitState.UNKNOWN
 
 
 @pytest.mark.parametrize("status", sorted(REFUSALS))
@@ -59,7 +59,7 @@ def test_no_answer_after_a_byte_left_is_unknown(error):
 def test_a_judged_request_is_refused(status, body):
     """The client errors that judge a request refuse it, whatever their body."""
     outcome = classify(status, body)
-    assert (outcome.verdict, outcome.status) == (Verdict.REFUSED, status)
+    assert (outcome.state, outcome.status) == (SubmitState.REFUSED, status)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_judged_request_is_refused(status, body):
 )
 def test_an_answer_that_may_follow_acceptance_is_unknown(status, body):
     """Redirects, breakdowns and ambiguous client errors say nothing about acceptance."""
-    assert classify(status, body).verdict is Verdict.UNKNOWN
+    assert classify(status, body).state is SubmitState.UNKNOWN
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 302, 408, 409, 425, 499, 500, 502, 503, 504])
@@ -79,7 +79,7 @@ def test_an_answer_that_may_follow_acceptance_is_unknown(status, body):
 def test_an_answer_with_a_request_id_is_accepted(status, refusals_in_200):
     """A request id is a receipt, whatever the status says beside it."""
     outcome = classify(status, ACCEPTED, refusals_in_200=refusals_in_200)
-    assert (outcome.verdict, outcome.request_id) == (Verdict.ACCEPTED, "r-1")
+    assert (outcome.state, outcome.request_id) == (SubmitState.ACCEPTED, "r-1")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_any_text_is_a_request_id(request_id):
 )
 def test_what_cannot_be_asked_for_is_no_receipt(request_id):
     """A 200 whose request id is not text is unknown, not accepted."""
-    assert classify(200, {"request_id": request_id}).verdict is Verdict.UNKNOWN
+    assert classify(200, {"request_id": request_id}).state is SubmitState.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -111,27 +111,27 @@ def test_what_cannot_be_asked_for_is_no_receipt(request_id):
 )
 def test_an_unreadable_success_is_unknown(body):
     """A 2xx that cannot be read was accepted most likely, and is unknown."""
-    assert classify(200, body).verdict is Verdict.UNKNOWN
+    assert classify(200, body).state is SubmitState.UNKNOWN
 
 
 @pytest.mark.parametrize(
-    ("body", "verdict"),
+    ("body", "state"),
     [
-        ({"success": False}, Verdict.REFUSED),
-        ({"success": False, "error": "Invalid parameters"}, Verdict.REFUSED),
-        ({"error": "Invalid parameters"}, Verdict.REFUSED),
-        ({"error": "no", "message": "no", "statusCode": 400}, Verdict.REFUSED),
-        ({"success": False, "request_id": "r-1"}, Verdict.ACCEPTED),
-        ({"error": "slow", "status": "IN_QUEUE"}, Verdict.UNKNOWN),
-        ({"error": None}, Verdict.UNKNOWN),
-        ({"success": True}, Verdict.UNKNOWN),
-        ({"success": "false"}, Verdict.UNKNOWN),
+        ({"success": False}, SubmitState.REFUSED),
+        ({"success": False, "error": "Invalid parameters"}, SubmitState.REFUSED),
+        ({"error": "Invalid parameters"}, SubmitState.REFUSED),
+        ({"error": "no", "message": "no", "statusCode": 400}, SubmitState.REFUSED),
+        ({"success": False, "request_id": "r-1"}, SubmitState.ACCEPTED),
+        ({"error": "slow", "status": "IN_QUEUE"}, SubmitState.UNKNOWN),
+        ({"error": None}, SubmitState.UNKNOWN),
+        ({"success": True}, SubmitState.UNKNOWN),
+        ({"success": "false"}, SubmitState.UNKNOWN),
     ],
 )
-def test_a_gateway_may_refuse_with_a_200(body, verdict):
+def test_a_gateway_may_refuse_with_a_200(body, state):
     """Pixazo's 200 without success is a refusal, unless it could be a receipt; for fal it is unknown."""
-    assert classify(200, body, refusals_in_200=True).verdict is verdict
-    assert classify(200, body).verdict in {Verdict.UNKNOWN, Verdict.ACCEPTED}
+    assert classify(200, body, refusals_in_200=True).state is state
+    assert classify(200, body).state in {SubmitState.UNKNOWN, SubmitState.ACCEPTED}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_gateway_may_refuse_with_a_200(body, verdict):
 def test_a_throttled_submit_says_when_to_come_back(value, seconds):
     """429 is throttled, with Retry-After in seconds if it can be read, an hour at most."""
     outcome = classify(429, {"request_id": "r-1"}, headers={"retry-after": value})
-    assert (outcome.verdict, outcome.retry_after) == (Verdict.THROTTLED, seconds)
+    assert (outcome.state, outcome.retry_after) == (SubmitState.THROTTLED, seconds)
 
 
 def test_retry_after_may_be_a_date():
@@ -163,12 +163,12 @@ def test_retry_after_may_be_a_date():
 def test_a_cut_answer_is_unknown_but_its_id_is_mentioned():
     """An id in half an answer helps the person who looks; it is no receipt."""
     outcome = classify(200, b'{"request_id": "r-1", "sta', complete=False, error=httpx.ReadError)
-    assert (outcome.verdict, outcome.request_id, outcome.seen_id) == (Verdict.UNKNOWN, None, "r-1")
+    assert (outcome.state, outcome.request_id, outcome.seen_id) == (SubmitState.UNKNOWN, None, "r-1")
 
 
 def test_a_refusal_cut_short_is_still_a_refusal():
     """The status line of a 422 decides; its body is only words."""
-    assert classify(422, b'{"deta', complete=False, error=httpx.ReadError).verdict is Verdict.REFUSED
+    assert classify(422, b'{"deta', complete=False, error=httpx.ReadError).state is SubmitState.REFUSED
 
 
 @given(
@@ -188,8 +188,8 @@ def test_a_refusal_cut_short_is_still_a_refusal():
 )
 def test_no_answer_can_make_a_machine_pay_twice(status, body, complete, refusals):
     """Whatever is answered, only 429, judged requests and Pixazo's own 200 refusal allow another POST."""
-    verdict = classify(status, body, complete=complete, refusals_in_200=refusals).verdict
-    if verdict in {Verdict.NOT_SENT, Verdict.THROTTLED, Verdict.REFUSED}:
+    state = classify(status, body, complete=complete, refusals_in_200=refusals).state
+    if state in {SubmitState.NOT_SENT, SubmitState.THROTTLED, SubmitState.REFUSED}:
         assert status == 429 or status in REFUSALS or (refusals and complete and 200 <= status < 300)
 
 
