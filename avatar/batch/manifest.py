@@ -15,6 +15,7 @@ from avatar.batch.rows import LONGEST_LINE
 from avatar.errors import InvalidInput
 from avatar.job.inputs import bring, local_path
 from avatar.models import shown
+from avatar.settings import start_directory
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
 
@@ -63,10 +64,13 @@ async def open_manifest(workspace: Workspace, batch: Batch) -> AsyncIterator[Man
     """
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
         if batch.manifest is None:
-            path, base = Path(folder) / "manifest.jsonl", str(Path.cwd())
+            path, base = Path(folder) / "manifest.jsonl", str(start_directory())
             await _write_template(workspace, batch, path)
         else:
-            path, base = Path(folder) / f"manifest.{_kind(batch.manifest)}", _beside(batch.manifest)
+            path, base = (
+                Path(folder) / f"manifest.{_kind(batch.manifest)}",
+                _beside(workspace, batch.manifest),
+            )
             async with bring(workspace, batch.manifest, what="manifest") as source:
                 await asyncio.to_thread(_copy, source, path)
         sha256 = await asyncio.to_thread(hash_file, path)
@@ -95,10 +99,10 @@ def _kind(address: str) -> str:
     return kind
 
 
-def _beside(address: str) -> str:
+def _beside(workspace: Workspace, address: str) -> str:
     if "://" in address:
         return shown(address).rpartition("/")[0] + "/"
-    return str(Path(address).expanduser().absolute().parent)
+    return str(local_path(workspace, address, what="manifest").parent)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from avatar.batch.check import check_budget
 from avatar.batch.chunks import read_rows
+from avatar.batch.manifest import open_manifest
 from avatar.batch.models import Batch, OnBadRows, RowState
 from avatar.batch.report import refuse_bad_rows, require_videos, write_report
 from avatar.errors import BudgetRefused, InvalidInput, NotConfigured
@@ -172,3 +173,18 @@ async def test_a_batch_of_bad_rows_alone_is_no_success(works, manifest):
     summary = await works.run(manifest([{"portrait": "portrait.png"}], on_bad_rows=OnBadRows.SKIP))
     with pytest.raises(InvalidInput, match="1 of 1 rows cannot be rendered"):
         require_videos(summary)
+
+
+async def test_paths_beside_a_relative_manifest_are_found_from_an_empty_directory(
+    works, media, tmp_path, monkeypatch
+):
+    """A worker's run begins in an empty directory of its own: what is relative is so to where the worker was started."""
+    started, empty = tmp_path / "started", tmp_path / "empty"
+    (started / "jobs").mkdir(parents=True)
+    empty.mkdir()
+    (started / "jobs" / "jobs.csv").write_text("portrait,voice\nportrait.png,voice.mp3\n")
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "1")
+    monkeypatch.setenv("PWD", str(started))
+    monkeypatch.chdir(empty)
+    async with open_manifest(works.workspace, Batch(manifest="jobs/jobs.csv")) as manifest:
+        assert manifest.base == str(started / "jobs")
