@@ -39,7 +39,6 @@ class PrefectAccess(BaseSettings):
     api_key: SecretStr | None = None
     api_auth_string: SecretStr | None = None
     api_ssl_cert_file: str | None = None
-    api_tls_insecure_skip_verify: bool = False
     client_custom_headers: dict[str, SecretStr] = {}
     ui_url: str | None = None
 
@@ -74,14 +73,10 @@ class PrefectAccess(BaseSettings):
             found["PREFECT_CLIENT_CUSTOM_HEADERS"] = json.dumps(given)
         if self.api_ssl_cert_file:
             found["PREFECT_API_SSL_CERT_FILE"] = self.api_ssl_cert_file
-        if self.api_tls_insecure_skip_verify:
-            found["PREFECT_API_TLS_INSECURE_SKIP_VERIFY"] = "true"
         return found
 
-    def verify(self) -> SSLContext | bool:
-        """How the server's certificate is checked."""
-        if self.api_tls_insecure_skip_verify:
-            return False
+    def verify(self) -> SSLContext:
+        """How the server's certificate is checked. No setting of Prefect turns that off here."""
         return httpx.create_ssl_context(verify=self.api_ssl_cert_file or True)
 
 

@@ -113,8 +113,13 @@ def test_quote_needs_no_services(avatar: Avatar, tmp_path: Path) -> None:
     """`quote` prices a voice for every provider without starting or touching anything."""
     untouched = {"AVATAR_STATE_DIR": str(tmp_path / "untouched")}
     found = json.loads(avatar("quote", str(VOICE), "--json", **untouched).stdout)
-    offers = {offer["provider"]: offer["amount"] for offer in found["offers"]}
-    assert offers == {"preview": "0.0000", "fal": "1.0350", "pixazo": "1.0350"}
+    offers = {(offer["provider"], offer["model"]): offer["amount"] for offer in found["offers"]}
+    assert offers == {
+        ("preview", "kling-ai-avatar-v2-pro"): "0.0000",
+        ("fal", "kling-ai-avatar-v2-pro"): "1.0350",
+        ("fal", "kling-ai-avatar-v2-standard"): "0.5058",
+        ("pixazo", "kling-ai-avatar-v2-pro"): "1.0350",
+    }
     assert "$1.04  (9 s at $0.115/s)" in avatar("quote", str(VOICE), "--provider", "fal", **untouched).stdout
     assert not (tmp_path / "untouched").exists()
 
@@ -136,7 +141,7 @@ def test_a_missing_file_is_bad_input(avatar: Avatar) -> None:
 def test_a_file_that_is_no_sound_is_bad_input(avatar: Avatar, tmp_path: Path) -> None:
     """A text file named .mp3 is exit 2, whatever its name says; with --json the error is an object too."""
     (tmp_path / "voice.mp3").write_text("this is not sound")
-    assert_told(avatar("generate", str(PORTRAIT), "voice.mp3"), 2, "is not audio")
+    assert_told(avatar("generate", str(PORTRAIT), "voice.mp3"), 2, "is a text, which is not read as a voice")
     error = json.loads(avatar("generate", str(PORTRAIT), "voice.mp3", "--json").stdout)["error"]
     assert error["type"] == "InvalidInput"
     assert error["message"]

@@ -165,7 +165,7 @@ def test_up_runs_everything_and_stops_what_it_started(
     assert f"Gallery      {running.gallery_url}\n" in said
     assert f"Bridge       {running.bridge_url}\n" in said
     assert httpx.get(f"{running.bridge_url}health").text == "ok\n"
-    assert "The store holds no videos" in httpx.get(running.gallery_url).text
+    assert "No videos yet" in httpx.get(running.gallery_url).text
     assert httpx.get(running.ui_url, follow_redirects=True).headers["content-type"].startswith("text/html")
     assert prefect_api.read(running.api_url, "/deployments/name/generate-avatar/generate-avatar")
     assert len(prefect_api.online_workers(running.api_url, POOL)) == 2

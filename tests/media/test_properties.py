@@ -102,8 +102,8 @@ def test_any_pcm_is_as_long_as_its_samples(rate, channels, samples, level):
             with pytest.raises(InvalidInput, match="shortest accepted"):
                 check_voice(facts, LIMITS)
             return
-        changed = prepare_voice(path, target, facts, LIMITS)
-        assert changed == (channels > 2)
+        prepared = prepare_voice(path, target, facts, LIMITS)
+        assert prepared.changed == (channels > 2)
         assert abs(probe_voice(target).seconds - seconds) <= MP3_FRAME_SECONDS
 
 

@@ -232,7 +232,7 @@ async def test_an_unknown_render_is_settled_at_once(bridge, workspace, fal, monk
         async def poll(self, submission):
             return Snapshot(state=RemoteState.DONE)
 
-    monkeypatch.setattr(workspace, "provider", lambda name=None: Known())
+    monkeypatch.setattr(workspace, "provider", lambda name=None, model=None: Known())
     await bridge.post(await address(workspace), content=BODY, headers=fal.deliver())
     while (head := await workspace.journal.head(RENDER_ID)).state is not RenderState.SUBMITTED:
         await asyncio.sleep(0.01)
