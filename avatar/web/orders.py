@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlencode
 
 import httpx
 from starlette.exceptions import HTTPException
@@ -75,10 +74,6 @@ class Offer:
     owed: Decimal = Decimal(0)
     videos: tuple[Video, ...] = ()
     fault: str = ""
-
-
-def address_of(order: Order) -> str:
-    return f"new?{urlencode(order.pairs())}"
 
 
 def refused(error: httpx.HTTPError) -> HTTPException:
