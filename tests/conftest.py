@@ -94,15 +94,33 @@ def make_settings(store_settings: StoreSettings, tmp_path: Path) -> Callable[...
     return make
 
 
-#: Fixtures that start a process: a store, the sandbox, a Prefect server.
-PARTS = {"seaweed", "sandbox_process", "local", "program", "relay"}
-#: Test files that start processes by themselves, ask for such fixtures by name, or encode many videos.
+#: Fixtures that start a process (a store, the sandbox, a Prefect server) or encode a video.
+PARTS = {"seaweed", "sandbox_process", "local", "program", "relay", "footage"}
+#: Test files that start processes by themselves, ask for such fixtures by name, encode or decode many files, make up
+#: hundreds of inputs, or import Prefect, which takes longer than all the rest.
 PLACES = (
-    "store/test_contract", "local/test_embedded", "store/test_conditional", "store/test_failures",
-    "media/test_stitch", "media/test_inspect", "media/test_segments", "media/test_cuts", "media/test_fuzz",
-    "media/test_bad_input", "media/test_confined",
-    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/", "simulation/test_schedules", "web/gallery/", "web/bridge/test_store_events", "security/test_tls", "security/test_settings_errors",
+    "store/test_contract", "local/test_embedded", "store/test_conditional", "store/test_failures", "media/", "inputs/",
+    "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/",
+    "simulation/test_schedules", "simulation/test_loop", "web/gallery/", "web/bridge/test_store_events",
+    "security/test_tls", "security/test_settings_errors", "flows/test_cancelling", "flows/test_generate",
+    "flows/test_batch", "flows/test_inbox", "flows/test_limits", "flows/test_fork_server", "browser/",
+    "providers/test_any_answer", "batch/test_any_manifest", "security/test_file_modes",
 )  # fmt: skip
+
+
+def place(path: Path) -> str:
+    return path.relative_to(Path(__file__).parent).as_posix()
+
+
+def is_quick(config: pytest.Config) -> bool:
+    """Whether this is `make unit`."""
+    return "not parts" in config.option.markexpr
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What `make unit` does not run it does not import either."""
+    here = f"{place(collection_path)}/" if collection_path.is_dir() else place(collection_path)
+    return True if is_quick(config) and here.startswith(PLACES) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -110,9 +128,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     What waits longest comes first: else one process of `make test` would end minutes after the other.
     """
-    here = Path(__file__).parent
     for item in items:
-        place = item.path.relative_to(here).as_posix()
-        if PARTS & set(getattr(item, "fixturenames", ())) or place.startswith(PLACES):
+        if PARTS & set(getattr(item, "fixturenames", ())) or place(item.path).startswith(PLACES):
             item.add_marker("parts")
     items.sort(key=lambda item: item.get_closest_marker("server") is None)

@@ -19,7 +19,7 @@ from avatar.money.journal import Failure, RenderState
 from avatar.money.quote import order_for
 from avatar.money.settle import attach_video, declare_not_charged
 from avatar.money.submit import submit_render
-from tests.money.conftest import footage, inputs, make_workspace, no_rests, plan, store, store_settings  # noqa: F401 - fixtures
+from tests.money.conftest import footage, inputs, make_workspace, plan, store, store_settings  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
 
 DAY = 86_400

@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from avatar.models import Asset, Plan
 from avatar.money.quote import order_for
 from avatar.settings import StoreSettings
 from avatar.workspace import Workspace
+from tests.money.clock import QuickLoop
 from tests.money.scripted import Scripted, make_plan
 from tests.sandbox import samples
 from tests.sandbox.renderer import Look, render
@@ -17,14 +19,9 @@ from tests.store.memory import MemoryStore
 SECONDS = 8.0
 
 
-@pytest.fixture(autouse=True)
-def no_rests(monkeypatch):
-    """What is tried again for minutes is tried again at once."""
-
-    async def at_once(seconds: float) -> None:
-        await asyncio.sleep(0)
-
-    monkeypatch.setattr(waiting, "rest", at_once)
+def pytest_asyncio_loop_factories() -> dict[str, type[QuickLoop]]:
+    """Leases run out and minutes of tries again pass at once."""
+    return {"quick": QuickLoop}
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +49,11 @@ def store_settings() -> StoreSettings:
 
 
 @pytest.fixture
-async def store() -> MemoryStore:
-    """A store in memory, which all workspaces of a test share."""
-    store = MemoryStore()
+async def store(monkeypatch) -> MemoryStore:
+    """A store in memory, which all workspaces of a test share; it and they go by the loop's clock."""
+    store, loop = MemoryStore(), asyncio.get_running_loop()
+    monkeypatch.setattr(waiting, "time", loop.clocks())
+    store.server.machine = lambda: datetime.now(UTC) + timedelta(seconds=loop.clock.ahead)
     await store.ensure_bucket()
     return store
 

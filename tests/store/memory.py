@@ -32,13 +32,15 @@ class MemoryServer:
     """Buckets in memory. Several stores on one server see the same objects, as several processes would.
 
     Attributes:
-        ahead: by how much its clock is ahead of this machine's; `tick` moves it on without waiting.
+        machine: the machine's clock.
+        ahead: by how much its clock is ahead of the machine's; `tick` moves it on without waiting.
         faults: by method of `Store` ("create", "get", …), what happens to its next calls: `refused` (not done,
             `StoreUnavailable`), `lost` (done, and `StoreUnavailable` all the same), or a number: done that many
             seconds later.
         calls: method and key of every call, in order.
     """
 
+    machine: Callable[[], datetime] = lambda: datetime.now(UTC)
     ahead: timedelta = timedelta()
     buckets: dict[str, dict[str, Kept]] = field(default_factory=dict)
     faults: dict[str, list[str | float]] = field(default_factory=dict)
@@ -49,7 +51,7 @@ class MemoryServer:
         self.ahead += timedelta(seconds=seconds)
 
     def clock(self) -> datetime:
-        return (datetime.now(UTC) + self.ahead).replace(microsecond=0)
+        return (self.machine() + self.ahead).replace(microsecond=0)
 
     async def answer(self, method: str, key: str, act: Callable[[], Any]) -> Any:
         """Carry out one request, or let it meet with the fault that waits for its method."""

@@ -209,7 +209,7 @@ async def test_a_sign_in_page_is_no_store(name: str) -> None:
         (refusal("301 Moved Permanently", "PermanentRedirect"), "AVATAR_STORE__ENDPOINT"),
     ],
 )  # fmt: skip
-async def test_a_refusal_comes_with_what_to_do(answer: Answer, advice: str) -> None:
+async def test_a_refusal_comes_with_what_to_do(impatient: None, answer: Answer, advice: str) -> None:
     """For writing and for conditional creating."""
     for name in ("put", "create"):
         async with answering(answer) as store:
