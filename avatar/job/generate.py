@@ -14,6 +14,7 @@ from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
 from avatar.money.submit import submit_render
 from avatar.settings import AvatarSettings, BudgetSettings
+from avatar.waiting import patiently
 from avatar.workspace import Workspace
 
 
@@ -83,4 +84,4 @@ def _refuse_unapproved(amount: Decimal, job: AvatarJob, budget: BudgetSettings) 
 async def _render(workspace: Workspace, plan: Plan, segment: Segment, claim: str | None) -> Render:
     record = await submit_render(workspace, plan, segment, claim=claim)
     await wait_until_done(workspace, record.entry.render_id)
-    return await collect_render(workspace, record.entry.render_id)
+    return await patiently(lambda: collect_render(workspace, record.entry.render_id))

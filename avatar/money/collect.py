@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from avatar import waiting
 from avatar.errors import (
     ObjectNotFound,
     ProviderUnavailable,
@@ -22,7 +23,7 @@ from avatar.events import about_bill
 from avatar.media.probe import VideoFacts, probe_video
 from avatar.models import Model, RemoteVideo, Render
 from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
-from avatar.money.failures import confirm_failure, give_up, raise_failed
+from avatar.money.failures import confirm_failure, give_up, raise_failed, submission_of
 from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.money.quote import CENT_FRACTION, bill_differs
 from avatar.money.webhooks import drop_hints
@@ -58,6 +59,8 @@ async def read_mark(store: Store, kind: str, name: str) -> Mark | None:
         return None
 
 
+#: Seconds after which a result that names no video is asked for again.
+READ_AGAIN = (2.0, 5.0, 10.0)
 #: Times a video is fetched that does not decode: a transfer can be damaged without being cut.
 FETCHES = 3
 #: Seconds after which a video that did not play is fetched again, round after round. Then a person must look.
@@ -178,10 +181,8 @@ async def _with_result(workspace: Workspace, record: Record, provider: Provider)
 
 
 async def _ask_result(workspace: Workspace, record: Record, provider: Provider) -> Record:
-    submission = record.entry.submission
-    assert submission is not None  # noqa: S101 - checked at the door
     try:
-        remote = await provider.collect(submission)
+        remote = await _readable_result(record, provider)
     except RenderFailed as error:
         if record.state is not RenderState.COLLECTED:
             await confirm_failure(workspace, record, error)
@@ -194,6 +195,17 @@ async def _ask_result(workspace: Workspace, record: Record, provider: Provider) 
         return Record(record.entry.model_copy(update={"remote": remote}), record.age)
     written = await workspace.journal.append(record, RenderState.RENDERED, remote=remote, failure=None)
     return written or await workspace.journal.head(record.entry.render_id) or record
+
+
+async def _readable_result(record: Record, provider: Provider) -> RemoteVideo:
+    """The provider's result. One that names no video may name it a moment later."""
+    submission = submission_of(record)
+    for pause in () if record.state is RenderState.STALLED else READ_AGAIN:
+        try:
+            return await provider.collect(submission)
+        except ResultUnreadable:
+            await waiting.rest(pause)
+    return await provider.collect(submission)
 
 
 async def _download(workspace: Workspace, record: Record, provider: Provider, path: Path) -> Record:

@@ -4,6 +4,7 @@ import logging
 from datetime import timedelta
 from typing import NoReturn
 
+from avatar import waiting
 from avatar.errors import (
     OutcomeUnknown,
     ProviderFailure,
@@ -19,6 +20,11 @@ from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.money")
 
+#: Seconds between looks at a failure that no status word names: it may be the gateway's, about the question.
+WORDLESS = (2.0, 5.0, 10.0)
+#: Seconds before a result that tells of a failure, beside a status that names none, is asked for again.
+SECOND_LOOK = 2.0
+
 
 async def second_witness(workspace: Workspace, record: Record, look: Snapshot) -> bool:
     """Whether a render whose status names a failure has a video all the same.
@@ -30,6 +36,10 @@ async def second_witness(workspace: Workspace, record: Record, look: Snapshot) -
     submission = submission_of(record)
     provider = workspace.provider(submission.provider, submission.model)
     failure = Failure(kind=look.kind or "failed", message=look.message, billed=look.billed)
+    for pause in () if look.word else WORDLESS:
+        await waiting.rest(pause)
+        if (await provider.poll(submission)).state is not RemoteState.FAILED:
+            raise _not_done(record)
     try:
         await provider.collect(submission)
     except RenderFailed as error:
@@ -40,13 +50,18 @@ async def second_witness(workspace: Workspace, record: Record, look: Snapshot) -
         return True
     if (await provider.poll(submission)).state is RemoteState.FAILED:
         await record_failure(workspace, record, failure)
-    raise StillRendering(
-        f"Render {record.entry.render_id} is not done yet.", render_id=record.entry.render_id
-    )
+    raise _not_done(record)
+
+
+def _not_done(record: Record) -> StillRendering:
+    render_id = record.entry.render_id
+    return StillRendering(f"Render {render_id} is not done yet.", render_id=render_id)
 
 
 async def confirm_failure(workspace: Workspace, record: Record, error: RenderFailed) -> None:
     """Record a failure that the result told of, if the status says that the render has ended.
+
+    Where the status names no failure, the result must tell of it twice.
 
     Raises:
         RenderFailed: it does; recorded.
@@ -54,7 +69,15 @@ async def confirm_failure(workspace: Workspace, record: Record, error: RenderFai
         ProviderUnavailable: it could not be asked.
     """
     submission = submission_of(record)
-    look = await workspace.provider(submission.provider, submission.model).poll(submission)
+    provider = workspace.provider(submission.provider, submission.model)
+    look = await provider.poll(submission)
+    if look.state is RemoteState.DONE and not look.kind:
+        await waiting.rest(SECOND_LOOK)
+        try:
+            await provider.collect(submission)
+        except RenderFailed as again:
+            await record_failure(workspace, record, failure_of(again))
+        raise _not_done(record)
     if look.state in {RemoteState.DONE, RemoteState.FAILED}:
         await record_failure(workspace, record, failure_of(error))
     raise StillRendering(

@@ -210,7 +210,7 @@ async def judge_look(workspace: Workspace, record: Record, look: Snapshot | None
     if look is not None and look.state is RemoteState.LOST:
         raise await _lost(workspace, record, overdue=overdue)
     if overdue:
-        raise await _overdue(workspace, record)
+        raise await _overdue(workspace, record, look)
     raise StillRendering(f"Render {submission.render_id} is not done yet.", render_id=submission.render_id)
 
 
@@ -232,12 +232,13 @@ async def _lost(workspace: Workspace, record: Record, *, overdue: bool) -> Rende
     )
 
 
-async def _overdue(workspace: Workspace, record: Record) -> ProviderFailure:
+async def _overdue(workspace: Workspace, record: Record, look: Snapshot | None) -> ProviderFailure:
     submission = submission_of(record)
+    word = f" Its last status was {look.word!r}." if look and look.word else ""
     text = (
         f"Render {submission.render_id} is not done {age_of(submission) / 60:.0f} minutes after it was submitted. It goes "
         f"on at {submission.provider} as request {submission.request_id}, and is not lost: run the job again to "
-        "continue waiting. It is not paid for twice."
+        f"continue waiting. It is not paid for twice.{word}"
     )
     await give_up(workspace, record, "overdue", text)
     return about_render(

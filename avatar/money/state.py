@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from avatar.errors import AvatarError, InvalidInput, StoreUnavailable, Transient
@@ -256,8 +258,25 @@ async def _use_stray(workspace: Workspace, record: Record) -> Record:
     return record
 
 
-#: Names under which an answer may hold the id of the request that it answers.
-_ID_NAMES = ("request_id", "requestId", "id", "task_id", "prediction_id")
+#: Names under which an answer may hold the id of the request that it answers; and where a link to it has the id.
+_ID_NAMES = {"requestid", "id", "taskid", "predictionid"}
+_ID_IN_LINK = re.compile(r"https?://[^?#]*/requests/(?:status/)?([^/?#]+)")
+#: Ids in one answer that the provider is asked about.
+_MOST_IDS = 8
+
+
+def named_ids(value: Any, name: str = "") -> Iterator[str]:
+    """Whatever in an answer may be the id of the request, wherever it stands."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from named_ids(inner, key.lower().replace("_", "").replace("-", ""))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from named_ids(inner, name)
+    elif isinstance(value, str | int) and name in _ID_NAMES:
+        yield str(value)
+    elif isinstance(value, str) and (found := _ID_IN_LINK.match(value)):
+        yield unquote(found[1])
 
 
 async def settle_by_answer(workspace: Workspace, record: Record) -> Record:
@@ -268,12 +287,8 @@ async def settle_by_answer(workspace: Workspace, record: Record) -> Record:
     failure = record.entry.failure
     if record.state is not RenderState.UNKNOWN or failure is None:
         return record
-    data = parse_object((failure.answer or "").encode()) or {}
-    places = [data, *(part for part in data.values() if isinstance(part, dict))]
-    named = {
-        str(part[name]) for part in places for name in _ID_NAMES if isinstance(part.get(name), str | int)
-    }
-    known = [one for one in sorted(named | {failure.request_id or ""}) if plain_id(one)]
+    named = {*named_ids(parse_object((failure.answer or "").encode())), failure.request_id}
+    known = sorted(filter(None, map(plain_id, named)))[:_MOST_IDS]
     confirmed = [found for one in known if (found := await _known_as_ours(workspace, record, one))]
     if len(confirmed) != 1:
         return record

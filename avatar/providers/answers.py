@@ -38,6 +38,8 @@ _SECRET_PARTS = (
 def parse_object(body: bytes) -> dict[str, Any] | None:
     """The JSON object in `body`, or None for anything else. Of a name that comes twice the last value holds.
 
+    A list of objects counts as one that holds it as its `data`.
+
     What no store keeps goes: numbers that are none or endless, lone surrogates, what is nested too deeply.
     """
     try:
@@ -47,6 +49,8 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        value = {"data": value}
     if not isinstance(value, dict):
         return None
     # A level takes a bracket: few answers have so many, and need the walk.
@@ -144,22 +148,31 @@ def error_kind(data: Mapping[str, Any] | None) -> str:
 
 # Where a result's video stands. Two shapes are documented; siblings and gateways use a dozen more, and what was paid
 # for is not thrown away because its address stands elsewhere.
-#: Names whose values are no result, whatever they link to.
+#: Names whose values are no result, whatever they link to; and those that rarely hold one.
 _NO_RESULT = re.compile(
-    r"image|audio|voice|thumb|poster|cover|input|prompt|log|detail|error|(?:status|response|cancel|polling|hook|callback)_?url"
+    r"image|audio|voice|thumb|poster|cover|input|prompt|error|(?:status|response|cancel|polling|hook|callback)_?url"
 )
+_HARDLY = re.compile(r"log|detail")
 _VIDEO_FILE = re.compile(r"(?i)^[^?#]*\.(?:mp4|m4v|mov|webm|mkv)(?:[?#]|$)")
+_VIDEO_IN_TEXT = re.compile(r"(?i)https?://[^\s\"'<>()?#]+\.(?:mp4|m4v|mov|webm|mkv)(?:\?[^\s\"'<>()]*)?")
 #: What a link that is not called a video may be called.
 _RESULT = re.compile(
-    r"^(?:(?:media|output|result|file|download)_?)?(?:ur[li]s?|links?)$|^(?:outputs?|results?|media|files?|data)$"
+    r"^(?:(?:media|output|result|file|download)_?)?(?:ur[li]s?|links?)$|^(?:outputs?|results?|media|files?|data|download)$"
 )
+#: How sure it is that a link is the result: 0 is surest. From `UNSURE` on, only where the render is known to be done.
+UNSURE = 2
 
 
-def read_video(answer: Mapping[str, Any], *, billed_seconds: Decimal | None = None) -> RemoteVideo | None:
-    """The video that an answer names, with what is told about it; None if it names none, anywhere."""
+def read_video(
+    answer: Mapping[str, Any], *, billed_seconds: Decimal | None = None, anywhere: bool = False
+) -> RemoteVideo | None:
+    """The video that an answer names, with what is told about it; None if it names none.
+
+    `anywhere`: also in places where a link may be something else, such as a text.
+    """
     # Python's sort is stable: of two as good, the one named first.
     found = sorted(_links(answer, ()), key=lambda one: one[0])
-    if not found:
+    if not found or (found[0][0] >= UNSURE and not anywhere):
         return None
     _, url, beside = found[0]
     parts = (
@@ -181,7 +194,7 @@ def read_video(answer: Mapping[str, Any], *, billed_seconds: Decimal | None = No
 def _links(
     value: Any, names: tuple[str, ...], beside: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
-    """Links to what may be the result: how sure that is (0 is surest), the link, the object it stands in."""
+    """Links to what may be the result: how sure that is, the link, the object it stands in."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if not _NO_RESULT.search(name.lower()):
@@ -192,12 +205,21 @@ def _links(
     elif isinstance(value, str) and value.lstrip().startswith(("{", "[")) and names:
         packed = parse_object(b'{"data":%s}' % value.encode("utf-8", "replace"))
         yield from _links((packed or {}).get("data"), names, beside)
-    elif beside is not None and (link := text(value)).lower().startswith(("https://", "http://")):
-        is_video = text(beside.get("content_type")).startswith("video/") or _VIDEO_FILE.match(link)
+    elif beside is not None and isinstance(value, str):
+        yield from ((sure, link, beside) for sure, link in _link(text(value), names, beside))
+
+
+def _link(words: str, names: tuple[str, ...], beside: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """The link that a text is, or holds."""
+    unsure = UNSURE if any(map(_HARDLY.search, names)) else 0
+    if words.lower().startswith(("https://", "http://")) and not re.search(r"\s", words):
+        is_video = text(beside.get("content_type")).startswith("video/") or _VIDEO_FILE.match(words)
         if is_video or any("video" in name for name in names):
-            yield 0, link, beside
+            yield unsure, words
         elif _RESULT.match(names[-1]):
-            yield 1, link, beside
+            yield unsure + 1, words
+    elif found := _VIDEO_IN_TEXT.search(words[:_LOOKED_AT]):
+        yield unsure + UNSURE, found[0]
 
 
 class Vocabulary:

@@ -241,10 +241,16 @@ def _check_start(chunk: bytes, response: httpx.Response, rules: Rules) -> None:
     """An error page with status 200 is not what was asked for, whatever it is called."""
     kind = response.headers.get("content-type", "").lower()
     start = chunk[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(rules.not_starting) or kind.startswith(rules.not_types):
+    # What was paid for is judged by its bytes: a video may be called a page.
+    named = kind.startswith(rules.not_types) and not (rules.paid and _is_binary(chunk))
+    if start.startswith(rules.not_starting) or named:
         if rules.paid:
             raise Cut(f"a page of text came instead of a {rules.what}")
         _fail("wrong_content", f"a page of text came instead of a {rules.what}", response)
+
+
+def _is_binary(chunk: bytes) -> bool:
+    return any(byte < 9 for byte in chunk[:64])  # noqa: PLR2004 - a tab, the first that texts have
 
 
 def _check_size(size: int, response: httpx.Response, rules: Rules) -> None:

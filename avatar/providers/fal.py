@@ -65,9 +65,9 @@ if TYPE_CHECKING:
 # What fal's status and result answers mean. Sources: fal.ai/docs, pages inference/queue.md and errors.md.
 #: What is no number of units any more.
 MOST_UNITS = 10**9
-#: Statuses of a failed request: the model's (422) and fal's own that are the request's fault (page errors.md). One of
-#: another status counts if it lists typed errors as the model's do.
-FAILURES = {400, 422, 499}
+#: Statuses of a failed request (page errors.md): the model's, and fal's own if they name their kind: a box in the middle
+#: says them too. One of another status counts if it lists typed errors as the model's do.
+FAILURE, FAILURES_BY_NAME = 422, {400, 499}
 
 
 class ResultKind(StrEnum):
@@ -128,8 +128,9 @@ def judge_result(exchange: Exchange) -> ResultKind:
         return ResultKind.NOT_YET
     if exchange.ok:
         return _judge_success(status, data or {})
-    typed = isinstance((data or {}).get("detail"), list) and bool(error_kind(data)) and status in REFUSAL
-    if typed or (status in FAILURES and "in progress" not in error_words(data).lower()):
+    listed = isinstance((data or {}).get("detail"), list) and bool(error_kind(data)) and status in REFUSAL
+    named = status in FAILURES_BY_NAME and bool(error_kind(data) or exchange.headers.get("x-fal-error-type"))
+    if listed or ((status == FAILURE or named) and "in progress" not in error_words(data).lower()):
         return ResultKind.REFUSED
     if status in NOT_FOUND:
         return ResultKind.LOST
@@ -137,7 +138,7 @@ def judge_result(exchange: Exchange) -> ResultKind:
 
 
 def _judge_success(status: int, data: Mapping[str, Any]) -> ResultKind:
-    if read_video(data) is not None:
+    if read_video(data, anywhere=True) is not None:
         return ResultKind.VIDEO
     early = status == HTTPStatus.ACCEPTED or text(data.get("status")).upper() in {"IN_QUEUE", "IN_PROGRESS"}
     return ResultKind.NOT_YET if early else ResultKind.NO_VIDEO
@@ -287,7 +288,7 @@ class Fal(Provider):
             if kind in {ResultKind.REFUSED, ResultKind.BREAKDOWN, ResultKind.NO_VIDEO}:
                 look = await self._look(client, submission)
                 kind = confirmed(kind, look)
-        video = read_video(exchange.object or {}, billed_seconds=billable_units(exchange))
+        video = read_video(exchange.object or {}, billed_seconds=billable_units(exchange), anywhere=True)
         if kind is ResultKind.VIDEO and video is not None:
             return video
         raise self._not_a_video(kind, exchange, look, submission)
@@ -297,9 +298,9 @@ class Fal(Provider):
 
     async def cancel(self, submission: Submission) -> CancelOutcome:
         """PUT cancel: a queued request is removed, a running one only told, and may still be charged."""
-        url = self._url(submission, submission.cancel_url, "/cancel")
+        urls = self._addresses(submission, submission.cancel_url, "/cancel")
         async with new_client() as client:
-            exchange = await self._queue.ask(client, "PUT", url)
+            exchange = await self._ask(client, "PUT", urls)
         if exchange.status in {400, 404, 409, 410}:
             return CancelOutcome.TOO_LATE
         self._queue.check(exchange, submission.request_id)
@@ -316,29 +317,50 @@ class Fal(Provider):
     async def listed_price(self) -> UnitPrice | None:
         return await self._platform.price(self.endpoint)
 
-    def _url(self, submission: Submission, returned: str | None, suffix: str) -> str:
-        """The URL fal returned, if the key may go there; else the documented one."""
+    def _addresses(self, submission: Submission, returned: str | None, suffix: str) -> list[str]:
+        """The URL fal returned, if the key may go there, then the documented one: some that it returns are refused."""
         app = app_of(submission.endpoint or self.endpoint)
         built = f"{self._queue.base}/{app}/requests/{path_segment(submission.request_id)}{suffix}"
-        return self._queue.own(returned) or built
+        return list(dict.fromkeys(filter(None, (self._queue.own(returned), built))))
+
+    async def _ask(self, client: httpx.AsyncClient, method: str, urls: Sequence[str]) -> Exchange:
+        """The first answer that is not "no such address"; where all are, the first of them."""
+        answers = []
+        for url in urls:
+            answers.append(await self._queue.ask(client, method, url))
+            if answers[-1].status not in {404, 405}:
+                return answers[-1]
+        return answers[0]
 
     async def _look(self, client: httpx.AsyncClient, submission: Submission) -> Snapshot:
-        url = self._url(submission, submission.status_url, "/status")
-        exchange = await self._queue.ask(client, "GET", extend(url, query="logs=1"))
+        urls = self._addresses(submission, submission.status_url, "/status")
+        exchange = await self._ask(client, "GET", [extend(url, query="logs=1") for url in urls])
         if exchange.too_large:
-            exchange = await self._queue.ask(client, "GET", url)  # the logs alone can grow so
-        if exchange.status in {404, 410}:
+            exchange = await self._ask(client, "GET", urls)  # the logs alone can grow so
+        snapshot = None
+        if exchange.status not in {404, 405, 410}:
+            self._queue.check(exchange, submission.request_id)
+            snapshot = read_status(exchange.object or {}, self._words)
+            if snapshot is not None and self._is_told(snapshot):
+                return snapshot
+        # What the status does not tell, the result may. A page is neither.
+        is_page = exchange.ok and exchange.object is None and bool(exchange.body)
+        if not is_page and judge_result(await self._result(client, submission)) is ResultKind.VIDEO:
+            return Snapshot(state=RemoteState.DONE, word=snapshot.word if snapshot else "")
+        if exchange.status in {404, 410} or (snapshot and snapshot.state is RemoteState.LOST):
             return not_found(submission)
-        self._queue.check(exchange, submission.request_id)
-        snapshot = read_status(exchange.object or {}, self._words)
         if snapshot is None:
             raise self._queue.unavailable(
                 f"{exchange.status} without a status, {self._queue.words(exchange)}"
             )
-        return not_found(submission) if snapshot.state is RemoteState.LOST else snapshot
+        return snapshot
+
+    def _is_told(self, snapshot: Snapshot) -> bool:
+        known = self._words.knows(snapshot.word) or snapshot.state is RemoteState.DONE
+        return known and snapshot.state is not RemoteState.LOST
 
     async def _stream(self, client: httpx.AsyncClient, submission: Submission) -> AsyncGenerator[Snapshot]:
-        url = extend(self._url(submission, submission.status_url, "/status"), "/stream", "logs=1")
+        url = extend(self._addresses(submission, submission.status_url, "/status")[0], "/stream", "logs=1")
         headers = {**self._queue.headers(url), "Accept": "text/event-stream"}
         try:
             async with client.stream("GET", url, headers=headers) as response:
@@ -355,12 +377,9 @@ class Fal(Provider):
 
     async def _result(self, client: httpx.AsyncClient, submission: Submission) -> Exchange:
         """The result's answer. queue.md appends `/response`, the model's OpenAPI does not: try both on a 404 or 405."""
-        url = self._url(submission, submission.response_url, "")
-        exchange = await self._queue.ask(client, "GET", url)
-        if exchange.status in {404, 405} and not url.partition("?")[0].endswith("/response"):
-            other = await self._queue.ask(client, "GET", extend(url, "/response"))
-            return exchange if other.status in {404, 405} else other
-        return exchange
+        urls = self._addresses(submission, submission.response_url, "")
+        plain = [url for url in urls if not url.partition("?")[0].endswith("/response")]
+        return await self._ask(client, "GET", [*urls, *(extend(url, "/response") for url in plain)])
 
     def _not_a_video(
         self, kind: ResultKind, exchange: Exchange, look: Snapshot | None, submission: Submission

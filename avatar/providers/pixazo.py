@@ -90,6 +90,10 @@ def _first_number(data: Mapping[str, Any], *names: str) -> float | None:
     return next((found for name in names if (found := number(data.get(name))) is not None), None)
 
 
+def _video(snapshot: Snapshot, exchange: Exchange) -> RemoteVideo | None:
+    return read_video(exchange.object or {}, anywhere=snapshot.state is RemoteState.DONE)
+
+
 #: Of a product's path, for its result in the first generation.
 RESULT = "-result"
 STATUS_V2 = "/v2/requests/status/"
@@ -169,12 +173,12 @@ class Pixazo(Provider):
         """The result, which comes with the status."""
         async with new_client() as client:
             snapshot, exchange = await self._look(client, submission)
-            video = read_video(exchange.object or {})
+            video = _video(snapshot, exchange)
             if snapshot.state is RemoteState.DONE and video is None:
                 # The word may run ahead of the result.
                 await asyncio.sleep(self._settings.polling.min_interval)
                 snapshot, exchange = await self._look(client, submission)
-                video = read_video(exchange.object or {})
+                video = _video(snapshot, exchange)
         if snapshot.state in {RemoteState.DONE, RemoteState.FAILED} and video is not None:
             return video
         raise self._not_a_video(snapshot, exchange, submission)

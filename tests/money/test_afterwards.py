@@ -9,7 +9,9 @@ from avatar.errors import (
     InvalidInput,
     OutcomeUnknown,
     ProviderUnavailable,
+    RenderFailed,
     RenderLost,
+    ResultUnreadable,
     StillRendering,
 )
 from avatar.job.publish import find_video
@@ -227,3 +229,56 @@ async def test_cancelling_says_whether_it_saves_money(make_workspace, plan):
     assert "not charged" in ended.text
     day = (await workspace.journal.head(render_id)).entry.claimed_on
     assert total(await workspace.budget.claims(day)) == 0
+
+
+async def test_a_result_that_names_no_video_yet_is_asked_for_again(make_workspace, plan, footage):
+    """The word may run ahead of the result: nobody is troubled for that."""
+    workspace = make_workspace(Scripted("req-1", video=footage))
+    render_id = await bought(workspace, plan)
+    provider = workspace.provider(plan.provider)
+    answers = iter([ResultUnreadable("no video", answer="{}"), provider.collect])
+
+    async def late(submission):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return await answer(submission)
+
+    provider.collect = late
+    await collect_render(workspace, render_id)
+    assert "stalled" not in await states(workspace, render_id)
+
+
+async def test_a_refusal_by_the_result_alone_must_come_twice(make_workspace, plan, footage):
+    """The status names no failure: one refusal on the way is none of the provider's."""
+    workspace = make_workspace(Scripted("req-1", video=footage))
+    render_id = await bought(workspace, plan)
+    provider = workspace.provider(plan.provider)
+    answers = iter([RenderFailed("no"), provider.collect, provider.collect])
+
+    async def refusing_once(submission):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return await answer(submission)
+
+    provider.collect = refusing_once
+    with pytest.raises(StillRendering):
+        await collect_render(workspace, render_id)
+    await collect_render(workspace, render_id)
+    assert "failed" not in await states(workspace, render_id)
+
+
+async def test_an_answer_without_a_status_word_is_no_failure_at_once(make_workspace, plan):
+    """`success: false` may be the gateway's, about the question."""
+    workspace = make_workspace(Scripted("req-1"))
+    render_id = await bought(workspace, plan)
+    provider = workspace.provider(plan.provider)
+    provider.looks = [Snapshot(state=RemoteState.FAILED, message="temporarily unavailable")]
+    looks = iter([*provider.looks, *provider.looks, Snapshot(state=RemoteState.RUNNING)])
+
+    async def passing(submission):
+        return next(looks)
+
+    provider.poll = passing
+    with pytest.raises(StillRendering):
+        await follow_render(workspace, render_id, ignore)
+    assert "failed" not in await states(workspace, render_id)

@@ -214,6 +214,9 @@ async def test_an_unknown_request_is_found_in_the_providers_list(make_workspace,
     [
         ('{"success": true, "id": "req-odd"}', None),
         ('{"data": {"request_id": "req-odd"}}', None),
+        ('{"Result": [{"Request_ID": "req-odd"}]}', None),
+        ('{"status_url": "https://queue.example/a/b/requests/req-odd/status"}', None),
+        ('{"polling_url": "https://gateway.example/v2/requests/status/req-odd?x=1"}', None),
         ("{}", "req-odd"),
     ],
 )

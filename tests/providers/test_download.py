@@ -198,7 +198,7 @@ async def test_a_slow_drip_is_cut_and_counted(target, monkeypatch):
         (b"<!DOCTYPE html><html>Log in</html>", "video/mp4"),
         (b"\xef\xbb\xbf\n  <?xml version='1.0'?><Error/>", "application/octet-stream"),
         (b'{"error": "x"}', "video/mp4"),
-        (CONTENT, "text/html; charset=utf-8"),
+        (b"Please wait: your video is on its way.", "text/html; charset=utf-8"),
     ],
 )
 async def test_a_page_instead_of_the_video_is_waited_out(target, body, content_type):
@@ -213,6 +213,13 @@ async def test_a_page_instead_of_the_video_is_waited_out(target, body, content_t
     async with serving(page) as server:
         with pytest.raises(ProviderUnavailable, match=r"a page of text.*3 times.*not paid for twice"):
             await fetch_video(server.url, target, settings=ANYWHERE)
+
+
+async def test_a_video_that_is_called_a_page_is_the_video(target):
+    """What was paid for is judged by its bytes."""
+    async with serving(lambda visit: visit.answer(200, CONTENT, "text/html; charset=utf-8")) as server:
+        await fetch_video(server.url, target, settings=ANYWHERE)
+    assert target.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("aws-chunked", bytes)])

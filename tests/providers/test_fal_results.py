@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from avatar.errors import ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
+from avatar.models import RemoteState
 from tests.providers.conftest import make_submission, open_at
 from tests.providers.sockets import by_path, serving
 
@@ -116,6 +117,8 @@ async def test_a_status_that_names_a_failure_is_the_second_witness(status, body,
         (409, {"detail": "x"}, {}),
         (429, {"detail": "slow down"}, {}),
         (408, {"detail": "x"}, {}),
+        (400, {"error": "The plain HTTP request was sent to an HTTPS port"}, {}),
+        (499, {"detail": "client closed request"}, {}),
     ],
 )
 async def test_a_result_that_did_not_get_through_is_no_failure(status, body, headers):
@@ -148,12 +151,54 @@ async def test_a_success_without_a_video_waits_for_a_person(body):
         {"status": "COMPLETED", "response": VIDEO},
         {"data": VIDEO, "requestId": "r-1"},
         {"output": VIDEO["video"]["url"], "status_url": "https://queue.fal.run/x/status"},
+        {"detail": VIDEO},
+        {"download": VIDEO["video"]["url"]},
+        {"text": f"Here it is: {VIDEO['video']['url']}. Enjoy!"},
+        {"VIDEO": {"Url": VIDEO["video"]["url"]}},
     ],
 )
 async def test_a_video_counts_wherever_it_stands(body):
     """Wrapped or listed, it is what was paid for."""
     video = await collect((200, body))
     assert (video.url, video.payload) == (VIDEO["video"]["url"], body)
+
+
+async def test_a_list_is_an_answer_too():
+    """As some models give their outputs."""
+    assert (await collect((200, [VIDEO]))).url == VIDEO["video"]["url"]
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        (405, {}),
+        (404, {}),
+        (200, ""),
+        (200, {"status": "FINISHED"}),
+        (200, {"state": "COMPLETED"}),
+        (200, [ENDED]),
+    ],
+)
+async def test_what_the_status_does_not_tell_the_result_does(look):
+    """A status in words or a shape that nobody knows is not waited out when the video is there."""
+    answers = by_path({"/r-1": (200, VIDEO), "/status": look})
+    async with serving(answers) as server:
+        assert (await open_at(server.url, "fal").poll(make_submission())).state is RemoteState.DONE
+
+
+async def test_addresses_that_fal_returns_and_refuses_give_way_to_the_documented_ones():
+    """fal has returned addresses with the whole endpoint in them, and answers 405 there."""
+    answers = {STATUS: (200, ENDED), "/fal-ai/kling-video/requests/r-1": (200, VIDEO)}
+
+    async def act(visit):
+        await visit.answer(*answers.get(visit.line.split()[1].partition("?")[0], (405, {})))
+
+    async with serving(act) as server:
+        nested = f"{server.url}/fal-ai/kling-video/ai-avatar/v2/pro/requests/r-1"
+        submission = make_submission(status_url=f"{nested}/status", response_url=nested)
+        fal = open_at(server.url, "fal")
+        assert (await fal.poll(submission)).state is RemoteState.DONE
+        assert (await fal.collect(submission)).url == VIDEO["video"]["url"]
 
 
 @pytest.mark.parametrize("status", [404, 410])
