@@ -10,13 +10,7 @@ from tests.providers.sockets import Visit, closed_port, serving, silence
 
 ACCEPTED = {"request_id": "r-1", "status": "IN_QUEUE"}
 PAID = ["fal", "pixazo"]
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """The paid request may take 0.3 s in all, where it has a second at the least."""
-    for module in ("fal", "pixazo"):
-        monkeypatch.setattr(f"avatar.providers.{module}.submit_seconds", lambda lease: 0.3)
+WAITS = pytest.mark.parts  # for a real time-out: not among the quick tests
 
 
 async def drop(visit: Visit) -> None:
@@ -58,13 +52,13 @@ async def flood(visit: Visit) -> None:
 @pytest.mark.parametrize("name", PAID)
 @pytest.mark.parametrize(
     "act",
-    [drop, reset, silence, hang_up_in_the_headers, hang_up_in_the_body, speak_another_language, drip,
-     lie_about_compression, flood],
+    [drop, reset, hang_up_in_the_headers, hang_up_in_the_body, speak_another_language, lie_about_compression, flood,
+     pytest.param(silence, marks=WAITS), pytest.param(drip, marks=WAITS)],
 )  # fmt: skip
-async def test_a_lost_answer_is_unknown_after_one_post(impatient, name, act):
+async def test_a_lost_answer_is_unknown_after_one_post(name, act):
     """Whatever breaks after the request left: one POST, no second, and the way to settle it."""
     async with serving(act) as server:
-        provider = open_at(server.url, name)
+        provider = open_at(server.url, name, journal={"lease_seconds": 2})
         with pytest.raises(OutcomeUnknown) as caught:
             await provider.submit(make_inputs())
     assert (len(server.asked("POST")), server.connections) == (1, 1)
@@ -108,11 +102,12 @@ async def test_a_failed_handshake_is_not_sent(name):
             await open_at(server.url.replace("http:", "https:"), name).submit(make_inputs())
 
 
+@WAITS
 @pytest.mark.parametrize("name", PAID)
-async def test_a_handshake_that_hangs_is_not_sent(impatient, name):
+async def test_a_handshake_that_hangs_is_not_sent(name):
     """A time-out before the request began is not sent."""
     async with serving(silence, read=False) as server:
-        provider = open_at(server.url.replace("http:", "https:"), name)
+        provider = open_at(server.url.replace("http:", "https:"), name, journal={"lease_seconds": 2})
         with pytest.raises(NotSent):
             await provider.submit(make_inputs())
 
