@@ -16,8 +16,7 @@ from avatar.money.quote import check_price, describe_plan
 from avatar.money.submit import its_turn
 from avatar.workspace import Workspace, ignore
 from flows.approval import approve
-from tasks.context import with_workspace
-from tasks.events import tell_again
+from tasks.context import tell_again, with_workspace
 from tasks.job import (
     collect_render,
     poll_render,

@@ -1,29 +1,37 @@
-"""What a flow needs around it before its first step: a workspace on the right store, handed to it as an argument."""
+"""What a flow needs around it: a workspace on the right store, handed to it as an argument, and its notices as events.
+
+Prefect sends events from a thread in the background, and drops what a server that is away does not take within
+seconds: they are news, and nothing depends on them. Payloads: docs/events.md.
+"""
 
 import asyncio
 import functools
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect import Flow, get_run_logger
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+from prefect.events import emit_event
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
 
 from avatar.errors import NotConfigured
+from avatar.events import BudgetRefusal, Notice, about_error, about_video
 from avatar.local import find, services
 from avatar.local.state import StateDirectory
-from avatar.models import AvatarJob
+from avatar.models import AvatarJob, Video
 from avatar.settings import AvatarSettings
 from avatar.store.identity import require_store, store_identity
 from avatar.workspace import Subject, Workspace
-from tasks.events import Events, tell_end
 from tasks.runs import check_resumes
 from tasks.turns import counted_turns
+
+log = logging.getLogger("avatar.notices")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +40,24 @@ R = TypeVar("R")
 STORE_VARIABLE = "avatar_store"
 #: Gives a run its workspace, and closes it at the end.
 Open = Callable[[], AbstractAsyncContextManager[Workspace]]
+
+
+class Events:
+    """Emits each notice once; the rows of a batch that one limit stands against are one."""
+
+    def __init__(self) -> None:
+        self._emitted: set[UUID] = set()
+
+    def __call__(self, notice: Notice) -> None:
+        if notice.id in self._emitted:
+            return
+        self._emitted.add(notice.id)
+        emit_event(
+            event=notice.EVENT,
+            resource={"prefect.resource.id": notice.resource, "prefect.resource.name": notice.EVENT},
+            payload=notice.model_dump(mode="json"),
+            id=notice.id,
+        )
 
 
 def with_workspace(
@@ -147,3 +173,31 @@ async def own_workspace() -> AsyncIterator[Workspace]:
                 yield workspace
         finally:
             await asyncio.to_thread(local.__exit__, None, None, None)
+
+
+def tell_again(workspace: Workspace, video: Video) -> None:
+    """Tell of a video that was there already, if an earlier process of this very run may have died of telling."""
+    if (flow_run.run_count or 1) > 1:
+        workspace.post(about_video(workspace.settings, video))
+
+
+def tell_end(events: Events, subject: Subject, error: Exception) -> None:
+    """Emit the error that ends a run of a job.
+
+    Of a batch only a refusal by the budget is told here: its rows are told one by one.
+    """
+    job = subject.job
+    notice = about_error(
+        error,
+        run=str(flow_run.id or uuid4()),
+        job_id=subject.job_id or None,
+        batch_id=subject.batch_id or None,
+        portrait=job.portrait if job else "",
+        voice=job.voice if job else "",
+    )
+    if notice is None or not (job or (subject.batch_id and isinstance(notice, BudgetRefusal))):
+        return
+    try:
+        events(notice)
+    except Exception:  # the run is more than its notice
+        log.exception("The notice %s was not delivered.", notice.EVENT)

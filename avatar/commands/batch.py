@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from avatar.batch.models import SERVED, Batch, RowState, Summary
 from avatar.batch.report import as_result
-from avatar.commands.generate import _absolute, _hand_over, quieten
+from avatar.commands.generate import absolute, drain_prefect, quieten
 from avatar.errors import AvatarError
 from avatar.settings import AvatarSettings
 from avatar.workspace import Listener, Step, Workspace
@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _batch(arguments: argparse.Namespace) -> Batch:
     return Batch.model_validate(
         {
-            "manifest": arguments.manifest and _absolute(arguments.manifest),
-            "portrait": arguments.portrait and _absolute(arguments.portrait),
+            "manifest": arguments.manifest and absolute(arguments.manifest),
+            "portrait": arguments.portrait and absolute(arguments.portrait),
             "voices": [_voice(voice) for voice in arguments.voices],
             "prompt": arguments.prompt,
             "provider": arguments.provider,
@@ -61,7 +61,7 @@ def _batch(arguments: argparse.Namespace) -> Batch:
 
 def _voice(voice: str) -> str:
     """Made absolute; the slash that makes it a folder is kept."""
-    return _absolute(voice) + ("/" if voice.endswith("/") and "://" not in voice else "")
+    return absolute(voice) + ("/" if voice.endswith("/") and "://" not in voice else "")
 
 
 async def _generate(
@@ -78,7 +78,7 @@ async def _generate(
                 raise ended
             return ended, str(state.state_details.flow_run_id)
         finally:
-            await _hand_over()
+            await drain_prefect()
 
 
 def _tell(ended: Summary | AvatarError, arguments: argparse.Namespace, flow_run_id: str) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from avatar.commands.label import names_of
+from avatar.errors import InvalidInput
 from avatar.models import AvatarJob, Video
 from avatar.money.journal import RenderState
 from avatar.settings import AvatarSettings
@@ -130,8 +130,8 @@ def quieten(*, debug: bool) -> None:
 def _job(arguments: argparse.Namespace) -> AvatarJob:
     return AvatarJob.model_validate(
         {
-            "portrait": _absolute(arguments.portrait),
-            "voice": _absolute(arguments.voice),
+            "portrait": absolute(arguments.portrait),
+            "voice": absolute(arguments.voice),
             "prompt": arguments.prompt,
             "provider": arguments.provider,
             "model": arguments.model,
@@ -144,7 +144,7 @@ def _job(arguments: argparse.Namespace) -> AvatarJob:
     )
 
 
-def _absolute(source: str) -> str:
+def absolute(source: str) -> str:
     """A path that means the same file to a worker started elsewhere."""
     return source if "://" in source else str(Path(source).expanduser().absolute())
 
@@ -166,10 +166,10 @@ async def _generate(
             url = await workspace.store.presign(video.key, expires=LINK_LIFETIME)
             return video, url, str(state.state_details.flow_run_id)
         finally:
-            await _hand_over()
+            await drain_prefect()
 
 
-async def _hand_over() -> None:
+async def drain_prefect() -> None:
     """Let Prefect send its last logs and events while the server still runs; afterwards it would wait a minute."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
@@ -255,3 +255,17 @@ def as_result(
         "checks": {check.name: check.model_dump(exclude={"name"}) for check in video.checks},
         "flow_run_id": flow_run_id,
     }
+
+
+def names_of(arguments: argparse.Namespace) -> dict[str, object]:
+    """Title, language and labels as a job takes them; only what was given."""
+    labels = dict(_pair(text) for text in arguments.label)
+    given = {"title": arguments.title, "language": arguments.language, "labels": labels or None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InvalidInput(f"--label {text!r} is not KEY=VALUE, as in campaign=spring. Nothing was changed.")
+    return key.strip(), value.strip()

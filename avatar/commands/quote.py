@@ -13,7 +13,7 @@ from avatar.batch.manifest import KINDS
 from avatar.batch.models import Batch
 from avatar.batch.rows import as_job, read_rows
 from avatar.errors import InvalidInput, NotConfigured
-from avatar.job.warnings import warn_of_speech
+from avatar.job.plan import warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
 from avatar.media.facts import VoiceFacts
 from avatar.media.probe import probe_voice

@@ -1,18 +1,34 @@
-"""`avatar status`: what was published, what is open, and the whole story of one job or render."""
+"""`avatar status`: what was published, what is open, and the whole story of one job or render.
+
+And what a person does about it: `avatar resolve` and `avatar cancel` settle one render by hand; `avatar label` names a
+video, which costs nothing and changes neither its job nor its file.
+"""
 
 import argparse
 import asyncio
+import getpass
 import json
+import sys
 from decimal import Decimal
 from typing import Any
 
+from avatar.commands.generate import names_of
 from avatar.commands.serve import with_store
 from avatar.errors import InvalidInput
-from avatar.job.publish import find_video
-from avatar.models import Video
+from avatar.job.publish import find_video, name_video
+from avatar.job.reconcile import finish_render
+from avatar.models import AvatarJob, Video
 from avatar.money.budget import total
 from avatar.money.commit import open_jobs
 from avatar.money.journal import Record, RenderState
+from avatar.money.settle import (
+    attach_request,
+    attach_video,
+    cancel_render,
+    declare_not_charged,
+    signed_by,
+    what_history_shows,
+)
 from avatar.workspace import Workspace
 
 #: Manifests read for the list: the newest ones.
@@ -165,3 +181,72 @@ def _step(row: dict[str, Any]) -> str:
     step = f"  {_line(row, 'at', 'render_id', 'seq', 'state', 'provider')}  {row.get('request_id', '')} {row.get('why', '')}"
     beside = [f"    also accepted, and maybe charged: request {one}" for one in row.get("strays", ())]
     return "\n".join([step.rstrip(), *beside])
+
+
+def run_settle(arguments: argparse.Namespace) -> int:
+    work = _cancel if arguments.command == "cancel" else _resolve
+    found = with_store(lambda workspace: work(workspace, arguments))
+    print(json.dumps(found) if arguments.json else found["text"])
+    return 0
+
+
+async def _cancel(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, Any]:
+    ended = await cancel_render(workspace, arguments.render)
+    return {
+        "render_id": ended.render_id,
+        "request_id": ended.request_id,
+        "outcome": ended.outcome,
+        "text": ended.text,
+    }
+
+
+async def _resolve(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, Any]:
+    by, render_id, request_id = signed_by(getpass.getuser()), arguments.render, arguments.request_id
+    if arguments.not_charged:
+        return await _not_charged(workspace, render_id, request_id, by)
+    if arguments.video_url:
+        await attach_video(workspace, render_id, arguments.video_url, by=by, request_id=request_id)
+    elif request_id:
+        await attach_request(workspace, render_id, request_id, by=by)
+    else:
+        raise InvalidInput(
+            "Nothing to settle it by.", hint="Give --request-id, --video-url or --not-charged."
+        )
+    found = await finish_render(workspace, render_id)
+    told = {"request_id": request_id} if request_id else {}
+    return {"render_id": render_id, **told, **found}
+
+
+async def _not_charged(
+    workspace: Workspace, render_id: str, request_id: str | None, by: str
+) -> dict[str, Any]:
+    if request_id is None:
+        print(await what_history_shows(workspace, render_id), file=sys.stderr)
+    record = await declare_not_charged(workspace, render_id, by=by, request_id=request_id)
+    text = f"Render {render_id} is settled as not charged. Run its job again to submit it anew."
+    if request_id is not None:
+        text = f"Request {request_id} of render {render_id} is settled as not charged."
+    return {"render_id": render_id, "state": record.state, "text": text}
+
+
+def run_label(arguments: argparse.Namespace) -> int:
+    names = AvatarJob.model_validate({"portrait": "-", "voice": "-", **names_of(arguments)})
+
+    async def change(workspace: Workspace) -> Video:
+        video = await find_video(workspace, arguments.job)
+        if video is None:
+            raise InvalidInput(
+                f"There is no video of job {arguments.job!r}.", hint="`avatar status` lists job ids."
+            )
+        title, language = arguments.title, arguments.language
+        return await name_video(workspace, video, title=title, language=language, labels=names.labels)
+
+    video = with_store(change)
+    if arguments.json:
+        print(
+            json.dumps({"job_id": video.job_id, **video.model_dump(include={"title", "language", "labels"})})
+        )
+    else:
+        labels = ", ".join(f"{key}={value}" for key, value in sorted(video.labels.items()))
+        print("  ".join(filter(None, (video.job_id, video.title, video.language, labels))))
+    return 0

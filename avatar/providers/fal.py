@@ -38,8 +38,7 @@ from avatar.providers.answers import (
 )
 from avatar.providers.base import Capabilities, Listed, Provider, RenderInputs, UnitPrice
 from avatar.providers.download import fetch_video
-from avatar.providers.fal_platform import Platform
-from avatar.providers.fal_storage import upload
+from avatar.providers.fal_platform import Platform, upload
 from avatar.providers.known_models import KnownModel, Offer
 from avatar.providers.outcome import UNREACHABLE_INPUT, accepted_id, body_of, judge, remedy, submit_seconds
 from avatar.providers.watching import ENDED, GRACE, Pace, Watch, age_of, not_found

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from avatar.providers.wire import PHASES, tls
-from avatar.proxies import proxy_for
+from avatar.store.connection import proxy_for
 
 # Which addresses a URL by somebody else may lead to: public ones, checked on the address that is connected to.
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -1,15 +1,30 @@
-"""The SDK's clients, the threads they run in, and the patience they are called with."""
+"""The SDK's clients, the threads they run in, and the patience they are called with; and conditional create.
+
+Creating an object only if there is none is the one thing that safe payment needs beyond plain S3. minio 7.2.20 has no
+parameter for it: `If-None-Match` in its `metadata=` becomes user metadata and the object is silently overwritten. A
+presigned PUT carries the header as it is, and goes through the SDK's own sockets, which belong to no event loop.
+"""
 
 import asyncio
+import base64
+import hashlib
+import ipaddress
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
+import urllib3.exceptions
 from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import (
@@ -22,10 +37,9 @@ from minio.credentials.providers import (
     StaticProvider,
 )
 
-from avatar.errors import NotConfigured
-from avatar.proxies import proxy_for
+from avatar.errors import NotConfigured, ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.settings import StoreSettings
-from avatar.store.objects import CALL_ERRORS, explain, may_pass
+from avatar.store.objects import BUSY, CALL_ERRORS, FULL, advise, code_of, explain, is_web_page, may_pass
 
 T = TypeVar("T")
 
@@ -113,6 +127,30 @@ def open_pool(url: str, *, connect: float, read: float) -> urllib3.PoolManager:
     user = urllib3.util.parse_url(proxy).auth
     headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
     return urllib3.ProxyManager(proxy, proxy_headers=headers, maxsize=THREADS, retries=False, timeout=timeout)
+
+
+def proxy_for(url: str) -> str | None:
+    """The URL of the proxy that the environment names for an address, which may hold a password; None for none.
+
+    `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, as httpx reads them, for connections that it does not make by
+    itself. This machine's own addresses are reached without a proxy, whatever the names say: a store or a stand-in that
+    runs here would not be found through one.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not host or is_this_machine(host) or proxy_bypass(host):
+        return None
+    known = getproxies()
+    proxy = known.get(parts.scheme) or known.get("all")
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host's name or address is loopback."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def open_client(settings: StoreSettings, host: str, secure: bool, pool: urllib3.PoolManager) -> Minio:
@@ -231,3 +269,98 @@ def parse_endpoint(text: str | None, secure: bool, setting: str) -> tuple[str, b
             hint=f"Set {setting} to host:port, or to http(s)://host:port without a path.",
         )
     return parts.netloc, parts.scheme == "https"
+
+
+#: Seconds between tries. SeaweedFS makes losers of a contended key wait for up to 6 s.
+CREATE_PAUSES = (0.1, 0.3, 0.8, 1.5)
+#: No try is begun later than this many seconds after the first.
+CREATE_PATIENCE = 30.0
+TAKEN = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one PUT ended; `status` is None when the answer, or the request, was lost."""
+
+    status: int | None
+    code: str
+
+    @property
+    def created(self) -> bool:
+        return self.status in {HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT}
+
+    @property
+    def lost(self) -> bool:
+        """The object may or may not have been created."""
+        return self.status is None or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR or self.status in BUSY
+
+
+async def create_if_absent(
+    connection: Connection,
+    key: str,
+    data: bytes,
+    content_type: str,
+    read_back: Callable[[], Awaitable[bytes]],
+) -> bool:
+    """True if the object under `key` is now ours: created by this call, or found to hold these very bytes.
+
+    `read_back` returns what the key holds, up to one byte more than `data`. See `Store.create_if_absent`.
+    """
+    begun, send = time.monotonic(), partial(put_if_absent, connection, key, data, content_type)
+    for pause in (*CREATE_PAUSES, None):
+        answer = await connection.run(f"create_if_absent {key}", send, pauses=())
+        if answer.created:
+            return True
+        check_answer(answer, key, connection.endpoint)
+        if answer.status in TAKEN and (mine := await is_mine(data, read_back)) is not None:
+            return mine
+        if pause is None or time.monotonic() - begun > CREATE_PATIENCE:
+            break
+        await asyncio.sleep(pause)
+    with suppress(StoreUnavailable):
+        if (mine := await is_mine(data, read_back)) is not None:
+            return mine
+    raise StoreUnavailable(
+        f"The store at {connection.endpoint} did not confirm that it created {key} ({answer.code}). "
+        "Creating it again with the same content is safe.",
+        hint=advise(answer.code, answer.status)
+        or "Check that the store runs and that AVATAR_STORE__ENDPOINT names it.",
+    )
+
+
+async def is_mine(data: bytes, read_back: Callable[[], Awaitable[bytes]]) -> bool | None:
+    """Whether the key holds `data`, which may be an earlier success of ours; None if it holds nothing."""
+    try:
+        return await read_back() == data
+    except ObjectNotFound:
+        return None
+
+
+def check_answer(answer: Answer, key: str, endpoint: str) -> None:
+    """Raise for an answer that repeating the call will not change."""
+    if answer.status == HTTPStatus.NOT_IMPLEMENTED:
+        raise StoreUnfit(
+            f"The store at {endpoint} cannot create_if_absent an object conditionally (501): {key} was not created."
+        )
+    if answer.status not in TAKEN and not answer.lost:
+        denied = answer.status == HTTPStatus.FORBIDDEN and answer.code not in FULL
+        said = f"denied access ({answer.code})" if denied else f"answered {answer.code}"
+        raise StoreUnavailable(
+            f"The store at {endpoint} {said}: {key} was not created.",
+            hint=advise(answer.code, answer.status),
+        )
+
+
+def put_if_absent(connection: Connection, key: str, data: bytes, content_type: str) -> Answer:
+    """One PUT with `If-None-Match: *`. Never raises for what the store or the network did."""
+    url = connection.client.get_presigned_url("PUT", connection.bucket, key, expires=timedelta(minutes=15))
+    digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+    headers = {"If-None-Match": "*", "Content-Type": content_type, "Content-MD5": digest}
+    try:
+        response = connection.pool.request("PUT", url, body=data, headers=headers, redirect=False)
+    except urllib3.exceptions.HTTPError as error:
+        return Answer(None, code_of(error))
+    if response.status < HTTPStatus.BAD_REQUEST and is_web_page(response.headers) and response.data:
+        return Answer(HTTPStatus.BAD_REQUEST, "WebPage")  # nothing was created, whatever it says
+    found = re.search(rb"<Code>([A-Za-z0-9]{1,60})</Code>", response.data)
+    return Answer(response.status, found[1].decode() if found else f"HTTP {response.status}")

@@ -27,8 +27,7 @@ from urllib3.exceptions import ProtocolError
 
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.settings import StoreSettings
-from avatar.store import conditional
-from avatar.store.connection import Connection
+from avatar.store.connection import Connection, create_if_absent
 from avatar.store.objects import (
     META,
     Blob,
@@ -276,7 +275,7 @@ class Store:
             read = partial(self._small.read_start, key, len(data) + 1)
             return await self._connection.run(f"read back {key}", read)
 
-        return await conditional.create(self._connection, check_key(key), data, content_type, read_back)
+        return await create_if_absent(self._connection, check_key(key), data, content_type, read_back)
 
     async def put_file(
         self, key: str, path: Path, *, content_type: str, sha256: str, overwrite: bool = False

@@ -34,12 +34,12 @@ class Local:
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """The embedded store and a Prefect server, started once."""
-    from avatar.commands.generate import _hand_over
+    from avatar.commands.generate import drain_prefect
 
     state_dir = tmp_path_factory.mktemp("local")
     with services(AvatarSettings(_env_file=None, state_dir=state_dir)) as running:
         yield Local(state_dir, running)
-        asyncio.run(_hand_over())  # Prefect's threads would look for the server for a minute
+        asyncio.run(drain_prefect())  # Prefect's threads would look for the server for a minute
 
 
 @dataclass(frozen=True)

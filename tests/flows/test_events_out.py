@@ -192,7 +192,7 @@ async def test_an_event_that_cannot_be_sent_fails_no_job(
     produce: Produce, jobs: Callable[..., AvatarJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The video is published all the same."""
-    from tasks import events as announcing
+    from tasks import context as announcing
 
     def broken(**_: Any) -> None:
         raise ConnectionError("the server is away")

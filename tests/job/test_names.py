@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from avatar.commands.label import names_of
+from avatar.commands.generate import names_of
 from avatar.commands.main import build_parser
 from avatar.errors import InvalidInput
 from avatar.job.plan import plan_cache_key

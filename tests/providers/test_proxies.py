@@ -9,8 +9,8 @@ import pytest
 from avatar.errors import DownloadFailed, ProviderUnavailable, StoreUnavailable
 from avatar.providers import public_hosts, wire
 from avatar.providers.download import fetch_video
-from avatar.proxies import proxy_for
 from avatar.settings import DownloadSettings, StoreSettings
+from avatar.store.connection import proxy_for
 from avatar.store.store import Store
 from tests.providers.certificates import Certificate
 from tests.providers.conftest import make_inputs, open_at

@@ -13,7 +13,7 @@ from avatar.job.inputs import fetch_input
 from avatar.local.prefect_api import healthy
 from avatar.models import Asset
 from avatar.providers.download import fetch_video
-from avatar.providers.fal_storage import upload
+from avatar.providers.fal_platform import upload
 from avatar.providers.fal_webhooks import FalSignatures
 from avatar.settings import DownloadSettings, StoreSettings
 from avatar.store.store import Store

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from avatar.local.processes import free_port
 from avatar.settings import StoreSettings
-from avatar.store import conditional
+from avatar.store import connection
 from avatar.store.store import Store
 from tests.store.memory import MemoryStore
 
@@ -216,8 +216,8 @@ class Relay:
 
     async def __aexit__(self, *exception):
         self.server.close()
-        for connection in self.connections:
-            connection.cancel()
+        for each in self.connections:
+            each.cancel()
         await asyncio.gather(*self.connections, return_exceptions=True)
         await self.server.wait_closed()
 
@@ -321,4 +321,4 @@ async def relayed(relay, store_settings, open_store):
 @pytest.fixture
 def impatient(monkeypatch):
     """The five tries of a conditional create follow one another at once."""
-    monkeypatch.setattr(conditional, "PAUSES", (0.0,) * 4)
+    monkeypatch.setattr(connection, "CREATE_PAUSES", (0.0,) * 4)

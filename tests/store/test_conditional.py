@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from avatar.errors import StoreUnavailable, StoreUnfit
-from avatar.store import conditional
-from avatar.store.conditional import Answer
+from avatar.store import connection
+from avatar.store.connection import Answer
 
 KEY = "journal/r1/000.json"
 
@@ -113,7 +113,7 @@ async def test_a_changed_body_is_not_taken(relayed, relay):
 def test_definite_refusals_are_raised(answer, error):
     """An answer that repeating will not change is an error at once, with the store's own code or a reason."""
     with pytest.raises(error, match=f"{answer.code}|501"):
-        conditional.check_answer(answer, KEY, "127.0.0.1:1")
+        connection.check_answer(answer, KEY, "127.0.0.1:1")
 
 
 @pytest.mark.parametrize(
@@ -121,5 +121,5 @@ def test_definite_refusals_are_raised(answer, error):
 )
 def test_what_may_be_decided_later_is_not_raised(answer):
     """Taken, contended, busy and lost answers go on to a comparison or another try."""
-    conditional.check_answer(answer, KEY, "127.0.0.1:1")
+    connection.check_answer(answer, KEY, "127.0.0.1:1")
     assert not answer.created

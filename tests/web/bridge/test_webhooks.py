@@ -16,7 +16,7 @@ from avatar.errors import StoreUnavailable
 from avatar.models import ProviderName, RemoteState, Snapshot, Submission
 from avatar.money.journal import Failure, RenderState
 from avatar.money.webhooks import SECRET_KEY, Asked, path_of
-from avatar.web import webhooks
+from avatar.web import bridge as serving
 from avatar.web.bridge import Bridge, build_app
 from avatar.workspace import Workspace
 from tests.cases.webhooks import CASES
@@ -216,7 +216,7 @@ async def test_a_slow_store_does_not_hold_a_provider_up(bridge, workspace, monke
     async def endless(*_):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(serving, "ANSWER_SECONDS", 0.05)
     monkeypatch.setattr(workspace.journal, "head", endless)
     answer = await bridge.post(await address(workspace, "pixazo"), content=b"{}")
     assert answer.status_code == 503
