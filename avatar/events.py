@@ -59,6 +59,7 @@ class _OfVideo(Notice):
     quoted: Decimal = Field(description="price before it ran")
     billed: Decimal = Field(description="what was charged")
     renders: tuple[str, ...] = Field(description="ids of its renders")
+    disclosure: str = Field("", description="that it is AI-made, in its language, for whoever shows it")
 
     @property
     def resource(self) -> str:
@@ -220,6 +221,7 @@ def about_video(settings: AvatarSettings, video: Video) -> Notice:
         "quoted": video.cost.quoted,
         "billed": video.cost.billed,
         "renders": tuple(render.render_id for render in video.renders),
+        "disclosure": video.disclosure,
     }
     if video.state is VideoState.PUBLISHED:
         return VideoPublished.model_validate(facts)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 
 # The base of every model of the project, and how it looks as a run form in the Prefect UI.
@@ -51,6 +51,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
 
 
+#: A path or address of a further input.
+Source = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ADDRESS)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -68,6 +70,11 @@ class Continuity(StrEnum):
 class VideoState(StrEnum):
     PUBLISHED = "published"  #: passed its checks, or was accepted by a person
     REJECTED = "rejected"  #: did not pass; kept and shown with the reason
+
+
+def parted(given: Any) -> Any:
+    """Several sources in one cell of a table are parted by semicolons."""
+    return [part.strip() for part in given.split(";") if part.strip()] if isinstance(given, str) else given
 
 
 class AvatarJob(Model):
@@ -153,6 +160,14 @@ class AvatarJob(Model):
         description="Words of your own to find and count videos by, such as campaign or client.",
         examples=[{"campaign": "spring"}],
     )
+    captions: tuple[Source, ...] = Field(
+        (),
+        title="Captions",
+        max_length=40,
+        description="Files with captions (.srt, .vtt) or with the text alone (.txt), given like portrait and voice. "
+        "The name tells the language, as in `welcome.de.srt`.",
+        examples=[["welcome.de.srt", "welcome.en.vtt"]],
+    )
     take: int = Field(
         0,
         title="Take",
@@ -161,6 +176,11 @@ class AvatarJob(Model):
         description="0 returns the published video if there is one. A new number buys a new rendition of the same job.",
         examples=[1],
     )
+
+    @field_validator("captions", mode="before")
+    @classmethod
+    def _parted(cls, given: Any) -> Any:
+        return parted(given)
 
 
 class Named(Stored):
@@ -289,6 +309,17 @@ class InputWarning(Stored):
     cost: Decimal | None = Field(None, description="US dollars of the quote that are spent on it")
 
 
+class Caption(Stored):
+    """Captions in one language, as WebVTT."""
+
+    language: str = Field("", description="as in `de` or `pt-BR`; empty if not known")
+    key: str
+    sha256: Sha256
+    cues: int = Field(ge=0)
+    approximate: bool = Field(False, description="laid over the voice from the text alone")
+    name: str = Field("", description="of the file it came from")
+
+
 class Plan(Named):
     """Everything decided about a job before money is spent."""
 
@@ -304,6 +335,7 @@ class Plan(Named):
     take: int = 0
     continuity: Continuity = Continuity.CUT
     warnings: tuple[InputWarning, ...] = ()
+    captions: tuple[Caption, ...] = ()
 
 
 class Submission(Stored):
@@ -423,6 +455,9 @@ class Video(Named):
     timings: dict[str, float] = Field(default_factory=dict, description="seconds by stage")
     portrait: Portrait
     voice: Voice
+    captions: tuple[Caption, ...] = ()
+    disclosure: str = Field("", description="that it is AI-made, in its language, for whoever shows it")
+    provider_marks: tuple[str, ...] = Field((), description="what the provider's files say of themselves")
     prompt: str
     take: int = 0
     published_at: datetime

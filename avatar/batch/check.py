@@ -14,6 +14,7 @@ from avatar.batch.manifest import Manifest
 from avatar.batch.models import Batch, Checked, Outcome, Row, RowState
 from avatar.batch.rows import RawRow, as_job, read_rows
 from avatar.errors import BudgetRefused, InvalidInput, SourceUnavailable, StoreUnfit, VideoRejected
+from avatar.job.captions import caption_video, with_captions
 from avatar.job.inputs import ingest
 from avatar.job.plan import (
     identify,
@@ -141,12 +142,16 @@ class Checker:
         video = await find_video(self.workspace, ingested.job_id)
         try:
             if video is not None and not (video.state is VideoState.REJECTED and ingested.job.accept):
+                if ingested.captions:
+                    video = await caption_video(self.workspace, video, ingested.captions)
                 return ingested.made(require_published(video))
             plan, key = await self._plan(ingested, earlier.get(ingested.line))
+            asked = ingested.job.model_copy(update={"captions": ingested.captions})
+            plan = await with_captions(self.workspace, asked, plan)
             check_price(plan.quote, ingested.job, self.workspace.settings.budget)
         except VideoRejected as error:
             return ingested.row(RowState.REJECTED, reason=str(error), hint=error.hint or "")
-        except (InvalidInput, BudgetRefused) as error:
+        except (InvalidInput, SourceUnavailable, BudgetRefused) as error:
             return ingested.row(RowState.BAD, reason=ingested.in_its_words(str(error)), hint=error.hint or "")
         return ingested.planned(plan, key, await still_to_buy(self.workspace, plan))
 
@@ -188,7 +193,9 @@ class _Ingested:
 
     def __init__(self, line: int, job: AvatarJob, portrait: Asset, voice: Asset, job_id: str) -> None:
         self.line, self.portrait, self.voice, self.job_id = line, portrait, voice, job_id
-        self.job = job.model_copy(update={"portrait": shown(job.portrait), "voice": shown(job.voice)})
+        self.captions = job.captions
+        named = {"portrait": shown(job.portrait), "voice": shown(job.voice), "captions": ()}
+        self.job = job.model_copy(update=named)
 
     def row(self, state: RowState, **facts: object) -> Row:
         known = {

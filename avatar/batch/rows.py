@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from avatar.batch.models import Batch
 from avatar.errors import InvalidInput
-from avatar.models import LONGEST_ADDRESS, AvatarJob, is_link, shown
+from avatar.models import LONGEST_ADDRESS, AvatarJob, is_link, parted, shown
 
 COLUMNS = tuple(AvatarJob.model_fields)
 #: Columns of a table that begin so are labels: `label:campaign`.
@@ -237,7 +237,10 @@ def as_job(raw: RawRow, batch: Batch, base: str) -> AvatarJob | str:
     unknown = [name for name in raw_values if name not in COLUMNS]
     if unknown:
         return f"unknown column {unknown[0][:60]!r}; the columns are {', '.join(COLUMNS)}"
-    if "://" in base and (local := [name for name in NEEDED if _is_local(raw_values.get(name))]):
+    captions = parted(raw_values.get("captions"))
+    named = [(name, raw_values.get(name)) for name in NEEDED]
+    named += [("captions", each) for each in captions] if isinstance(captions, list) else []
+    if "://" in base and (local := [name for name, value in named if _is_local(value)]):
         where = "from the web" if is_link(base) else "in the bucket"
         return f"{local[0]}: a manifest {where} cannot name files of this machine"
     defaults = {
@@ -250,6 +253,8 @@ def as_job(raw: RawRow, batch: Batch, base: str) -> AvatarJob | str:
     for name in NEEDED:
         if isinstance(values.get(name), str):
             values[name] = locate(values[name], base)
+    if isinstance(captions, list):
+        values["captions"] = [locate(each, base) if isinstance(each, str) else each for each in captions]
     try:
         return AvatarJob.model_validate(values)
     except ValidationError as error:

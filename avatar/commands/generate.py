@@ -139,6 +139,7 @@ def _job(arguments: argparse.Namespace) -> AvatarJob:
             "continuity": arguments.continuity,
             "trim": arguments.trim,
             "accept": arguments.accept,
+            "captions": [absolute(source) for source in arguments.captions],
             **names_of(arguments),
         }
     )
@@ -247,6 +248,8 @@ def as_result(
             **video.model_dump(include={"seconds", "width", "height", "sha256"}),
         },
         "notes": [*video.portrait.notes, *video.voice.notes, *video.notes],
+        "disclosure": video.disclosure,
+        "captions": {each.language: each.key for each in video.captions},
         "cost": video.cost.model_dump(mode="json"),
         "renders": [
             {"render_id": render.render_id, "request_id": render.request_id, "state": "collected"}

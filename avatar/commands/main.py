@@ -51,6 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_json(doctor)
     _add_label(commands)
+    captions = commands.add_parser(
+        "captions", help="give a video other captions, or captions in further languages; costs nothing"
+    )
+    captions.add_argument("job", metavar="JOB", help="job id, as `avatar status` lists it")
+    captions.add_argument("files", metavar="FILE", nargs="+", help=".srt, .vtt or .txt, as in welcome.de.srt")
+    _add_json(captions)
     _add_gallery(commands)
     _add_bridge(commands)
     _add_export(commands)
@@ -77,6 +83,16 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_captions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--captions",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="captions (.srt, .vtt) or the text alone (.txt), their language from the name, as in welcome.de.srt; repeatable",
+    )
+
+
 def _add_provider(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--provider",
@@ -93,6 +109,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--prompt", default=".", help="guides expression and motion")
     _add_names(parser)
     _add_provider(parser)
+    _add_captions(parser)
     parser.add_argument("--out", metavar="FILE", help="also write the video to this file")
     parser.add_argument("--max-cost", metavar="USD", help="refuse before paying if the quote is above this")
     parser.add_argument(
@@ -232,6 +249,7 @@ _VERBS = {
     "resolve": "status:run_settle",
     "cancel": "status:run_settle",
     "label": "status:run_label",
+    "captions": "outputs:run_captions",
     "up": "serve:run_up",
     "deploy": "serve:run_deploy",
     "doctor": "doctor:run",

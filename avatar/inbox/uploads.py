@@ -14,6 +14,8 @@ from pydantic import Field
 
 from avatar.batch.manifest import KINDS
 from avatar.errors import InvalidInput, ObjectNotFound
+from avatar.media.captions import KINDS as KINDS_OF_CAPTIONS
+from avatar.media.captions import SUBTITLES, language_of
 from avatar.media.kinds import sniff
 from avatar.models import Model, is_link
 from avatar.settings import InboxSettings
@@ -253,18 +255,43 @@ async def read_contents(inbox: Inbox, upload: Upload) -> Contents:
         kinds = {file.key: await kind_of(inbox, file) for file in upload.files if not is_hidden(file.key)}
         portrait = _portrait(inbox, upload, asked, kinds)
         voices = _voices(inbox, upload, asked, kinds)
+        rows = tuple(
+            {
+                "title": _title(upload, voice, voices),
+                **asked,
+                **_captions(inbox, upload, asked, voice, voices),
+                "portrait": portrait,
+                "voice": voice,
+            }
+            for voice in voices
+        )
     except ObjectNotFound:
         return Contents(missing="files that were removed a moment ago")
     except Missing as error:
         return Contents(missing=str(error))
     except InvalidInput as error:
         return Contents(fault=str(error))
-    return Contents(
-        tuple(
-            {"title": _title(upload, voice, voices), **asked, "portrait": portrait, "voice": voice}
-            for voice in voices
-        )
-    )
+    return Contents(rows)
+
+
+def _captions(
+    inbox: Inbox, upload: Upload, asked: dict[str, Any], voice: str, voices: Sequence[str]
+) -> dict[str, list[str]]:
+    """Captions lie beside their voice, and begin with its name where there are several; a script always does."""
+    if isinstance(named := asked.get("captions"), list):
+        return {"captions": [_named(inbox, upload, each, "captions") for each in named]}
+    stem = PurePosixPath(voice.replace("%25", "%")).stem
+    found = []
+    for file in upload.files:
+        name = PurePosixPath(file.key)
+        taken = KINDS_OF_CAPTIONS if _belongs(name, stem) else SUBTITLES if len(voices) == 1 else ()
+        if name.suffix.lower() in taken:
+            found.append(inbox.address(file.key))
+    return {"captions": found} if found else {}
+
+
+def _belongs(name: PurePosixPath, stem: str) -> bool:
+    return name.stem in (stem, f"{stem}.{language_of(name.name)}")
 
 
 def _title(upload: Upload, voice: str, voices: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from decimal import Decimal
 from functools import partial
 
 from avatar.errors import BudgetRefused
+from avatar.job.captions import with_captions
 from avatar.job.inputs import ingest
 from avatar.job.plan import plan_job
 from avatar.job.produce import made_already, render_all, wait_until_done
@@ -66,7 +67,7 @@ async def _plan(workspace: Workspace, job: AvatarJob) -> Plan:
     await workspace.store.ensure_bucket()
     portrait = await ingest(workspace, job.portrait, what="portrait")
     voice = await ingest(workspace, job.voice, what="voice")
-    return await plan_job(workspace, job, portrait, voice)
+    return await with_captions(workspace, job, await plan_job(workspace, job, portrait, voice))
 
 
 def _refuse_unapproved(amount: Decimal, job: AvatarJob, budget: BudgetSettings) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, SourceUnavailable
+from avatar.media.captions import LARGEST as LARGEST_CAPTIONS
 from avatar.media.kinds import sniff_file
 from avatar.models import Asset, Limits, is_link, shown
 from avatar.providers.download import STARTS_OF_TEXT, NotFetched, Rules, fetch
@@ -38,7 +39,7 @@ async def fetch_input(settings: AvatarSettings, link: str, target: Path, *, what
         settings: how much (`download.max_input_bytes`) and how long (`download.input_seconds`).
         link: a secret as a whole, as presigned ones are.
         target: where to.
-        what: "portrait", "voice" or "manifest".
+        what: "portrait", "voice", "captions" or "manifest".
 
     Raises:
         InvalidInput: the link may not be followed, or what it serves cannot be what it should be.
@@ -64,12 +65,14 @@ def _rules(settings: AvatarSettings, what: str) -> Rules:
     if what == "portrait":
         taken = settings.limits.max_image_bytes or Limits().max_image_bytes
         largest = min(largest, ROOM_TO_CONVERT * taken)
+    if what == "captions":
+        largest = min(largest, LARGEST_CAPTIONS)
     return Rules(
         what=what,
         max_bytes=largest,
         attempts=min(ATTEMPTS, download.attempts),
         private=download.allow_private_hosts,
-        not_starting=(b"<",) if what == "manifest" else STARTS_OF_TEXT,
+        not_starting=(b"<",) if what in ("manifest", "captions") else STARTS_OF_TEXT,
         not_types=(),  # the bytes decide: servers call them anything
     )
 

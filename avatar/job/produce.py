@@ -17,6 +17,7 @@ from avatar.errors import (
     StoreUnavailable,
     SubmitRefused,
 )
+from avatar.job.captions import caption_video
 from avatar.job.plan import identify
 from avatar.job.publish import accept_video, find_video, name_video, require_published
 from avatar.media.stills import last_frame
@@ -175,6 +176,8 @@ async def made_already(workspace: Workspace, job: AvatarJob, job_id: str) -> Vid
     video = await name_video(
         workspace, video, title=job.title or None, language=job.language or None, labels=job.labels
     )
+    if job.captions:
+        video = await caption_video(workspace, video, job.captions)
     return require_published(video)
 
 

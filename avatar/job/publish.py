@@ -23,9 +23,10 @@ from avatar.events import about_video
 from avatar.job.index import add_video
 from avatar.media.facts import VideoFacts
 from avatar.media.inspect import inspect_video
+from avatar.media.marking import CaptionTrack, Finished, Marks, disclosure_for, finish
 from avatar.media.stills import Stills
 from avatar.media.stitch import Part, stitch
-from avatar.models import Check, Cost, Plan, Render, Video, VideoState
+from avatar.models import Caption, Check, Cost, Plan, Render, Video, VideoState
 from avatar.money.commit import close_job
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import bill_differs
@@ -61,6 +62,10 @@ def _seconds(span: timedelta) -> float:
     return round(max(0.0, span.total_seconds()), 3)
 
 
+#: What captions are served as.
+VTT = "text/vtt"
+
+
 # From the renders of a job to one file: each render inspected, put together under the original voice, inspected.
 #: A render whose length is within this of its voice, in seconds, is published as the provider made it.
 CLOSE_ENOUGH = 0.1
@@ -75,6 +80,19 @@ class Assembled:
     checks: tuple[Check, ...]
     stills: Stills
     notes: tuple[str, ...] = ()
+    provider_marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Finishing:
+    """What goes into the published file beside picture and sound."""
+
+    marks: Marks
+    captions: tuple[CaptionTrack, ...]
+    made_of: tuple[Path, ...]
+
+    def apply(self, source: Path, target: Path) -> Finished:
+        return finish(source, target, self.marks, self.captions, self.made_of)
 
 
 async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], folder: Path) -> Assembled:
@@ -85,49 +103,71 @@ async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], 
     for number, render in enumerate(renders):
         pieces.append(folder / f"part-{number:04d}.mp4")
         await workspace.store.download(render.key, pieces[-1])
+    captions = await caption_files(workspace, plan.captions, folder)
+    finishing = _Finishing(marks_of(plan), captions, tuple(pieces))
     if len(pieces) == 1:
-        return await asyncio.to_thread(_single, plan, pieces[0], voice, folder)
+        return await asyncio.to_thread(_single, plan, voice, folder, finishing)
     heard = []
     for segment in plan.segments:
         heard.append(folder / f"segment-{segment.index:04d}.{segment.asset.key.rsplit('.', 1)[-1]}")
         await workspace.store.download(segment.asset.key, heard[-1])
-    return await asyncio.to_thread(_several, plan, pieces, heard, voice, folder)
+    return await asyncio.to_thread(_several, plan, heard, voice, folder, finishing)
 
 
-def _single(plan: Plan, piece: Path, voice: Path, folder: Path) -> Assembled:
-    """As the provider made it, unless its length or its layout needs mending."""
-    stills = _stills(folder)
-    facts, checks = inspect_video(piece, plan.voice.seconds, voice=voice, stills=stills)
+def marks_of(job: Plan | Video) -> Marks:
+    return Marks(disclosure_for(job.language), job.language, job.model, job.job_id)
+
+
+async def caption_files(
+    workspace: Workspace, captions: Sequence[Caption], folder: Path
+) -> tuple[CaptionTrack, ...]:
+    """The captions as files in `folder`."""
+    tracks = []
+    for number, caption in enumerate(captions):
+        tracks.append(CaptionTrack(folder / f"captions-{number}.vtt", caption.language))
+        await workspace.store.download(caption.key, tracks[-1].path)
+    return tuple(tracks)
+
+
+def _single(plan: Plan, voice: Path, folder: Path, finishing: _Finishing) -> Assembled:
+    """Picture and sound as the provider made them, unless their length or layout needs mending."""
+    stills, (piece,), target = _stills(folder), finishing.made_of, folder / "finished.mp4"
+    try:
+        finished = finishing.apply(piece, target)
+    except VideoRejected as error:
+        target, finished = piece, Finished((f"it is not marked as AI-made: {error}",), copied=False)
+    facts, checks = inspect_video(target, plan.voice.seconds, voice=voice, stills=stills)
     sound = all(check.passed for check in checks)
-    if not sound or (abs(facts.seconds - plan.voice.seconds) <= CLOSE_ENOUGH and facts.faststart):
-        return Assembled(piece, facts, checks, stills)
-    return _joined(plan, [piece], voice, folder)
+    if not sound or (abs(facts.seconds - plan.voice.seconds) <= CLOSE_ENOUGH and finished.copied):
+        return Assembled(target, facts, checks, stills, provider_marks=finished.kept)
+    return _joined(plan, voice, folder, finishing)
 
 
-def _several(plan: Plan, pieces: list[Path], heard: list[Path], voice: Path, folder: Path) -> Assembled:
+def _several(plan: Plan, heard: list[Path], voice: Path, folder: Path, finishing: _Finishing) -> Assembled:
     """Joined; a render that fails its own checks fails the whole, and says which one it was."""
     failed: list[Check] = []
-    for segment, piece, sound in zip(plan.segments, pieces, heard, strict=True):
+    for segment, piece, sound in zip(plan.segments, finishing.made_of, heard, strict=True):
         _, checks = inspect_video(piece, segment.seconds, voice=sound)
         failed += [
             check.model_copy(update={"name": f"segment {segment.index + 1}: {check.name}"})
             for check in checks
             if not check.passed
         ]
-    made = _joined(plan, pieces, voice, folder)
+    made = _joined(plan, voice, folder, finishing)
     return replace(made, checks=(*made.checks, *failed))
 
 
-def _joined(plan: Plan, pieces: list[Path], voice: Path, folder: Path) -> Assembled:
-    target = folder / "video.mp4"
+def _joined(plan: Plan, voice: Path, folder: Path, finishing: _Finishing) -> Assembled:
+    joined, target = folder / "joined.mp4", folder / "video.mp4"
     parts = [
         Part(path=piece, start=_exact(start), end=_exact(end))
-        for piece, (start, end) in zip(pieces, _spans(plan), strict=True)
+        for piece, (start, end) in zip(finishing.made_of, _spans(plan), strict=True)
     ]
-    stitched = stitch(parts, voice, target)
+    stitched = stitch(parts, voice, joined)
+    finished = finishing.apply(joined, target)
     stills = _stills(folder)
     facts, checks = inspect_video(target, plan.voice.seconds, voice=voice, stills=stills)
-    return Assembled(target, facts, checks, stills, stitched.notes)
+    return Assembled(target, facts, checks, stills, stitched.notes, finished.kept)
 
 
 def _stills(folder: Path) -> Stills:
@@ -185,6 +225,7 @@ async def publish_video(
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder, _naming_what_is_kept(renders):
         made = await assemble(workspace, plan, renders, Path(folder))
         keys = await _put_in_place(workspace, video_prefix(plan.job_id), made)
+        captions = await place_captions(workspace, plan.job_id, plan.captions)
         passed = accept or all(check.passed for check in made.checks)
         video = _describe(
             workspace,
@@ -194,6 +235,7 @@ async def publish_video(
             state=VideoState.PUBLISHED if passed else VideoState.REJECTED,
             timings=await time_stages(workspace, renders),
             flow_run_url=flow_run_url,
+            captions=captions,
             **keys,
         )
     await _write_manifest(workspace, video)
@@ -240,11 +282,12 @@ async def name_video(
         update={
             "title": video.title if title is None else title,
             "language": video.language if language is None else language,
+            "disclosure": video.disclosure if language is None else disclosure_for(language),
             "labels": kept,
         }
     )
     if named != video:
-        await _write_record(workspace, named)
+        await write_record(workspace, named)
     return named
 
 
@@ -266,36 +309,53 @@ def require_published(video: Video) -> Video:
     )
 
 
+async def place_video(workspace: Workspace, prefix: str, path: Path, name: str = "video") -> dict[str, Any]:
+    """Put a video beside the others of its job, and tell what its record says of it."""
+    sha256 = await asyncio.to_thread(hash_file, path)
+    key = await _free_key(workspace, f"{prefix}{name}", ".mp4", sha256)
+    await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
+    uri = f"s3://{workspace.store.bucket}/{key}"
+    return {"sha256": sha256, "size": path.stat().st_size, "key": key, "uri": uri}
+
+
+async def place_captions(
+    workspace: Workspace, job_id: str, captions: Sequence[Caption]
+) -> tuple[Caption, ...]:
+    """Put captions beside the video of their job: `captions.de.vtt`."""
+    placed = []
+    for caption in captions:
+        name = f"{video_prefix(job_id)}captions{f'.{caption.language}' if caption.language else ''}"
+        key = await _free_key(workspace, name, ".vtt", caption.sha256)
+        data = (await workspace.store.get(caption.key)).data
+        await workspace.store.put(key, data, content_type=VTT, metadata={"sha256": caption.sha256})
+        placed.append(caption.model_copy(update={"key": key}))
+    return tuple(placed)
+
+
 async def _put_in_place(workspace: Workspace, prefix: str, made: Assembled) -> dict[str, Any]:
-    sha256 = await asyncio.to_thread(hash_file, made.path)
-    store = workspace.store
-    key = await _free_key(workspace, prefix, sha256)
-    await store.put_file(key, made.path, content_type="video/mp4", sha256=sha256)
+    store, placed = workspace.store, await place_video(workspace, prefix, made.path)
     for name, picture in (("poster.jpg", made.stills.poster), ("contact.jpg", made.stills.contact)):
         digest = await asyncio.to_thread(hash_file, picture)
         await store.put_file(
             f"{prefix}{name}", picture, content_type="image/jpeg", sha256=digest, overwrite=True
         )
-    uri = f"s3://{store.bucket}/{key}"
-    return {"sha256": sha256, "size": made.path.stat().st_size, "key": key, "uri": uri}
+    return placed
 
 
-async def _free_key(workspace: Workspace, prefix: str, sha256: str) -> str:
-    """Where the video goes. Nothing is overwritten: another version of a media library may write other bytes."""
-    kept = await workspace.store.exists(f"{prefix}video.mp4")
-    return (
-        f"{prefix}video.mp4" if kept is None or kept.sha256 == sha256 else f"{prefix}video-{sha256[:16]}.mp4"
-    )
+async def _free_key(workspace: Workspace, name: str, end: str, sha256: str) -> str:
+    """Where a file goes. Nothing is overwritten: another version of a media library may write other bytes."""
+    kept = await workspace.store.exists(f"{name}{end}")
+    return f"{name}{end}" if kept is None or kept.sha256 == sha256 else f"{name}-{sha256[:16]}{end}"
 
 
-async def _write_record(workspace: Workspace, video: Video) -> None:
+async def write_record(workspace: Workspace, video: Video) -> None:
     await add_video(workspace.store, video)
     record = video.model_dump_json(indent=2).encode()
     await workspace.store.put(video.manifest_key, record, content_type="application/json")
 
 
 async def _write_manifest(workspace: Workspace, video: Video) -> None:
-    await _write_record(workspace, video)
+    await write_record(workspace, video)
     await close_job(workspace, video.job_id)
     workspace.post(about_video(workspace.settings, video))
 
@@ -321,6 +381,8 @@ def _describe(
         notes=(*made.notes, *_bills(workspace, plan, renders)),
         portrait=plan.portrait,
         voice=plan.voice,
+        disclosure=disclosure_for(plan.language),
+        provider_marks=made.provider_marks,
         prompt=plan.prompt,
         take=plan.take,
         continuity=plan.continuity,

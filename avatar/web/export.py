@@ -1,9 +1,10 @@
 """The gallery as a folder that opens from disk: the same pages, with the videos beside them."""
 
 import asyncio
+import base64
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from avatar.errors import InvalidInput, ObjectNotFound
@@ -81,7 +82,12 @@ class _Export:
 
     async def _player(self, video: Video) -> None:
         histories = await read_histories(self.workspace.journal, video.renders)
-        html = self.pages.player(video, histories, self._links("../"))
+        texts = {
+            each.key: _as_data(self.folder / "media" / each.key)
+            for each in video.captions
+            if each.key in self.kept
+        }
+        html = self.pages.player(video, histories, replace(self._links("../"), texts=texts))
         await self._write(Path("videos") / f"{video.job_id}.html", html.encode())
 
     async def _index(self, summaries: Sequence[Summary]) -> None:
@@ -120,7 +126,12 @@ class _Export:
 def exported_keys(video: Video) -> Iterable[str]:
     """What a player's page shows. The renders as the provider made them stay in the store."""
     keys = [video.key, video.poster_key, video.portrait.asset.key, video.voice.source.key]
+    keys += [caption.key for caption in video.captions]
     return [*keys, video.contact_key] if video.contact_key else keys
+
+
+def _as_data(path: Path) -> str:
+    return f"data:text/vtt;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _claim(folder: Path) -> None:

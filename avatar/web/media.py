@@ -92,6 +92,7 @@ SHOWN = frozenset(
         "audio/flac",
         "audio/mp4",
         "application/json",
+        "text/vtt",
     }
 )
 OPAQUE = "application/octet-stream"

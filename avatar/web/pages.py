@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,11 +27,13 @@ class Links:
         root: the way from the page to the gallery's root: nothing, or `../` once or more.
         folder: whether the pages are files.
         kept: the keys that are in the folder; None on the site, which has them all.
+        texts: small files that are in the page itself, as `data:` addresses by key.
     """
 
     root: str = ""
     folder: bool = False
     kept: frozenset[str] | None = None
+    texts: Mapping[str, str] | None = None
 
     def home(self, wanted: Query | None = None) -> str:
         wanted = wanted or Query()
@@ -52,6 +54,10 @@ class Links:
         if not known:
             return None
         return f"{self.root}media/{quote(known)}"
+
+    def captions(self, key: str) -> str | None:
+        """Where a track of captions is. On a page that is opened from disk, browsers take only one that is in it."""
+        return (self.texts or {}).get(key) or self.media(key)
 
     def download(self, key: str, name: str) -> str:
         """Where an object is saved from, under a name."""

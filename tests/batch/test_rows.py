@@ -40,6 +40,15 @@ def test_a_csv_row_is_a_job(tmp_path):
     assert (raw.line, job.portrait, job.prompt, job.accept) == (2, "s3://avatar/may/p.png", ".", True)
 
 
+def test_a_row_may_have_captions(tmp_path):
+    """Parted by semicolons in a table, a list in JSON; beside the manifest, and never of this machine for a remote one."""
+    table = "portrait,voice,captions\np.png,v.mp3,v.de.srt; https://h/v.en.vtt\n"
+    (raw,) = read(tmp_path / "m.csv", table)
+    assert as_job(raw, BATCH, "/jobs").captions == ("/jobs/v.de.srt", "https://h/v.en.vtt")
+    (raw,) = read(tmp_path / "m.jsonl", json.dumps(GOOD | {"captions": ["v.de.srt", "/etc/v.txt"]}))
+    assert as_job(raw, BATCH, "s3://avatar/may/").startswith("captions: a manifest in the bucket")
+
+
 def test_a_row_may_name_its_model(tmp_path):
     """The batch's own model is for rows that name none."""
     batch = BATCH.model_copy(update={"model": "my-avatar"})

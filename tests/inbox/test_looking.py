@@ -91,6 +91,22 @@ async def test_one_portrait_with_many_voices(inbox, user):
     }
 
 
+async def test_captions_go_with_their_voice(inbox, user):
+    """By the voice's name where there are several voices; a text only by it; as job.json says, if it does."""
+    for name in ("portrait.png", "a.mp3", "a.de.srt", "a.en.txt", "notes.txt", "other.vtt"):
+        user.drop(f"anna/{name}", PNG if name == "portrait.png" else WAV)
+    folder = f"s3://{inbox.store.bucket}/inbox/anna/"
+    (row,) = (await asked(inbox)).rows
+    assert row["captions"] == [folder + name for name in ("a.de.srt", "a.en.txt", "other.vtt")]
+    user.drop("anna/b.mp3", WAV)
+    rows = (await asked(inbox)).rows
+    assert rows[0]["captions"] == [folder + name for name in ("a.de.srt", "a.en.txt")]
+    assert "captions" not in rows[1]
+    user.drop("anna/job.json", '{"voice": "b.mp3", "captions": ["other.vtt"]}')
+    (row,) = (await asked(inbox)).rows
+    assert row["captions"] == [folder + "other.vtt"]
+
+
 async def test_a_single_pair_may_have_any_names(inbox, user):
     """Without telling names the first bytes tell which is which."""
     user.drop("anna/IMG_1234", PNG)

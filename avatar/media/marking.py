@@ -1,0 +1,266 @@
+"""What a published file says of itself: that it is AI-made, by what, in which language, and its captions.
+
+Picture and sound are copied as they are. XMP goes into a `uuid` box at the end, where no offset changes.
+"""
+
+import struct
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.subtitles.stream import SubtitleStream
+from av.subtitles.subtitle import SubtitleSet
+from pysubs2 import SSAFile
+
+from avatar.errors import VideoRejected
+from avatar.media.captions import Cue, from_vtt
+from avatar.media.confined import confined
+from avatar.media.sound import open_media, reason
+
+#: XMP specification, part 3 (MP4); C2PA 2.2, BMFF.
+XMP_BOX = uuid.UUID("BE7ACFCB-97A9-42E8-9C71-999491E3AFAC").bytes
+C2PA_BOX = uuid.UUID("D8FEC3D6-1B0E-483C-9297-5828877EC481").bytes
+#: https://cv.iptc.org/newscodes/digitalsourcetype/
+AI_MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+#: Bytes of a provider's mark that is kept.
+LARGEST_MARK = 64 * 1024
+#: What tells an XMP packet of ours.
+OURS = b'xmp:CreatorTool="avatar-flows"'
+#: Tags of a file that tell how it is stored.
+_TECHNICAL = ("major_brand", "minor_version", "compatible_brands", "encoder", "creation_time")
+
+#: By language: its name in MP4 files (ISO 639-2), and the sentence that is owed to viewers. Those of the EU.
+SENTENCES = {
+    "bg": ("bul", "Това видео е създадено с изкуствен интелект."),  # noqa: RUF001
+    "cs": ("ces", "Toto video bylo vytvořeno pomocí umělé inteligence."),
+    "da": ("dan", "Denne video er lavet med kunstig intelligens."),
+    "de": ("deu", "Dieses Video wurde mit künstlicher Intelligenz erzeugt."),
+    "el": ("ell", "Αυτό το βίντεο δημιουργήθηκε με τεχνητή νοημοσύνη."),
+    "en": ("eng", "This video was made with artificial intelligence."),
+    "es": ("spa", "Este vídeo se ha creado con inteligencia artificial."),
+    "et": ("est", "See video on loodud tehisintellekti abil."),
+    "fi": ("fin", "Tämä video on tehty tekoälyn avulla."),
+    "fr": ("fra", "Cette vidéo a été créée avec l'intelligence artificielle."),
+    "ga": ("gle", "Cruthaíodh an físeán seo le hintleacht shaorga."),
+    "hr": ("hrv", "Ovaj je videozapis izrađen pomoću umjetne inteligencije."),
+    "hu": ("hun", "Ez a videó mesterséges intelligenciával készült."),
+    "it": ("ita", "Questo video è stato realizzato con l'intelligenza artificiale."),
+    "lt": ("lit", "Šis vaizdo įrašas sukurtas naudojant dirbtinį intelektą."),
+    "lv": ("lav", "Šis video ir izveidots ar mākslīgo intelektu."),
+    "mt": ("mlt", "Dan il-vidjo sar bl-intelliġenza artifiċjali."),
+    "nl": ("nld", "Deze video is gemaakt met kunstmatige intelligentie."),
+    "pl": ("pol", "Ten film powstał przy użyciu sztucznej inteligencji."),
+    "pt": ("por", "Este vídeo foi criado com inteligência artificial."),
+    "ro": ("ron", "Acest videoclip a fost creat cu ajutorul inteligenței artificiale."),
+    "sk": ("slk", "Toto video bolo vytvorené pomocou umelej inteligencie."),
+    "sl": ("slv", "Ta videoposnetek je bil ustvarjen z umetno inteligenco."),
+    "sv": ("swe", "Den här videon är gjord med artificiell intelligens."),
+}  # fmt: skip
+#: Further languages that files can name.
+_NAMED = {
+    "ar": "ara", "fa": "fas", "he": "heb", "hi": "hin", "id": "ind", "ja": "jpn", "ko": "kor", "nb": "nob",
+    "nn": "nno", "no": "nor", "ru": "rus", "sr": "srp", "th": "tha", "tr": "tur", "uk": "ukr", "vi": "vie",
+    "zh": "zho",
+}  # fmt: skip
+
+
+def disclosure_for(language: str) -> str:
+    """The sentence in that language (as in `de` or `pt-BR`), in English where there is none."""
+    return SENTENCES.get(language.partition("-")[0].lower(), SENTENCES["en"])[1]
+
+
+def file_language(language: str) -> str:
+    """As MP4 files name it: `deu`; `und` where it is not known."""
+    short = language.partition("-")[0].lower()
+    known = SENTENCES[short][0] if short in SENTENCES else _NAMED.get(short, short)
+    return known if len(known) == 3 else "und"  # noqa: PLR2004 - ISO 639-2
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is written into a file about itself."""
+
+    sentence: str
+    language: str = field(default="")
+    model: str = ""
+    job_id: str = ""
+
+    @property
+    def comment(self) -> str:
+        return f"{self.sentence} AI-generated: {self.model}, job {self.job_id}."
+
+
+@dataclass(frozen=True)
+class CaptionTrack:
+    """A WebVTT file of ours, and its language as in `de` or `pt-BR`."""
+
+    path: Path
+    language: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A line for each mark of the provider that was found and kept; whether the file could be copied."""
+
+    kept: tuple[str, ...] = ()
+    copied: bool = True
+
+
+@confined(VideoRejected)
+def finish(
+    source: Path,
+    target: Path,
+    marks: Marks,
+    captions: tuple[CaptionTrack, ...] = (),
+    made_of: tuple[Path, ...] = (),
+) -> Finished:
+    """Write picture and sound of `source` to `target` as they are, with marks and captions.
+
+    Args:
+        source: the video.
+        target: an MP4 whose index comes first.
+        marks: what it says of itself.
+        captions: its caption tracks.
+        made_of: the files that the provider made; what they say of themselves is said on.
+
+    Raises:
+        VideoRejected: it cannot be copied as it is.
+    """
+    try:
+        tags, packets, told = _provider_marks(made_of or (source,))
+    except (FFmpegError, OSError) as error:
+        raise VideoRejected(f"{source.name} cannot be read: {reason(error)}.") from error
+    mine = {"comment": marks.comment, "language": marks.language or "und"}
+    try:
+        with open_media(source) as container:
+            options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
+            with av.open(str(target), "w", format="mp4", options=options) as output:
+                output.metadata.update({**tags, **{name: text for name, text in mine.items() if text}})
+                _copy(container, output, marks, captions)
+    except (FFmpegError, OSError, ValueError) as error:
+        raise VideoRejected(f"{source.name} cannot be copied: {reason(error)}.") from error
+    with target.open("ab") as file:
+        for packet in (xmp_of(marks).encode(), *packets):
+            file.write(struct.pack(">I4s16s", 24 + len(packet), b"uuid", XMP_BOX) + packet)
+    return Finished(tuple(told))
+
+
+def _copy(
+    container: InputContainer, output: OutputContainer, marks: Marks, captions: Sequence[CaptionTrack]
+) -> None:
+    picture, sound = container.streams.best("video"), container.streams.best("audio")
+    streams = {each.index: output.add_stream_from_template(each) for each in (picture, sound) if each}
+    if sound is not None:
+        streams[sound.index].metadata["language"] = file_language(marks.language)
+    texts = [
+        (output.add_stream("mov_text"), from_vtt(each.path.read_text("utf-8")), each) for each in captions
+    ]
+    for stream, _, each in texts:
+        stream.metadata["language"] = file_language(each.language)
+        stream.codec_context.subtitle_header = SSAFile().to_string("ass").encode()
+    words = iter(
+        sorted(
+            (p for stream, cues, _ in texts for p in _texts(stream, cues)),
+            key=lambda p: (p.dts, p.stream_index),
+        )
+    )
+    waiting = next(words, None)
+    for packet in container.demux([each for each in (picture, sound) if each]):
+        if packet.dts is None:
+            continue
+        if packet.is_discard and packet.stream is picture:
+            raise ValueError("it begins inside a group of pictures")
+        while waiting and (waiting.dts or 0) / 1000 <= packet.dts * packet.time_base:
+            output.mux(waiting)
+            waiting = next(words, None)
+        packet.stream = streams[packet.stream.index]
+        output.mux(packet)
+    for rest in (waiting, *words) if waiting else ():
+        output.mux(rest)
+
+
+def _texts(stream: SubtitleStream, cues: Sequence[Cue]) -> "Iterator[Packet[Any]]":
+    for cue in cues:
+        start, length = round(cue.start * 1000), round((cue.end - cue.start) * 1000)
+        # ASS has no escape: a word joiner keeps a backslash from beginning a command.
+        text = cue.text.replace("\\", "\\\u2060").replace("\n", "\\N")
+        shown = SubtitleSet.create(
+            text=f"0,0,Default,,0,0,0,,{text}".encode(), start=0, end=length, pts=start * 1000
+        )
+        packet = stream.codec_context.encode_subtitle(shown)
+        packet.stream, packet.time_base = stream, Fraction(1, 1000)
+        packet.pts = packet.dts = start
+        packet.duration = length
+        yield packet
+
+
+# What providers write into their files.
+def _provider_marks(files: Sequence[Path]) -> tuple[dict[str, str], list[bytes], list[str]]:
+    """Tags, XMP packets, and all of it told in lines."""
+    tags: dict[str, str] = {}
+    packets: list[bytes] = []
+    signed = False
+    for file in files:
+        with open_media(file) as container:
+            found = {name: text for name, text in container.metadata.items() if name not in _TECHNICAL}
+        tags |= {name: text[:2000] for name, text in found.items() if name not in tags}
+        boxes = list(_own_boxes(file))
+        if any(OURS in content for kind, content in boxes if kind == XMP_BOX):
+            tags = {name: text for name, text in tags.items() if name not in ("comment", "language")}
+        else:
+            signed |= any(kind == C2PA_BOX for kind, _ in boxes)
+        packets += [
+            content
+            for kind, content in boxes
+            if kind == XMP_BOX and content and OURS not in content and content not in packets
+        ]
+    told = [f"{name}: {text[:200]}" for name, text in sorted(tags.items())]
+    told += [f"XMP of {len(packet)} bytes" for packet in packets]
+    if signed:
+        told.append(
+            "C2PA content credentials, which are valid for its own file only: it is kept under renders/"
+        )
+    if "comment" in tags:  # ours takes the name
+        tags["provider_comment"] = tags.pop("comment")
+    return tags, packets, told
+
+
+def _own_boxes(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """The `uuid` boxes at the top of an MP4: which, and what is in them (as much as is kept)."""
+    with path.open("rb") as file:
+        at, end = 0, path.stat().st_size
+        while at + 8 <= end:
+            file.seek(at)
+            size, kind = struct.unpack(">I4s", file.read(8))
+            head = 8
+            if size == 1:
+                size, head = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))[0], 16
+            size = size or end - at
+            if size < head:
+                return
+            if kind == b"uuid":
+                name = file.read(16)
+                yield name, file.read(size - head - 16) if size - head - 16 <= LARGEST_MARK else b""
+            at += size
+
+
+def xmp_of(marks: Marks) -> str:
+    """The XMP packet: IPTC's digital source type, and the same in words."""
+    language = marks.language or "x-default"
+    return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmp:CreatorTool="avatar-flows"
+ Iptc4xmpExt:DigitalSourceType="{AI_MADE}" Iptc4xmpExt:AISystemUsed={quoteattr(marks.model)}>
+<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{escape(marks.comment)}</rdf:li></rdf:Alt></dc:description>
+<dc:language><rdf:Bag><rdf:li>{escape(language)}</rdf:li></rdf:Bag></dc:language>
+</rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="r"?>"""
