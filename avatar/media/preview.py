@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from avatar.errors import AvatarError
-from avatar.media.confined import Bounds, confine, environment
+from avatar.media.child import Bounds, confine, environment
 from avatar.media.sound import Samples, Sound, open_sound, read_mono, resampled
 from avatar.media.voice import mp3_rate
 

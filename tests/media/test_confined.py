@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from avatar.errors import InvalidInput, VideoRejected
+from avatar.media import child as bounds
 from avatar.media import confined
-from avatar.media import confined as bounds
 from tests.media import wrecks
 
 ROOT = Path(__file__).parents[2]
