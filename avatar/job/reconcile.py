@@ -16,6 +16,7 @@ from avatar.errors import (
     RenderFailed,
     RenderLost,
     StillRendering,
+    StoreUnavailable,
     Transient,
 )
 from avatar.events import about_error, about_unfinished
@@ -118,12 +119,21 @@ async def reconcile_renders(workspace: Workspace, *, idle_seconds: float | None 
     renders = set(await workspace.journal.open_renders()) | hinted | kept
     await _each(sorted(renders), "Render", render, found)
     await _each(await open_jobs(workspace), "Job", job, found)
-    today = datetime.now(UTC).date()
-    days = [f"{today - timedelta(days=back):%Y-%m-%d}" for back in range(DAYS_BACK)]
+    days = await _last_days(workspace, found)
     await _each(days, "The claims of", lambda day: _return_claims(workspace, day, found), found)
     if await _asks_for_bills(workspace):
         await _each(days, "The bills of", lambda day: _book_invoices(workspace, day, found), found)
     return found
+
+
+async def _last_days(workspace: Workspace, found: Reconciled) -> list[str]:
+    """Days on which anything was claimed, of the last `DAYS_BACK`. None if they cannot be listed, which is noted."""
+    oldest = f"{datetime.now(UTC).date() - timedelta(days=DAYS_BACK):%Y-%m-%d}"
+    try:
+        return [day for day in await workspace.budget.days() if day > oldest]
+    except StoreUnavailable as error:
+        found.failed["budget"] = str(error)
+        return []
 
 
 async def _each(

@@ -162,6 +162,12 @@ class IllegalTransition(AvatarError):
     """A step that `TRANSITIONS` does not allow: a defect, stopped before it is recorded."""
 
 
+class EntryUnreadable(StoreUnavailable):
+    """An entry that was written by another version, or damaged. `data`: what stands there."""
+
+    data: bytes = b""
+
+
 def new_holder() -> str:
     """Who writes: host, process, and a random part because process numbers come again."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -361,10 +367,12 @@ class Journal:
         try:
             return kind.model_validate_json(data)
         except ValidationError as error:
-            raise StoreUnavailable(
+            unreadable = EntryUnreadable(
                 f"Journal entry {key} cannot be read ({error.error_count()} faults), so nothing is sent for it. "
                 "It was written by another version of avatar-flows, or damaged."
-            ) from error
+            )
+            unreadable.data = data
+            raise unreadable from error
 
 
 def transitions_table(states: Iterable[RenderState | None] = TRANSITIONS) -> str:

@@ -17,6 +17,7 @@ from avatar.money import receipts
 from avatar.money.journal import (
     TRANSITIONS,
     Entry,
+    EntryUnreadable,
     Failure,
     Journal,
     Record,
@@ -166,12 +167,21 @@ async def _holder_among(
     journal: Journal, renders: Sequence[str], request: tuple[ProviderName, str]
 ) -> str | None:
     for start in range(0, len(renders), ABREAST):
-        heads = await asyncio.gather(*map(journal.head, renders[start : start + ABREAST]))
-        for head in heads:
-            held = head.entry.submission if head else None
-            if held and (held.provider, held.request_id) == request:
-                return held.render_id
+        some = renders[start : start + ABREAST]
+        holds = await asyncio.gather(*(_holds(journal, render_id, request) for render_id in some))
+        if any(holds):
+            return some[holds.index(True)]
     return None
+
+
+async def _holds(journal: Journal, render_id: str, request: tuple[ProviderName, str]) -> bool:
+    """Whether the newest entry of a render names a request. One that cannot be read is searched as it is."""
+    try:
+        head = await journal.head(render_id)
+    except EntryUnreadable as error:
+        return request[1].encode() in error.data
+    held = head.entry.submission if head else None
+    return held is not None and (held.provider, held.request_id) == request
 
 
 async def current(workspace: Workspace, render_id: str) -> Record | None:

@@ -44,7 +44,7 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
     """
     try:
         text = body.decode("utf-8", "replace").removeprefix("\ufeff")
-        value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
+        value = _DECODER.decode(text)
         if b"\\ud" in body.lower():
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -64,6 +64,10 @@ def _finite(digits: str) -> float | None:
 
 def _whole(digits: str) -> int | None:
     return int(digits) if len(digits) <= MAX_DIGITS else None
+
+
+#: Made once: that takes longer than reading an answer.
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
 
 
 def _shallow(value: Any, depth: int) -> Any:

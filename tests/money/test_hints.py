@@ -103,6 +103,19 @@ class TestAnUnknownRender:
         asked = {key.split("/")[1] for _, key in workspace.store.server.calls if key.startswith("journal/")}
         assert asked == {render_id}
 
+    @pytest.mark.parametrize(
+        ("stray", "state"), [(b"?", "submitted"), (b'{"format": 9, "request": "req-1"}', "unknown")]
+    )
+    async def test_is_settled_beside_an_entry_that_cannot_be_read(
+        self, make_workspace, plan, render_id, stray, state
+    ):
+        """A stray object under another render stands against nothing, unless the request is named in it."""
+        workspace = make_workspace(Hooked(CUT))
+        await unknown(workspace, plan)
+        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        workspace.store.keep(f"journal/{'f' * 32}/000001.json", stray)
+        assert (await standing.current(workspace, render_id)).state == state
+
     async def test_does_not_take_its_own_earlier_request(self, make_workspace, plan, render_id, caplog):
         """A failed request's webhook comes late, when the answer to the next was lost: it stands for the first."""
         workspace = make_workspace(Hooked("req-1", CUT))

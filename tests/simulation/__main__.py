@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count, islice
 from typing import TYPE_CHECKING
@@ -68,26 +68,31 @@ def parse() -> argparse.Namespace:
 
 def try_mutations(arguments: argparse.Namespace) -> int:
     """Carry out schedules with each defect in turn, in a program of its own."""
-    caught = 0
-    for mutation in mutations.MUTATIONS:
-        command = [sys.executable, "-m", "tests.simulation", "--mutate", mutation.name]
-        command += ["--seed", str(arguments.seed), "--schedules", str(arguments.schedules)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        told = done.stdout.splitlines()
-        caught += done.returncode == 1 and len(told) > 1
-        noticed = (
-            told[0][:150] if done.returncode == 1 and len(told) > 1 else f"NOT NOTICED {done.stderr[-300:]}"
-        )
-        print(f"{mutation.kind:>3}  {mutation.name}: {noticed}", flush=True)
+    with ThreadPoolExecutor(arguments.abreast) as pool:
+        caught = sum(pool.map(lambda mutation: _is_caught(mutation, arguments), mutations.MUTATIONS))
     print(f"seed {arguments.seed}: {caught} of {len(mutations.MUTATIONS)} mutations caught")
     return 0 if caught == len(mutations.MUTATIONS) else 1
+
+
+def _is_caught(mutation: mutations.Mutation, arguments: argparse.Namespace) -> bool:
+    command = [sys.executable, "-m", "tests.simulation", "--mutate", mutation.name]
+    command += ["--seed", str(arguments.seed), "--schedules", str(arguments.schedules)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    told = done.stdout.splitlines()
+    caught = done.returncode == 1 and len(told) > 1
+    noticed = told[0][:150] if caught else f"NOT NOTICED {done.stderr[-300:]}"
+    print(f"{mutation.kind:>3}  {mutation.name}: {noticed}", flush=True)
+    return caught
 
 
 def outcomes(arguments: argparse.Namespace) -> "Iterator[Outcome]":
     """What came of each schedule, in the order of the seeds."""
     from tests.simulation.run import carry_out
+    from tests.simulation.scenario import flavour_of
 
     seeds: Iterator[int] = count(arguments.seed)
+    if arguments.mutate and (flavour := mutations.by_name(arguments.mutate).flavour):
+        seeds = (seed for seed in seeds if flavour_of(seed).__name__ == flavour)
     if arguments.schedules:
         seeds = islice(seeds, arguments.schedules)
     if arguments.abreast == 1:

@@ -28,7 +28,6 @@ class Judge:
         self.journal: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.paid: dict[str, list[Accepted]] = defaultdict(list)
         self.strays: dict[str, str] = {}  # request ids, by key
-        self.person_settles = False
         self.days: dict[str, str] = {}  # the day a paid request is claimed on, by its id
         self.price = Decimal(0)
         self.denied: set[tuple[str, int]] = (
@@ -44,22 +43,22 @@ class Judge:
         """An object was written; `before` is what was there."""
         if before is not None and before != data and key.startswith(("journal/", "renders/")):
             self.wrong(f"overwritten: {key}")
-        if key.startswith("journal/") and data != b"?":
+        if key.endswith(".settled.json"):
+            self._settled(key)
+        elif key.startswith("journal/") and data != b"?":
             self._entry(key, json.loads(data))
 
     def removed(self, key: str) -> None:
-        if "/strays/" in key:
-            self._dropped(key)
-        elif key.startswith(PRECIOUS):
+        if key.startswith(PRECIOUS):
             self.wrong(f"removed: {key}")
 
-    def _dropped(self, key: str) -> None:
-        """A stray goes when the journal follows it, or a person has settled it."""
-        request_id = self.strays.pop(key, "")
+    def _settled(self, key: str) -> None:
+        """A stray is settled when the journal follows it."""
+        request_id = self.strays.pop(key.replace(".settled", ""), "")
         history = self.journal[key.split("/")[1]]
         followed = any((each.get("submission") or {}).get("request_id") == request_id for each in history)
-        if not followed and not self.person_settles:
-            self.wrong(f"dropped: {request_id}, which nothing follows")
+        if not followed:
+            self.wrong(f"settled: {request_id}, which nothing follows")
 
     def _entry(self, key: str, entry: dict[str, Any]) -> None:
         if "/strays/" in key:
@@ -134,6 +133,10 @@ class Judge:
         before = self.paid[job.render_id]
         if any(each.attempt == job.attempt for each in before):
             self.wrong(f"{job.render_id[:6]} attempt {job.attempt} was paid twice")
+        head = self.head(job.render_id) or {}
+        if (head.get("state"), head.get("attempt")) != ("intent", job.attempt):
+            now = f"attempt {head.get('attempt')} is {head.get('state')}"
+            self.wrong(f"{job.render_id[:6]} attempt {job.attempt} was sent, and {now} by then")
         declared = [each for each in self.journal[job.render_id] if each["state"] == "resolved"]
         charged = sum(each.charged for each in before) + job.charged
         if charged > 1 + len(declared):

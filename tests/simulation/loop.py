@@ -7,6 +7,7 @@ requests a process simply runs; what the seed decides is which request arrives n
 import asyncio
 import heapq
 import random
+import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
@@ -24,18 +25,19 @@ class Process:
         skew: seconds its wall clock is ahead of true time.
         slept: seconds its monotonic clock has stood still.
         holder: by what name it writes into the journal.
+        well: whether it has ended, and without an error.
     """
 
     def __init__(self, name: str, *, skew: float = 0.0) -> None:
         self.name, self.skew, self.slept, self.holder = name, skew, 0.0, ""
-        self.alive, self.asleep = True, False
+        self.alive, self.asleep, self.well = True, False, False
         self.ready: deque[_Handle] = deque()
         self.waiting: list[Callable[[], None]] = []  # what reached it while it slept
         self.task: asyncio.Task[Any] | None = None
 
     @property
     def ended(self) -> bool:
-        return not self.alive or (self.task is not None and self.task.done())
+        return not self.alive
 
 
 class _Handle:
@@ -99,9 +101,16 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         context.run(PROCESS.set, process)
         before, self.current = self.current, process
         process.task = asyncio.Task(coroutine, loop=self, context=context)
-        process.task.add_done_callback(_seen)
+        process.task.add_done_callback(lambda task: self._exit(process, task))
         self.current = before
         return process
+
+    def _exit(self, process: Process, task: "asyncio.Task[Any]") -> None:
+        """Its main task has ended, and with it the process."""
+        process.well = not task.cancelled() and task.exception() is None
+        process.alive = False
+        self._kept += [process, *process.ready]
+        process.ready.clear()
 
     def kill(self, process: Process) -> None:
         """End a process where it stands: no more of its code runs. What it has asked for may still arrive."""
@@ -149,9 +158,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def _deliver(self) -> None:
         """Let one request arrive, or one answer, whichever the seed says."""
-        arriving, answering = self._arriving, self._answering
-        chosen = int(self.random.random() * (len(arriving) + len(answering)))
-        self.now += self.random.random() * self.latency
+        arriving, answering, chance = self._arriving, self._answering, self.random.random
+        self.now += chance() * self.latency
+        if len(arriving) == 1 and not answering:  # nothing else is on its way, as almost always
+            self._arrive(arriving.pop())
+            if len(answering) == 1 and not arriving:
+                self.now += chance() * self.latency
+                self._answer(answering.pop())
+            return
+        chosen = int(chance() * (len(arriving) + len(answering)))
         if chosen < len(arriving):
             arriving[chosen], arriving[-1] = arriving[-1], arriving[chosen]
             self._arrive(arriving.pop())
@@ -290,6 +305,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     ) -> "asyncio.Task[Any]":
         return asyncio.Task(coro, loop=self, name=name, context=context)
 
+    async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
+        """There are no names here: only a proxy knows any."""
+        raise socket.gaierror(socket.EAI_NONAME, "no names")
+
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
         """No thread: it is done here and now."""
         future = self.create_future()
@@ -319,9 +338,3 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._closed = True
         for each in (self._kept, self._timers, self._arriving, self._answering, self._busy, self._ready):
             each.clear()
-
-
-def _seen(task: "asyncio.Task[Any]") -> None:
-    """Whatever ended the task is looked at by whoever started the process."""
-    if not task.cancelled():
-        task.exception()

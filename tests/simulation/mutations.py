@@ -25,6 +25,7 @@ class Mutation:
         module: where it is.
         old: text of the source, there exactly once.
         new: what stands there instead.
+        flavour: of the schedules that meet with it; all of them if it is empty.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Mutation:
     module: str
     old: str
     new: str
+    flavour: str = ""
 
     @property
     def path(self) -> Path:
@@ -50,10 +52,12 @@ MUTATIONS = (
         "1", "a 5xx of the result is a failure", "avatar.providers.fal",
         "return ResultKind.BREAKDOWN if status in BREAKDOWN else ResultKind.NOT_YET",
         "return ResultKind.REFUSED if status in BREAKDOWN else ResultKind.NOT_YET",
+        flavour="oddly",
     ),
     Mutation(
         "2", "any store will do", "avatar.store.identity",
         "if identity is None or identity == await store_identity(store):", "if True:",
+        flavour="elsewhere",
     ),
     Mutation(
         "a", "the intent is not created but put", "avatar.money.journal",
@@ -64,44 +68,84 @@ MUTATIONS = (
         "a", "an unknown request is sent again", "avatar.money.submit",
         "        if record.state is RenderState.UNKNOWN:\n            raise_unknown(record)\n",
         "        if record.state is RenderState.UNKNOWN:\n            return record\n",
+        flavour="answers",
     ),
     Mutation(
         "3", "an attempt writes after another's entries", "avatar.money.attempt",
         "            if not self._is_ours(newest):\n                return newest\n", "",
+        flavour="sleeper",
     ),
     Mutation(
         "3", "who slept sends all the same", "avatar.money.attempt",
         "return self._seen.passed < self.journal.lease_seconds * SENDS_WITHIN",
         "return True",
+        flavour="sleeper",
+    ),
+    Mutation(
+        "4", "a person is not told which files were sent", "avatar.money.failures",
+        ' and the files {sent.portrait} and "\n        f"{sent.voice}."', '."',
+        flavour="answers",
+    ),
+    Mutation(
+        "5", "another take is the one that failed", "avatar.job.produce",
+        "if head.state in {RenderState.FAILED, RenderState.STALLED}:", "if False:",
+        flavour="another_take",
     ),
     Mutation(
         "6", "a result of unforeseen shape is a failure", "avatar.providers.fal",
         "return ResultKind.NOT_YET if early else ResultKind.NO_VIDEO",
         "return ResultKind.NOT_YET if early else ResultKind.REFUSED",
+        flavour="oddly",
     ),
     Mutation(
         "6", "an unknown word beside a video is polled for ever", "avatar.providers.fal",
         "if not words.knows(word) and read_video(data) is not None:", "if False:",
+        flavour="cured",
     ),
     Mutation(
         "7", "a job is not noted as open", "avatar.money.commit",
         "    await open_job(workspace, plan.job_id)\n    amounts", "    amounts",
+        flavour="nobody_again",
     ),
     Mutation(
         "8", "a video that does not play is fetched for ever", "avatar.money.collect",
         "last = entry.tries >= len(FETCH_AGAIN)", "last = False",
+        flavour="never",
     ),
     Mutation(
         "9", "what the provider has lost is waited for for ever", "avatar.money.follow",
         "overdue = age_of(submission) > workspace.settings.polling.deadline_seconds", "overdue = False",
+        flavour="never",
+    ),
+    Mutation(
+        "10", "a video is not downloaded through the proxy", "avatar.providers.public_hosts",
+        "proxy = proxy_for(str(target))", "proxy = None",
+        flavour="proxied",
+    ),
+    Mutation(
+        "11", "an empty balance ends a run that only asks", "avatar.providers.wire",
+        "if status == KEY_REFUSED:", "if status == KEY_REFUSED or status in ACCOUNT_REFUSED:",
+        flavour="cured",
+    ),
+    Mutation(
+        "11", "a link that does not work yet ends a run", "avatar.providers.download",
+        'if error.kind in {"unavailable", "expired"}:', 'if error.kind == "unavailable":',
+        flavour="cured",
+    ),
+    Mutation(
+        "12", "inputs that were not fetched may have been charged", "avatar.providers.fal",
+        " or kind == UNREACHABLE_INPUT else None", " else None",
+        flavour="unread",
     ),
     Mutation(
         "13", "claims are given back when they are seconds old", "avatar.money.budget",
         "USABLE_SECONDS, LEAKED_SECONDS = 3600.0, 7200.0", "USABLE_SECONDS, LEAKED_SECONDS = 3600.0, 2.0",
+        flavour="hours",
     ),
     Mutation(
         "13", "a claim made hours ago is believed", "avatar.money.budget",
         "return made is not None and made.passed < USABLE_SECONDS", "return made is not None",
+        flavour="hours",
     ),
     Mutation(
         "13", "who gives back takes the claims of others", "avatar.money.budget",
@@ -115,6 +159,7 @@ MUTATIONS = (
         "total(claims := await self.claims(day)) <= self.per_day:\n                return None\n",
         "            if self.per_day is None or total(claims := await self.claims(day)) + total(ours) <= self.per_day:\n"
         "                for claim in ours:\n                    await self._write(claim)\n                return None\n",
+        flavour="purse",
     ),
     Mutation(
         "14", "the bill is what was quoted for a second", "avatar.money.collect",
@@ -124,23 +169,38 @@ MUTATIONS = (
     Mutation(
         "16", "one trouble ends reconcile", "avatar.job.reconcile",
         "            except Exception as error:  # noqa: BLE001 - a full disk", "            except KeyError as error:  # a full disk",
+        flavour="beside",
     ),
     Mutation(
         "17", "free steps give up at the first trouble", "avatar.waiting",
         "LONG = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 60.0, 60.0)", "LONG = ()",
+        flavour="outage",
     ),
     Mutation(
         "18", "that it was not sent is tried to be written down once", "avatar.money.attempt",
         "return await seen_through(patiently(lambda: self.write(state, **facts), PERSIST))",
         "return await self.write(state, **facts)",
+        flavour="refusals",
     ),
     Mutation(
         "19", "a video put together anew has no place", "avatar.job.publish",
         "    key = await _free_key(workspace, prefix, sha256)\n", "    key = f'{prefix}video.mp4'\n",
+        flavour="again_elsewhere",
+    ),
+    Mutation(
+        "i", "the provider's history is not asked", "avatar.money.state",
+        "(settle_by_hint, settle_by_answer, settle_by_history)", "(settle_by_hint, settle_by_answer)",
+        flavour="answers",
+    ),
+    Mutation(
+        "i", "a request that is named in an odd answer is not looked for", "avatar.money.state",
+        "(settle_by_hint, settle_by_answer, settle_by_history)", "(settle_by_hint, settle_by_history)",
+        flavour="answers",
     ),
     Mutation(
         "h", "an answer that names no video is asked for for ever", "avatar.money.collect",
         'await give_up(workspace, record, "unreadable", str(error), answer=error.answer)', "pass",
+        flavour="never",
     ),
 )  # fmt: skip
 

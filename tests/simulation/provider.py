@@ -15,6 +15,12 @@ APP = "/fal-ai/kling-video"
 CDN = "https://v3b.fal.media/files/b/"
 #: Status, headers, body.
 Answer = tuple[int, dict[str, str], bytes]
+#: What fal calls the failures of a script.
+FAILURES = {
+    "refused": "content_policy_violation",
+    "unreachable": "file_download_error",
+    "broke": "internal_server_error",
+}
 VIDEO, BROKEN = b"\x00\x00\x00\x18ftyp", b"\x00junk"
 
 
@@ -23,9 +29,10 @@ class Script:
     """What becomes of one accepted request. Times in seconds after it was accepted."""
 
     takes: float = 20.0  #: until it is done
-    fate: str = "video"  #: or `refused` (a typed 422), `broke` (a typed 500), `lost`, `stuck`
+    #: or `refused` (a typed 422), `unreachable` (the same, of inputs not fetched), `broke` (a typed 500), `lost`, `stuck`
+    fate: str = "video"
     charged: bool = True  #: whether a failure is charged
-    shape: str = "plain"  #: how the result holds the video
+    shape: str = "plain"  #: how the result holds the video; `none`: it never does
     word: str = "COMPLETED"  #: the status word at the end
     result_fails: str = ""  #: how the result address fails for a while, although the video is there
     result_back: float = 0.0  #: when it stops failing so
@@ -36,6 +43,11 @@ class Script:
     )
     link_back: float = 0.0
     result_kept: float = 0.0  #: 0: for ever; else the result is forgotten after this
+
+    @property
+    def delay(self) -> float:
+        """For how long the video of a render that is done cannot be had."""
+        return max(self.result_back, self.quota_until, self.link_back, self.takes) - self.takes
 
 
 @dataclass
@@ -53,6 +65,7 @@ class Accepted:
     links: int = 0
     fetched: int = 0
     cancelled: bool = False
+    named: bool = False  #: whether its id was in the answer, somewhere
 
     @property
     def done_at(self) -> float:
@@ -61,7 +74,10 @@ class Accepted:
     @property
     def playable(self) -> bool:
         """Whether there will ever be a video of it that can be fetched and played."""
-        return self.script.fate == "video" and self.script.link != "junk" and not self.cancelled
+        script = self.script
+        return (
+            script.fate == "video" and script.link != "junk" and script.shape != "none" and not self.cancelled
+        )
 
     @property
     def charged(self) -> bool:
@@ -136,9 +152,8 @@ class Fal:
             body["video"] = {"url": self.link(job)}
         if job.cancelled:
             body |= {"error": "The request was cancelled", "error_type": "client_cancelled"}
-        elif job.script.fate in {"refused", "broke"}:
-            kind = "content_policy_violation" if job.script.fate == "refused" else "internal_server_error"
-            body |= {"error": "It did not work out", "error_type": kind}
+        elif job.script.fate in FAILURES:
+            body |= {"error": "It did not work out", "error_type": FAILURES[job.script.fate]}
         return _json(200, body, job)
 
     def _result(self, job: Accepted) -> Answer:
@@ -147,7 +162,7 @@ class Fal:
             return _json(400, {"detail": "Request is still in progress"}, job)
         if script.result_kept and since > script.takes + script.result_kept:
             return _json(404, {"detail": "Not found"})
-        if job.cancelled or script.fate in {"refused", "broke"}:
+        if job.cancelled or script.fate in FAILURES:
             return self._failure(job)
         if script.result_fails and since < script.result_back:
             return self._failing(job)
@@ -159,9 +174,10 @@ class Fal:
             return _json(499, {"detail": "The request was cancelled", "error_type": "client_cancelled"}, job)
         if job.script.fate == "broke":
             return _json(500, {"detail": "It broke", "error_type": "internal_server_error"}, job)
-        detail = [{"loc": ["body"], "msg": "It did not work out", "type": "content_policy_violation"}]
+        detail = [{"loc": ["body"], "msg": "It did not work out", "type": FAILURES[job.script.fate]}]
         units = {"x-fal-billable-units": "8" if job.script.charged else "0"}
-        return _json(422, {"detail": detail}, job, units if self.random.random() < 0.5 else {})
+        told = job.script.fate == "refused" and self.random.random() < 0.5
+        return _json(422, {"detail": detail}, job, units if told else {})
 
     def _failing(self, job: Accepted) -> Answer:
         """The result address fails although the render is done (openstory-so/openstory#1505)."""
@@ -255,6 +271,7 @@ def _shaped(shape: str, url: str) -> dict[str, Any]:
     video = {"url": url, "content_type": "video/mp4"}
     return {
         "plain": {"video": video, "duration": 8.0},
+        "none": {},
         "list": {"video": [video]},
         "wrapped": {"data": {"video": video}},
         "bare": {"video": url},

@@ -1,10 +1,13 @@
 """Schedules, one after another, and what came of them."""
 
+import asyncio
 import gc
 import logging
 import os
 import sys
 import tempfile
+import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +32,15 @@ class Outcome:
 def prepare() -> None:
     """Turn this program into a stage: from now on the product in it knows no real time, socket or thread."""
     logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None  # coroutines of the dead, when they are thrown away
+    asyncio.tasks._all_tasks.add = lambda _: None  # type: ignore[attr-defined]  # nobody asks for all tasks
     product.stub_media()
     product.take_stores()
     wires.connect()
     disguise.disguise_clocks()
+    deque(carry_out(range(40)), maxlen=0)  # what is made once is made now
+    gc.collect()
     gc.freeze()
     gc.disable()  # between schedules only: it throws away the coroutines of the dead, which run a last time then
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(600)
 def test_nothing_is_paid_twice_lost_or_left_in_silence():
     """Deaths, sleeps, faults of store and provider: no payment too many, none lost, no limit passed, books right."""
     command = [sys.executable, "-m", "tests.simulation", "--schedules", "2000", "--abreast", "2"]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from avatar.providers import download, fal, fal_platform, wire
+from avatar.providers import download, fal, fal_platform, public_hosts, wire
+from tests.simulation.disguise import Instead
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.provider import Answer
 
@@ -80,6 +81,10 @@ class _Download:
 @asynccontextmanager
 async def _get_public(url: str, headers: dict[str, str], *, private: bool) -> AsyncIterator[_Download]:
     world = STAGE[0]
+    if world.scenario.proxy:
+        async with _REAL_GET(url, headers, private=private) as response:
+            yield response
+        return
     fault = world.call_fault()
     if fault in {"silence", "reset"}:
         raise httpx.ReadError("reset")
@@ -88,21 +93,40 @@ async def _get_public(url: str, headers: dict[str, str], *, private: bool) -> As
     yield _Download(await loop.request(lambda: world.fal.fetch(url)), url)
 
 
+class _Transport:
+    """Stands for an `httpx.AsyncHTTPTransport` where nothing is reached but through a proxy."""
+
+    def __init__(self, *, proxy: str | None, **_: Any) -> None:
+        self._proxy = proxy
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._proxy is None:
+            raise httpx.ConnectError("no route")
+        status, headers, body = STAGE[0].fal.fetch(str(request.url))
+        return httpx.Response(status, headers=headers, stream=httpx.ByteStream(body))
+
+
+_REAL_GET = public_hosts.get_public
+
+
 def connect() -> None:
     """Put the seams in place, once for the program."""
-    own = wire.Wire.own  # parses two URLs, which is a fifth of all work here
-    kept: dict[tuple[str, Any], str | None] = {}
-
-    def own_once(self: wire.Wire, url: Any) -> str | None:
-        if (self.base, url) not in kept:
-            kept[self.base, url] = own(self, url)
-        return kept[self.base, url]
-
-    _replace(wire.Wire, "own", own_once)
+    own = wire.Wire.own  # parses two URLs, which is a tenth of all work here
+    _replace(
+        wire.Wire, "own", lambda wire, url: url if str(url).startswith(f"{wire.base}/") else own(wire, url)
+    )
     _replace(wire.Exchange, "run", _run)
     for module in (wire, fal, fal_platform):
         _replace(module, "new_client", _Client)
     _replace(download, "get_public", _get_public)
+    _replace(public_hosts, "httpx", Instead(httpx, AsyncHTTPTransport=_Transport))
+    _replace(public_hosts, "tls", lambda: None)
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:

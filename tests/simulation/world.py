@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import os
 import random
-import shutil
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from avatar.errors import StoreUnavailable
+from avatar.errors import OutcomeUnknown, StoreUnavailable
 from avatar.store.objects import Stat
 from tests.simulation import disguise, product, wires
 from tests.simulation.judge import Judge
@@ -24,6 +25,8 @@ from tests.store.memory import Kept, MemoryServer, MemoryStore
 
 DAY0 = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
 BUCKET = "avatar"
+#: Seconds that a run waits at least for a video that is done and cannot be had.
+PATIENCE = 250.0
 #: Once troubles have ended, `reconcile` runs after so many seconds.
 SETTLING = (0, 200, 600, 1200, 2400, 4800, 9600, 20_000, 40_000, 80_000, 160_000)
 
@@ -40,12 +43,13 @@ class World:
         self.server, self.other = _Server(self), _Server(self)
         self.fal = Fal(scenario.random, lambda: self.loop.now, scenario.script, scenario.history)
         self.fal.on_accept, self.fal.who, self.fal.stamp = self._accepted, self._who, self._stamp
-        self.plans = product.plans(scenario.jobs, scenario.segments)
-        self.by_voice = {
-            segment.asset.key: product.render_id(plan, segment)
-            for plan in self.plans
-            for segment in plan.segments
-        }
+        self.plans: list[Any] = []
+        self.renders: dict[str, Any] = {}  # plans, by the ids of their renders
+        self.by_voice: dict[str, list[str]] = defaultdict(
+            list
+        )  # ids of renders, by the files of their voices
+        for number in range(scenario.jobs):
+            self._know(product.plan(number, scenario.segments))
         self.judge.price = product.PRICE
         self.settings = [
             product.settings(home / f"m{n}", scenario.limit, webhooks=scenario.webhooks)
@@ -56,15 +60,25 @@ class World:
         self.processes: list[Process] = []
         self.calm = False
         self._sender = ""
+        self._doomed: tuple[Process, int] | None = None  # who dies, and at which step
+
+    def _know(self, plan: Any) -> None:
+        self.plans.append(plan)
+        for segment, render_id in zip(plan.segments, product.render_ids(plan), strict=True):
+            self.renders[render_id] = plan
+            self.by_voice[segment.asset.key].append(render_id)
 
     # --- running
 
     def carry_out(self) -> None:
         """Run the schedule to its end, or to the first violation."""
         for n in range(self.scenario.machines):
-            shutil.rmtree(self.home / f"m{n}" / "receipts", ignore_errors=True)
+            disguise.empty(f"{self.home}/m{n}/receipts")
         disguise.take_the_stage(self.loop, self.epoch, self._disk_is_full)
         wires.STAGE[:], product.SALTED[:] = [self], [self.scenario.salted]
+        os.environ.pop("HTTPS_PROXY", None)
+        if self.scenario.proxy:
+            os.environ["HTTPS_PROXY"] = "http://proxy.example:3128"
         self.loop.after_step = self._after_step
         self._arrange()
         bad = self.judge.violations
@@ -87,9 +101,10 @@ class World:
             self._begin_run(at, kind, number, self.scenario.restarts)
         for at in self.scenario.reconciles:
             self.loop.at(at, lambda: self.start("reconcile", product.reconcile))
-        if self.scenario.person != "away":
-            for part in (0.3, 0.6, 0.95):
-                self.loop.at(part * self.scenario.span, lambda: self.start("person", self._person))
+        for at in self.scenario.looks:
+            self.loop.at(at, lambda: self.start("person", self._person))
+        if self.scenario.forces:
+            self.loop.at(self.scenario.span * 0.7, lambda: self.start("force", self._force))
 
     def _begin_run(self, at: float, kind: str, number: int, restarts: int) -> None:
         """A run of all jobs, begun again while it dies or fails and restarts are left."""
@@ -98,8 +113,10 @@ class World:
             work = product.batch if kind == "batch" else product.command
             elsewhere = self.scenario.other_store and number == len(self.scenario.runs) - 1
             server = self.other if elsewhere else self.server
+            turned = number % len(self.plans)
+            plans = self.plans[turned:] + self.plans[:turned]
             process = self.start(
-                f"{kind} {number}", lambda ws: work(ws, self.plans), machine=number, server=server
+                f"{kind} {number}", lambda ws: work(ws, plans), machine=number, server=server
             )
             if restarts and not self.calm:
                 self.loop.at(self.loop.now + 180, lambda: again(process))
@@ -107,7 +124,7 @@ class World:
         def again(process: Process) -> None:
             if self.calm:
                 return
-            if process.ended and not (process.alive and process.task and _went_well(process.task)):
+            if process.ended and not process.well:
                 self._begin_run(self.loop.now + 5, kind, number, restarts - 1)
             elif not process.ended:
                 self.loop.at(self.loop.now + 180, lambda: again(process))
@@ -139,22 +156,32 @@ class World:
     ) -> Any:
         try:
             return await work(workspace)
-        except product.EXPECTED as error:
+        except Exception as error:
             self.ended.append(f"{self.loop.now:.0f} {process.name}: {type(error).__name__}: {error}")
             self._judge_end(process, error)
-            if isinstance(error, product.DEFECTS):
-                self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
-            raise
-        except OSError as error:
-            self.ended.append(f"{self.loop.now:.0f} {process.name}: {error}")
-            if self.scenario.full is None:
-                self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
-            raise
-        except Exception as error:
-            self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
             raise
 
     def _judge_end(self, process: Process, error: Exception) -> None:
+        """What a process may end with: what a person or the store must mend, and a full disk if the disk is full."""
+        scenario = self.scenario
+        expected = isinstance(error, product.EXPECTED) and not isinstance(error, product.DEFECTS)
+        if isinstance(error, OSError) and scenario.full is not None:
+            expected = True
+        if process.name.startswith("reconcile") and not isinstance(error, StoreUnavailable):
+            expected = False
+        if not expected:
+            self.judge.wrong(f"{process.name} ended with {type(error).__name__}: {error}")
+        if isinstance(error, OutcomeUnknown) and error.request_id is None:
+            plan = self.renders[str(error.render_id)]
+            if not product.names_what_is_seen(error, plan):
+                self.judge.wrong(f"a person is not told what to look for: {error}")
+        if scenario.at_once and all(
+            job.playable and job.script.delay < PATIENCE for job in self.fal.accepted.values()
+        ):
+            self.judge.wrong(f"{process.name} gave up: {error}")
+        self._judge_patience(process, error)
+
+    def _judge_patience(self, process: Process, error: Exception) -> None:
         """A run does not end because a request of it to the store failed, nor because the store was away for a while."""
         scenario = self.scenario
         a_while = all(end - begin <= 120 for begin, end in scenario.away)
@@ -174,10 +201,21 @@ class World:
             scenario.deaths.pop(0)
             if (victim := self._victim()) is not None:
                 self.loop.kill(victim)
+        if self._doomed is not None and self._doomed[1] <= steps:
+            if not self._doomed[0].ended:
+                self.loop.kill(self._doomed[0])
+            self._doomed = None
         while scenario.naps and scenario.naps[0][0] <= steps:
             _, seconds, stopped = scenario.naps.pop(0)
             if (victim := self._victim()) is not None:
                 self.loop.sleep(victim, seconds, stopped_clock=stopped)
+
+    def wrote(self, process: Process, key: str, data: bytes) -> None:
+        """A process wrote an object: it may be the last thing that it does."""
+        if self.scenario.dies_after and not self.calm:
+            what, steps = self.scenario.dies_after
+            if what in key or what.encode() in data:
+                self.scenario.dies_after, self._doomed = None, (process, self.loop.steps + steps)
 
     def _disk_is_full(self) -> bool:
         process, full = self.loop.current, self.scenario.full
@@ -199,12 +237,35 @@ class World:
         for after in SETTLING:
             self.loop.run(lambda after=after: bool(bad) or self.loop.now >= start + after)
             self.loop.now = max(self.loop.now, start + after)
-            if bad:
+            if bad or not self._left():
                 return
             self._tick()
-            if not self.open_ends() and not self.wrong_books():
-                return
-        self.judge.violations += self.open_ends() + self.wrong_books()
+        self.judge.violations += self._left()
+
+    def _left(self) -> list[str]:
+        """What is not as it must be at last."""
+        if any(not process.ended for process in self.processes):
+            return ["a process does not end"]
+        left = self.open_ends() + self.restless() + self.wrong_books()
+        if self.scenario.ends_well:
+            left += [f"job {plan.job_id} is not published" for plan in self.plans if not self._record(plan)]
+        return left
+
+    def restless(self) -> list[str]:
+        """Renders that stay under way for ever, and those that a machine could still bring home."""
+        wrong = []
+        for job in self.fal.accepted.values():
+            head = self.judge.head(job.render_id) or {}
+            state = head.get("state")
+            if state == "unknown" and self._can_be_found(job):
+                wrong.append(f"{job.render_id[:6]} is unknown, and {job.request_id} could be found")
+            if (head.get("submission") or {}).get("request_id") != job.request_id:
+                continue
+            if state in {"submitted", "rendered"}:
+                wrong.append(f"{job.render_id[:6]} stays {state} for ever")
+            if state == "stalled" and job.playable and not job.script.result_kept:
+                wrong.append(f"{job.render_id[:6]} is stalled, and {job.request_id} has a video")
+        return wrong
 
     def _tick(self) -> None:
         """One `reconcile`, and one look of the person, to their ends."""
@@ -225,6 +286,14 @@ class World:
             if not self._is_home(job) and not self._is_told(job)
         ]
 
+    def _can_be_found(self, job: Accepted) -> bool:
+        """Whether a request whose answer told nothing can be found out without a person."""
+        scenario = self.scenario
+        if len(self.judge.paid[job.render_id]) > 1 or job.script.fate == "lost":
+            return False
+        listed = scenario.history == "full" and not any(scenario.skews) and not scenario.naps
+        return listed or job.named
+
     def wrong_books(self) -> list[str]:
         """Bills that are not what was charged, and money that stays set aside for nothing."""
         keys = [
@@ -237,7 +306,9 @@ class World:
             head = self.judge.head(job.render_id) or {}
             followed = (head.get("submission") or {}).get("request_id")
             bill = billed.get(job.render_id)
-            if head.get("state") == "collected" and followed == job.request_id and bill != product.PRICE:
+            state = head.get("state")
+            unplayable = state == "stalled" and head["failure"]["kind"] == "unplayable"
+            if (state == "collected" or unplayable) and followed == job.request_id and bill != product.PRICE:
                 wrong.append(f"{job.request_id} is billed {bill}, not {product.PRICE}")
         for render_id in [name[0] for name in names if name[1] == "open"]:
             state = (self.judge.head(render_id) or {}).get("state")
@@ -247,14 +318,12 @@ class World:
 
     def _is_home(self, job: Accepted) -> bool:
         """Whether a published record names the request."""
-        objects = self.server.buckets[BUCKET]
-        for plan in self.plans:
-            record = objects.get(f"videos/{plan.job_id}/manifest.json")
-            if record and job.request_id in {
-                each["request_id"] for each in json.loads(record.data)["renders"]
-            }:
-                return True
-        return False
+        record = self._record(self.renders[job.render_id])
+        return record is not None and job.request_id in {each["request_id"] for each in record["renders"]}
+
+    def _record(self, plan: Any) -> dict[str, Any] | None:
+        kept = self.server.buckets[BUCKET].get(f"videos/{plan.job_id}/manifest.json")
+        return json.loads(kept.data) if kept else None
 
     def _is_told(self, job: Accepted) -> bool:
         """Whether a person sees it: by a notice, by `status`, or because a person settled it."""
@@ -276,9 +345,8 @@ class World:
 
     def _job_is_told(self, job: Accepted) -> bool:
         """Whether a person knows that the job lacks another render: it is run again, or left, at their word."""
-        plan = next(p for p in self.plans if job.render_id in {product.render_id(p, s) for s in p.segments})
-        others = [product.render_id(plan, segment) for segment in plan.segments]
-        heads = [self.judge.head(render_id) for render_id in others if render_id != job.render_id]
+        plan = self.renders[job.render_id]
+        heads = [self.judge.head(other) for other in product.render_ids(plan) if other != job.render_id]
         waiting = any(head and head["state"] in {"unknown", "stalled", "resolved"} for head in heads)
         return waiting or any(product.tells_of_job(notice, plan.job_id) for notice in self.told)
 
@@ -315,14 +383,29 @@ class World:
             return [] if followed.charged else [("not charged", "")]
         return []
 
+    async def _force(self, workspace: Any) -> None:
+        """Asks for another take of what has no video, as `--force` does."""
+        for plan in [plan for plan in self.plans if not self._record(plan)]:
+            take = await product.another_take(workspace, plan)
+            other = product.plan(0, self.scenario.segments, take)
+            heads = [self.judge.head(render_id) or {} for render_id in product.render_ids(other)]
+            if any(head.get("state") in {"failed", "stalled"} for head in heads):
+                self.judge.wrong(f"another take was asked for, and take {take} is spent")
+            if other not in self.plans:
+                self._know(other)
+            await product.command(workspace, [other])
+
     # --- the provider's side
 
     def _who(self, body: dict[str, Any], headers: Any) -> tuple[str, int, str]:
         """Whose request this is: by its voice, and by the newest intent of the process that sends it."""
         key = body["audio_url"].partition("?")[0].partition(f"/{BUCKET}/")[2]
-        render_id = self.by_voice[key]
-        mine = [each for each in self.judge.journal[render_id] if each["holder"] == self._sender]
-        return render_id, (mine[-1]["attempt"] if mine else 0), self._sender
+        entries = [each for render_id in self.by_voice[key] for each in self.judge.journal[render_id]]
+        mine = [each for each in entries if each["holder"] == self._sender]
+        newest = max(
+            mine, key=lambda each: each["at"], default={"render_id": self.by_voice[key][0], "attempt": 0}
+        )
+        return newest["render_id"], newest["attempt"], self._sender
 
     def _accepted(self, job: Accepted) -> None:
         claims = [
@@ -343,9 +426,12 @@ class World:
 
     def denied(self, request: dict[str, Any]) -> None:
         """The process that runs was told that its paid request was not accepted. It must say so if it lives."""
-        process = self.loop.current
+        process, scenario = self.loop.current, self.scenario
+        if scenario.away_after_submit:
+            scenario.away = [(self.loop.now, self.loop.now + scenario.away_after_submit)]
+            scenario.away_after_submit = 0.0
         troubled = (
-            self.scenario.deaths or self.scenario.naps or self.scenario.away or self.scenario.store_rate
+            scenario.deaths or scenario.naps or scenario.away or scenario.store_rate or scenario.dies_after
         )
         if process is None or (troubled and not self._only_away()):
             return
@@ -416,6 +502,7 @@ class World:
         if fault == "page":
             return 200, {"content-type": "text/html"}, b"<html>hello</html>"
         if fault == "nested_id":
+            job.named = True
             return 200, json_type, json.dumps({"code": 0, "data": {"request_id": job.request_id}}).encode()
         return self.fal.receipt(job)
 
@@ -430,10 +517,6 @@ class World:
         if fault == "throttled":
             return 429, {"content-type": "application/json", "retry-after": "7"}, b"{}"
         return 200, {"content-type": "text/html"}, b"<html>maintenance</html>"
-
-
-def _went_well(task: "asyncio.Task[Any]") -> bool:
-    return not task.cancelled() and task.exception() is None
 
 
 class _Turns:
@@ -506,6 +589,7 @@ class _Store(MemoryStore):
         stat = super().keep(key, data, content_type, metadata)
         if self.server is self.world.server:
             self.world.judge.written(key, data, before.data if before else None)
+            self.world.wrote(self.process, key, data)
         return stat
 
     async def remove(self, key: str) -> None:
