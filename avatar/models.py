@@ -451,6 +451,9 @@ class Video(Named):
     renders: tuple[Render, ...]
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
+    warnings: tuple[InputWarning, ...] = Field(
+        (), description="what was told of the inputs before it was paid for"
+    )
     continuity: Continuity = Continuity.CUT
     timings: dict[str, float] = Field(default_factory=dict, description="seconds by stage")
     portrait: Portrait

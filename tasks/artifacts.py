@@ -152,7 +152,9 @@ def _facts(video: Video) -> str:
         "Cost": _price(video),
         "Stored as": f"`{video.uri}`",
         "Job": f"`{video.job_id}`",
-    } | {f"Note {number}": note for number, note in enumerate(video.notes, 1)}
+    }
+    rows |= {f"Warning {number}": warning.text for number, warning in enumerate(video.warnings, 1)}
+    rows |= {f"Note {number}": note for number, note in enumerate(video.notes, 1)}
     return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 

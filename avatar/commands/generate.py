@@ -250,6 +250,7 @@ def as_result(
         "notes": [*video.portrait.notes, *video.voice.notes, *video.notes],
         "disclosure": video.disclosure,
         "captions": {each.language: each.key for each in video.captions},
+        "warnings": [warning.model_dump(mode="json") for warning in video.warnings],
         "cost": video.cost.model_dump(mode="json"),
         "renders": [
             {"render_id": render.render_id, "request_id": render.request_id, "state": "collected"}

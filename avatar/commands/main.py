@@ -162,11 +162,13 @@ def _add_batch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _add_quote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
-        "quote", help="tell length and price of a voice, or of a manifest; spends nothing"
+        "quote",
+        help="tell length and price of a voice, or of a manifest, and what is wrong with the files; spends nothing",
     )
     parser.add_argument(
         "--trim", action="store_true", help="leave out the silence before and after the speech"
     )
+    parser.add_argument("--portrait", metavar="FILE", help="look at this portrait, too")
     parser.add_argument("voice", metavar="VOICE", help="audio file, or a manifest (.csv, .jsonl)")
     _add_provider(parser)
     _add_json(parser)

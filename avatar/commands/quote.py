@@ -13,9 +13,10 @@ from avatar.batch.manifest import KINDS
 from avatar.batch.models import Batch
 from avatar.batch.rows import as_job, read_rows
 from avatar.errors import InvalidInput, NotConfigured
-from avatar.job.plan import warn_of_speech
+from avatar.job.plan import warn_of_portrait, warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
-from avatar.media.facts import VoiceFacts
+from avatar.media.facts import PortraitFacts, VoiceFacts
+from avatar.media.portrait import prepare_portrait
 from avatar.media.probe import probe_voice
 from avatar.media.voice_alone import Alone, take_alone
 from avatar.models import AvatarJob, Limits, ProviderName, Quote
@@ -35,12 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = probe_voice(path)
         alone = take_alone(path, found, Path(folder), trim=arguments.trim)
-        offers = [offer(name, model, alone, settings) for name, model in asked]
+        inputs = Inputs(alone, arguments.portrait)
+        offers = [offer(name, model, inputs, settings) for name, model in asked]
+    notes = (*inputs.portrait_notes, *alone.facts.notes)
     if arguments.json:
-        told = {"seconds": alone.facts.seconds, "notes": alone.facts.notes, "offers": offers}
-        print(json.dumps(told))
+        print(json.dumps({"seconds": alone.facts.seconds, "notes": notes, "offers": offers}))
     else:
-        _print(found, alone.facts, offers)
+        _print(found, alone.facts, notes, offers)
     return 0 if any(offer["accepted"] for offer in offers) else InvalidInput.exit_code
 
 
@@ -60,6 +62,26 @@ def _asked(
     ]
 
 
+class Inputs:
+    """A voice by itself, and the portrait it goes with, if one is named, as each provider would be given it."""
+
+    def __init__(self, alone: Alone, portrait: str | None = None) -> None:
+        self.alone = alone
+        self._portrait = Path(portrait).expanduser() if portrait else None
+        self._looks: dict[Limits, PortraitFacts] = {}
+
+    @property
+    def portrait_notes(self) -> tuple[str, ...]:
+        return next((facts.notes for facts in self._looks.values()), ())
+
+    def look(self, limits: Limits) -> PortraitFacts | None:
+        """What there is to say of the portrait. Raises `InvalidInput` if this provider would not take it."""
+        if self._portrait is not None and limits not in self._looks:
+            with tempfile.TemporaryDirectory() as folder:
+                self._looks[limits] = prepare_portrait(self._portrait, Path(folder) / "ready", limits)
+        return self._looks.get(limits)
+
+
 class Quoted:
     """The rows of a manifest by what they cost, as far as this machine can tell."""
 
@@ -68,7 +90,7 @@ class Quoted:
         self.amounts: dict[ProviderName, Decimal] = {}
         self.rows = self.seconds = self.elsewhere = 0
         self.bad: list[tuple[int, str]] = []
-        self._offers: dict[tuple[str, bool, ProviderName, str], dict[str, Any]] = {}
+        self._offers: dict[tuple[str, str, bool, ProviderName, str], dict[str, Any]] = {}
         self._seen: set[AvatarJob] = set()
 
     def add(self, line: int, job: AvatarJob | str) -> None:
@@ -92,7 +114,7 @@ class Quoted:
         name = self._provider or job.provider or self.settings.provider
         try:
             model = self._model or job.model or self.settings.model
-            found = self._offer(job.voice, name, model, trim=self._trim or job.trim)
+            found = self._offer(job, name, model, trim=self._trim or job.trim)
         except InvalidInput as error:
             self.bad.append((line, str(error)))
             return
@@ -102,12 +124,13 @@ class Quoted:
         self.seconds += found["seconds"]
         self.amounts[name] = self.amounts.get(name, Decimal(0)) + Decimal(found["amount"])
 
-    def _offer(self, voice: str, name: ProviderName, model: str, *, trim: bool) -> dict[str, Any]:
-        key = (voice, trim, name, model)
+    def _offer(self, job: AvatarJob, name: ProviderName, model: str, *, trim: bool) -> dict[str, Any]:
+        key = (job.portrait, job.voice, trim, name, model)
         if key not in self._offers:
             with tempfile.TemporaryDirectory() as folder:
-                alone = take_alone(Path(voice), probe_voice(Path(voice)), Path(folder), trim=trim)
-                self._offers[key] = offer(name, model, alone, self.settings)
+                voice = Path(job.voice)
+                alone = take_alone(voice, probe_voice(voice), Path(folder), trim=trim)
+                self._offers[key] = offer(name, model, Inputs(alone, job.portrait), self.settings)
         return self._offers[key]
 
 
@@ -146,11 +169,12 @@ def _print_manifest(quoted: Quoted) -> None:
         print(f"  line {line}: {reason}")
 
 
-def offer(name: ProviderName, model: str, alone: Alone, settings: AvatarSettings) -> dict[str, Any]:
-    """What `name` asks for this voice with that model and where it would be cut, or why it would not take it."""
-    facts = alone.facts
+def offer(name: ProviderName, model: str, inputs: Inputs, settings: AvatarSettings) -> dict[str, Any]:
+    """What `name` asks for these inputs with that model and where it would cut, or why it would not take them."""
+    alone, facts = inputs.alone, inputs.alone.facts
     try:
         price, limits = describe_provider(name, settings, model)
+        portrait = inputs.look(limits)
         cuts = plan_cuts(alone.path, facts, limits)
     except (InvalidInput, NotConfigured) as error:
         return {"provider": name, "model": model, "accepted": False, "reason": str(error)}
@@ -158,7 +182,10 @@ def offer(name: ProviderName, model: str, alone: Alone, settings: AvatarSettings
     seconds = sum(math.ceil(round(segment["seconds"], 3)) for segment in segments)
     amount = (seconds * price).quantize(Decimal("0.0001"))
     quote = Quote(provider=name, seconds=seconds, price_per_second=price, amount=amount)
-    warnings = tuple(warn_of_speech(facts.speech, facts.seconds, quote, clipped=facts.clipped))
+    warnings = (
+        *(warn_of_portrait(portrait) if portrait else ()),
+        *warn_of_speech(facts.speech, facts.seconds, quote, clipped=facts.clipped),
+    )
     if settings.warnings == "refuse" and warnings:
         reason = " ".join(warning.text for warning in warnings)
         return {
@@ -201,9 +228,9 @@ def _bites(alone: Alone, cuts: Sequence[Cut], limits: Limits) -> list[str]:
     return bites
 
 
-def _print(found: VoiceFacts, facts: VoiceFacts, offers: list[dict[str, Any]]) -> None:
+def _print(found: VoiceFacts, facts: VoiceFacts, notes: Sequence[str], offers: list[dict[str, Any]]) -> None:
     print(f"{facts.seconds:.2f} s of {found.codec}, {found.sample_rate} Hz, {found.channels} channel(s)")
-    for note in facts.notes:
+    for note in notes:
         print(f"  note: {note}")
     shown: list[dict[str, Any]] = []
     for row in offers:

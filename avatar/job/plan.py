@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from avatar.errors import InvalidInput
 from avatar.media.cuts import CUTS_SPEC, Cut, plan_cuts
+from avatar.media.facts import PortraitFacts
 from avatar.media.kinds import sniff_file
 from avatar.media.portrait import RECOLOURED_SPEC, prepare_portrait
 from avatar.media.probe import VoiceFacts, probe_voice
@@ -286,7 +287,7 @@ SMALL_SIDE, SMALL_FACE = 512, 64
 TIGHT, EDGE = 0.8, 0.0
 
 
-def warn_of_portrait(portrait: Portrait) -> Iterator[InputWarning]:
+def warn_of_portrait(portrait: Portrait | PortraitFacts) -> Iterator[InputWarning]:
     """Warnings about a portrait: its size, and the face in it, where one was looked for."""
     size = f"{portrait.width}×{portrait.height} px"
     if min(portrait.width, portrait.height) < SMALL_SIDE:
@@ -307,7 +308,9 @@ def warn_of_portrait(portrait: Portrait) -> Iterator[InputWarning]:
         yield from _warn_of_face(portrait, portrait.face)
 
 
-def _warn_of_face(portrait: Portrait, face: tuple[float, float, float, float]) -> Iterator[InputWarning]:
+def _warn_of_face(
+    portrait: Portrait | PortraitFacts, face: tuple[float, float, float, float]
+) -> Iterator[InputWarning]:
     left, top, width, height = face
     pixels = round(height * portrait.height)
     if pixels < SMALL_FACE:

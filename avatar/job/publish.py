@@ -379,6 +379,7 @@ def _describe(
         renders=tuple(renders),
         checks=made.checks,
         notes=(*made.notes, *_bills(workspace, plan, renders)),
+        warnings=plan.warnings,
         portrait=plan.portrait,
         voice=plan.voice,
         disclosure=disclosure_for(plan.language),

@@ -16,12 +16,13 @@ __all__ = [
     "ADOBE_RGB",
     "HighRange",
     "Space",
-    "bands",
     "by_code",
     "by_gamma",
     "convert",
     "convert_by_profile",
     "is_close",
+    "pieces",
+    "to_eight_bits",
 ]
 
 Matrix = NDArray[np.float64]
@@ -213,3 +214,21 @@ def convert_by_profile(image: Image.Image, profile: bytes) -> Image.Image | None
 
 def _channels(image: Image.Image) -> str:
     return {"L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}.get(image.mode, "RGB")
+
+
+def pieces(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    """The picture in pieces of some rows: work on all of a large one at once would take gigabytes."""
+    for top, end in bands(*image.size):
+        box = (0, top, image.width, end)
+        yield box, image.crop(box)
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of more bits, reduced by what seems to be its full scale."""
+    highest = np.max([np.asarray(band).astype(np.float64).max(initial=0.0) for _, band in pieces(image)])
+    full = 1.0 if highest <= 1 else 255.0 if highest <= 255 else 65535.0  # noqa: PLR2004 - usual full scales
+    reduced = Image.new("L", image.size)
+    for box, band in pieces(image):
+        values = np.asarray(band).astype(np.float64) / full * 255
+        reduced.paste(Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8)), box)
+    return reduced

@@ -17,12 +17,13 @@ from PIL import Image
 
 from avatar.media.colours import Space, by_code, by_gamma
 
-__all__ = ["Parts", "coded_space", "deep_samples", "is_raw", "parts_of"]
+__all__ = ["Parts", "coded_colours", "deep_samples", "is_adobe_rgb", "is_raw", "parts_of", "unusual_jpeg"]
 
 #: JPEG's markers (ITU-T T.81 table B.1) that decide; of the frames those that every reader knows.
 SOI, EOI, SOS, COM, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE
 PROGRESSIVE = 0xC2
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+LOSSLESS, JPEG_LS = (0xC3, 0xC7, 0xCB, 0xCF), 0xF7
 USUAL_FRAMES = (0xC0, 0xC1, PROGRESSIVE)
 NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 #: A JPEG's three channels are YCbCr, unless Adobe's segment says otherwise or they are called R, G and B.
@@ -51,6 +52,7 @@ class Parts:
         deep: whether it has more than 8 bits a channel.
         space: what its numbers mean, unless an ICC profile tells it.
         profile_counts: whether an ICC profile in it, if any, tells its colours.
+        profile: an ICC profile that its decoder does not hand over.
         coefficients: bytes a decoder holds beside the picture itself.
     """
 
@@ -60,6 +62,7 @@ class Parts:
     deep: bool = False
     space: Space | None = None
     profile_counts: bool = True
+    profile: bytes | None = None
     coefficients: int = 0
 
 
@@ -86,6 +89,19 @@ def _jpeg(data: bytes) -> Parts:
     if parts.stripped and not parts.kept.startswith((b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xee")):
         parts.kept[2:2] = JFIF
     return parts
+
+
+def unusual_jpeg(data: bytes) -> str:
+    """What a JPEG is that hardly any reader takes; nothing if it is of the usual kinds."""
+    for marker, start, _ in _segments(data):
+        if marker == JPEG_LS:
+            return "a JPEG-LS"
+        if marker in LOSSLESS:
+            return "a lossless JPEG"
+        if marker in FRAMES:
+            depth = data[start + 4]
+            return f"a JPEG of {depth} bits a channel" if depth != BYTE else ""
+    return ""
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -169,32 +185,49 @@ def _png_space(seen: dict[bytes, bytes]) -> tuple[Space | None, bool]:
     return by_gamma(gamma, points), True
 
 
-def coded_space(data: bytes) -> Space | None:
-    """What the `colr` property of an AVIF's or HEIF's main picture says by code points (ISO/IEC 23008-12).
+def coded_colours(data: bytes) -> tuple[Space | None, bytes | None]:
+    """What the `colr` properties of an AVIF's or HEIF's main picture say by code points (ISO/IEC 23008-12), and by ICC.
+
+    Of a picture that is put together from tiles, as phones store it, they may be told of the tiles alone.
 
     Raises:
         HighRange: brightness beyond white.
     """
+    space, profile = None, None
     try:
         for kind, body in _properties(data):
             if kind == b"colr" and body[:4] == b"nclx":
-                return by_code(*struct.unpack(">HH", body[4:8]))
+                space = by_code(*struct.unpack(">HH", body[4:8]))
+            elif kind == b"colr" and body[:4] in (b"prof", b"rICC"):
+                profile = body[4:]
     except (struct.error, IndexError):
-        return None
-    return None
+        return None, None
+    return space, profile
 
 
-def _properties(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of each property that the main picture has."""
+def _properties(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Name and content of each property that the main picture has, or of its first tile if it has no colours."""
     meta = dict(_boxes(dict(_boxes(data)).get(b"meta", bytes(4))[4:]))
     within = dict(_boxes(meta[b"iprp"])) if b"iprp" in meta else {}
     if b"pitm" not in meta or b"ipma" not in within:
-        return
+        return []
     main = int.from_bytes(meta[b"pitm"][4:])
     listed = list(_boxes(within.get(b"ipco", b"")))
-    for number in _associated(within[b"ipma"], main):
-        if 0 < number <= len(listed):
-            yield listed[number - 1]
+    for item in (main, _first_tile(meta.get(b"iref", b""), main)):
+        numbers = _associated(within[b"ipma"], item)
+        found = [listed[number - 1] for number in numbers if 0 < number <= len(listed)]
+        if any(kind == b"colr" for kind, _ in found):
+            return found
+    return []
+
+
+def _first_tile(iref: bytes, item: int) -> int:
+    """The first of the items that one is derived from; 0 if it is a picture of its own."""
+    size = 4 if iref[:1] == b"\1" else 2
+    for kind, body in _boxes(iref[4:]):
+        if kind == b"dimg" and int.from_bytes(body[:size]) == item:
+            return int.from_bytes(body[size + 2 : size + 2 + size])
+    return 0
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -245,3 +278,14 @@ def is_raw(image: Image.Image) -> bool:
     """Whether what Pillow takes for a TIFF is a camera's raw file, of which it would show the preview."""
     tags = getattr(image, "tag_v2", {})
     return DNG_VERSION in tags or (tags.get(SUBFILE) == PREVIEW and SUB_IFDS in tags)
+
+
+EXIF_IFD, INTEROP_IFD = 0x8769, 0xA005
+
+
+def is_adobe_rgb(image: Image.Image) -> bool:
+    """Whether a camera says so (Exif 2.3, 4.6.5): an uncalibrated space, and the rule `R03`."""
+    exif = image.getexif()
+    index = exif.get_ifd(EXIF_IFD).get(INTEROP_IFD)
+    known = index if isinstance(index, dict) else exif.get_ifd(INTEROP_IFD)
+    return str(known.get(1, "")).rstrip("\0") == "R03"

@@ -1,7 +1,6 @@
 """Portraits: decoded fully, checked, and turned into what every provider accepts."""
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -15,15 +14,24 @@ from avatar.media.colours import (
     ADOBE_RGB,
     HighRange,
     Space,
-    bands,
     convert,
     convert_by_profile,
     is_close,
+    pieces,
+    to_eight_bits,
 )
 from avatar.media.confined import confined
 from avatar.media.faces import can_search, find_face
 from avatar.media.facts import PortraitFacts
-from avatar.media.image_files import Parts, coded_space, deep_samples, is_raw, parts_of
+from avatar.media.image_files import (
+    Parts,
+    coded_colours,
+    deep_samples,
+    is_adobe_rgb,
+    is_raw,
+    parts_of,
+    unusual_jpeg,
+)
 from avatar.media.kinds import kind_of, second_kind, unreadable
 from avatar.models import Limits
 
@@ -40,7 +48,7 @@ MAX_PIXELS = 90_000_000
 #: Bytes beside the picture that its decoder may hold and still fit.
 MAX_COEFFICIENTS = 350_000_000
 JPEG_QUALITIES = (95, 90, 85)
-EXIF_ORIENTATION, EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x0112, 0x8769, 0x8825, 0xA005
+EXIF_ORIENTATION, GPS_IFD = 0x0112, 0x8825
 #: What undoes each orientation (Exif 2.3, 4.6.4) but the upright one.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -97,7 +105,7 @@ def prepare_portrait(path: Path, target: Path, limits: Limits, name: str = "") -
         _refuse_second_kind(path, name)
         data = path.read_bytes()
         parts = _parts(data, image, name)
-        frames = _load(name, image)
+        frames = _load(path, name, image)
         draft = _Draft(image)
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
         _take_first_frame(draft, frames)
@@ -138,7 +146,8 @@ class _Source:
 
 
 def _note_place(draft: _Draft, image: Image.Image) -> None:
-    if image.getexif().get_ifd(GPS_IFD):
+    xmp = str(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or "")
+    if image.getexif().get_ifd(GPS_IFD) or "GPSLatitude" in xmp:
         draft.notes.append("where it was taken (GPS) is not passed on")
 
 
@@ -172,13 +181,20 @@ def _open(path: Path, name: str) -> Image.Image:
             f"{name} claims too many pixels for a portrait; the bound is {MAX_PIXELS:,} in all."
         ) from error
     except DAMAGED as error:
-        raise unreadable(path, name, "portrait") from error
+        raise _unusual(path, name) or unreadable(path, name, "portrait") from error
     if is_raw(image):
         raise InvalidInput(
             f"{name} is a camera's raw picture, which is not read as a portrait.",
             hint="Develop it, and export a JPEG.",
         )
     return image
+
+
+def _unusual(path: Path, name: str) -> InvalidInput | None:
+    data = path.read_bytes()
+    kind = unusual_jpeg(data) if data.startswith(b"\xff\xd8\xff") else ""
+    text = f"{name} is {kind}, which is not read as a portrait."
+    return InvalidInput(text, hint="Export it as a usual JPEG, or as PNG.") if kind else None
 
 
 def _formats(head: bytes) -> tuple[str, ...]:
@@ -211,7 +227,8 @@ def _parts(data: bytes, image: Image.Image, name: str) -> Parts | None:
     try:
         parts = parts_of(data, image)
         if parts is None and image.format in ("AVIF", "HEIF"):
-            return Parts(plain=False, space=coded_space(data))
+            space, profile = coded_colours(data)
+            return Parts(plain=False, space=space, profile=profile)
     except HighRange as error:
         raise InvalidInput(
             f"{name} is a picture of high dynamic range (HDR), which every screen shows in its own way.",
@@ -225,13 +242,13 @@ def _parts(data: bytes, image: Image.Image, name: str) -> Parts | None:
     return parts
 
 
-def _load(name: str, image: Image.Image) -> int:
+def _load(path: Path, name: str, image: Image.Image) -> int:
     """Decode the first picture; how many there are."""
     try:
         image.load()
         return int(getattr(image, "n_frames", 1))
     except DAMAGED as error:
-        raise InvalidInput(
+        raise _unusual(path, name) or InvalidInput(
             f"{name} is damaged: its picture cannot be decoded to the end ({error})."
         ) from error
 
@@ -242,14 +259,18 @@ def _take_first_frame(draft: _Draft, frames: int) -> None:
         many = {"MPO": "", "HEIF": f"holds {frames} pictures: the main one is used"}
         note = many.get(draft.image.format or "", f"has {frames} frames: the first is used")
         draft.notes += [note] if note else []
+        if draft.image.format == "HEIF":
+            # Each use of a HEIF of several pictures decodes it anew, and what was done to its colours is gone.
+            draft.image = draft.image.copy()
 
 
 def _to_srgb(draft: _Draft, parts: Parts | None, data: bytes) -> None:
     """Convert the colours, if they are others: by the profile, or by what else tells them."""
     image = draft.image
     profile = image.info.get("icc_profile") if parts is None or parts.profile_counts else None
+    profile = profile or (parts.profile if parts else None)
     space = parts.space if parts else None
-    if not profile and space is None and image.format in ("JPEG", "MPO") and _is_adobe_rgb(image):
+    if not profile and space is None and image.format in ("JPEG", "MPO") and is_adobe_rgb(image):
         space = ADOBE_RGB
     try:
         found = _by_profile(draft, profile) if profile else None
@@ -264,14 +285,6 @@ def _to_srgb(draft: _Draft, parts: Parts | None, data: bytes) -> None:
         draft.notes.append("colours converted to sRGB")
 
 
-def _is_adobe_rgb(image: Image.Image) -> bool:
-    """Whether a camera says so (Exif 2.3, 4.6.5): an uncalibrated space, and the rule `R03`."""
-    exif = image.getexif()
-    index = exif.get_ifd(EXIF_IFD).get(INTEROP_IFD)
-    known = index if isinstance(index, dict) else exif.get_ifd(INTEROP_IFD)
-    return str(known.get(1, "")).rstrip("\0") == "R03"
-
-
 def _by_profile(draft: _Draft, profile: bytes) -> Image.Image | None:
     if draft.image.mode in ("CMYK", "LAB"):
         # Such pictures were always converted by their profile, under the name they have.
@@ -284,7 +297,7 @@ def _by_profile(draft: _Draft, profile: bytes) -> Image.Image | None:
 
 def _in_colour_mode(image: Image.Image) -> Image.Image:
     if _is_deep(image):
-        return _to_eight_bits(image)
+        return to_eight_bits(image)
     if image.mode in ("L", "RGB", "RGBA", "CMYK", "LAB"):
         return image
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -304,7 +317,7 @@ def _flatten(draft: _Draft) -> None:
     if not image.has_transparency_data or _is_deep(image):
         return
     flat, see_through = Image.new("RGB", image.size), False
-    for box, band in _bands(image):
+    for box, band in pieces(image):
         layered = band.convert("RGBA")
         see_through = see_through or np.asarray(layered.getchannel("A")).min() < 255  # noqa: PLR2004 - opaque
         white = Image.new("RGBA", layered.size, "white")
@@ -314,17 +327,10 @@ def _flatten(draft: _Draft) -> None:
     draft.become(flat, "transparency laid on white" if see_through else "")
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
-    """The picture in pieces of some rows: work on all of a large one at once would take gigabytes."""
-    for top, end in bands(*image.size):
-        box = (0, top, image.width, end)
-        yield box, image.crop(box)
-
-
 def _reduce_depth(draft: _Draft, parts: Parts | None) -> None:
     image = draft.image
     if _is_deep(image):
-        draft.become(_to_eight_bits(image), "reduced to 8 bits per channel")
+        draft.become(to_eight_bits(image), "reduced to 8 bits per channel")
     elif image.mode == "1":
         draft.become(image.convert("L"))
     elif image.mode not in ("RGB", "L"):
@@ -343,18 +349,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         from PIL import ImageCms
 
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
+        # Without the table that is interpolated otherwise: it is off by up to 40 of 255 at the gamut's edge.
+        exact = ImageCms.Flags.NOOPTIMIZE
+        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB", flags=exact) or image
     return image.convert("RGB")
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    highest = np.max([np.asarray(band).astype(np.float64).max(initial=0.0) for _, band in _bands(image)])
-    full = 1.0 if highest <= 1 else 255.0 if highest <= 255 else 65535.0  # noqa: PLR2004 - usual full scales
-    reduced = Image.new("L", image.size)
-    for box, band in _bands(image):
-        values = np.asarray(band).astype(np.float64) / full * 255
-        reduced.paste(Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8)), box)
-    return reduced
 
 
 def _check_shape(name: str, image: Image.Image, limits: Limits) -> None:

@@ -36,6 +36,7 @@ Samples = NDArray[np.float32]
 
 def open_media(path: Path, piece: Piece | None = None) -> InputContainer:
     """Open a media file, or a piece of one, by its content; its name is never taken for a protocol or a format."""
+    piece = piece or _behind_zeros(path)
     source = Window(path, piece) if piece else f"file:{path}"
     try:
         return _open(source)
@@ -47,6 +48,14 @@ def open_media(path: Path, piece: Piece | None = None) -> InputContainer:
         if suffix not in ("mp3", "gsm"):
             raise
         return _open(source, suffix)
+
+
+def _behind_zeros(path: Path) -> Piece | None:
+    """An MP3 that recorders put zeros before: FFmpeg looks for its index, and the encoder's delay, at the beginning."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    start = len(head) - len(head.lstrip(b"\0"))
+    return Piece(start, path.stat().st_size) if start and kind_of(head).suffix == "mp3" else None
 
 
 def _open(source: str | Window, name: str | None = None) -> InputContainer:
@@ -131,6 +140,7 @@ def open_sound(
     if not path.stat().st_size:
         raise InvalidInput(f"{name} is empty (0 bytes).")
     try:
+        _refuse_reversed(path)
         container = open_media(path, piece)
     except (FFmpegError, OSError) as error:
         raise unreadable(path, name, "voice") from error
@@ -142,6 +152,13 @@ def open_sound(
                 raise unreadable(path, name, "voice")
             raise InvalidInput(f"{name} has no sound in it.", hint=MP3_OR_WAV)
         yield Sound(container, stream, name)
+
+
+def _refuse_reversed(path: Path) -> None:
+    """FFmpeg reads the header of a RIFX, and takes its samples for noise."""
+    with path.open("rb") as file:
+        if file.read(4) == b"RIFX":
+            raise InvalidDataError(0, "reversed bytes")
 
 
 def _is_media(path: Path) -> bool:

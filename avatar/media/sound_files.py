@@ -333,7 +333,7 @@ def _frame_at(data: Data, at: int) -> tuple[int, tuple[int, int, bool]] | None:
 def split(path: Path, kind: str) -> list[Piece]:
     """The files that were glued together in one, in order; of one that was not, the one. `kind` is FFmpeg's name.
 
-    Ogg is made to be glued so, and is one piece however many are in it.
+    Ogg is made to be glued so, and is one piece however many are in it, unless they differ in form.
     """
     whole = [Piece(0, path.stat().st_size)]
     if kind == "wav":
@@ -343,16 +343,12 @@ def split(path: Path, kind: str) -> list[Piece]:
         mp3 = read_mp3(path)
         return mp3.pieces if mp3 and len(mp3.pieces) > 1 else whole
     with mapped(path) as data:
-        begins = _boxes_begin(data) if kind == "mp4" else _marks_begin(data, kind)
+        finders = {"mp4": _boxes_begin, "ogg": _forms_begin}
+        marks = BEGINNINGS[kind].finditer(data) if kind in BEGINNINGS else ()
+        begins = finders[kind](data) if kind in finders else [mark.start() for mark in marks]
         if len(begins) < 2 or begins[0] != 0:  # noqa: PLR2004 - one file
             return whole
         return [Piece(one, other) for one, other in zip(begins, [*begins[1:], len(data)], strict=True)]
-
-
-def _marks_begin(data: Data, kind: str) -> list[int]:
-    if kind not in BEGINNINGS:
-        return [0]
-    return [found.start() for found in BEGINNINGS[kind].finditer(data)]
 
 
 def _boxes_begin(data: Data) -> list[int]:
@@ -375,8 +371,24 @@ def _boxes_begin(data: Data) -> list[int]:
     return begins
 
 
-#: An Ogg page is no longer than this; its header tells whether it is the last.
-PAGE_BYTES, PAGE_FLAGS, LAST_PAGE = 65_307, 5, 4
+#: An Ogg page is no longer than this; its header tells whether it is the first of a stream, or the last.
+PAGE_BYTES, PAGE_HEAD, PAGE_FLAGS, FIRST_PAGE, LAST_PAGE = 65_307, 27, 5, 2, 4
+
+
+def _forms_begin(data: Data) -> list[int]:
+    """Where the Oggs begin, if they differ in what their first pages say: FFmpeg's decoders keep to the first."""
+    begins: list[int] = []
+    forms: set[bytes] = set()
+    at, opens = 0, False
+    while data[at : at + 4] == b"OggS" and at + PAGE_HEAD <= len(data):
+        sizes = data[at + PAGE_HEAD : at + PAGE_HEAD + data[at + PAGE_HEAD - 1]]
+        end = at + PAGE_HEAD + len(sizes) + sum(sizes)
+        if data[at + PAGE_FLAGS] & FIRST_PAGE:
+            begins += [] if opens else [at]
+            forms.add(bytes(data[at + PAGE_HEAD + len(sizes) : end]))
+        opens = bool(data[at + PAGE_FLAGS] & FIRST_PAGE)
+        at = end
+    return begins if len(forms) > 1 else [0]
 
 
 def ends_open(path: Path) -> bool:

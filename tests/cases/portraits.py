@@ -185,6 +185,33 @@ def digital_negative(path: Path) -> None:
     picture().save(path, format="TIFF", tiffinfo=tags)
 
 
+def with_place_in_words(path: Path) -> None:
+    """GPS in XMP, which editors write."""
+    picture().save(path, xmp=b'<x:xmpmeta><rdf:Description exif:GPSLatitude="48,8.0N"/></x:xmpmeta>')
+
+
+def coded(primaries: int, transfer: int) -> Callable[[Path], object]:
+    """A PNG with `cICP`."""
+
+    def write(path: Path) -> None:
+        picture().save(path)
+        more = chunk(b"cICP", bytes([primaries, transfer, 0, 1]))
+        path.write_bytes(path.read_bytes()[:33] + more + path.read_bytes()[33:])
+
+    return write
+
+
+def of_frame(marker: int, depth: int) -> Callable[[Path], object]:
+    """A JPEG whose frame is said to be of another kind, or of more bits."""
+
+    def write(path: Path) -> None:
+        picture().save(path)
+        data, at = path.read_bytes(), path.read_bytes().index(b"\xff\xc0")
+        path.write_bytes(data[:at] + bytes([0xFF, marker, *data[at + 2 : at + 4], depth]) + data[at + 5 :])
+
+    return write
+
+
 CASES = [
     FileCase("an iPhone's HEIC", "accepted", "portrait.heic", made(lambda: files.heic(picture()))),
     FileCase("an iPhone's HEIC in Display P3", "accepted: colours converted to sRGB", "portrait.heic", made(lambda: files.heic(picture(), profile=files.icc(files.P3, 2.2)))),
@@ -192,6 +219,18 @@ CASES = [
     FileCase("Adobe RGB, by its profile", "accepted: colours converted to sRGB", "portrait.jpg", profiled(files.ADOBE, 2.2)),
     FileCase("ProPhoto, by its profile", "accepted: colours converted to sRGB", "portrait.png", profiled(files.PROPHOTO, 1.8)),
     FileCase("Display P3, by code points (AVIF)", "accepted: colours converted to sRGB", "portrait.avif", by_code(12, 13)),
+    FileCase("Display P3, told of a HEIC's tiles", "accepted: colours converted to sRGB", "portrait.heic", made(lambda: files.heic(picture(), profile=files.icc(files.P3, 2.2), grid=True))),
+    FileCase("a burst in Display P3 (HEIC)", "accepted: holds 2 pictures: the main one is used; colours converted to sRGB", "portrait.heic", made(lambda: files.heic(picture(), profile=files.icc(files.P3, 2.2), burst=True))),
+    FileCase("a HEIC that is turned", "accepted", "portrait.heic", made(lambda: files.heic(picture(), turned=6))),
+    FileCase("Display P3, by code points (PNG)", "accepted: colours converted to sRGB", "portrait.png", coded(12, 13)),
+    FileCase("HDR (PNG in HLG)", "portrait.png is a picture of high dynamic range (HDR), which every screen shows in its own way. Export it without HDR, as JPEG or PNG.", "portrait.png", coded(9, 18)),
+    FileCase("grey with a gamma of its own", "accepted: colours converted to sRGB", "portrait.jpg", saved(lambda: picture(mode="L"), icc_profile=files.grey_icc(1.5))),
+    FileCase("a grey picture's profile on a coloured one", "accepted", "portrait.jpg", saved(icc_profile=files.grey_icc(1.5))),
+    FileCase("print colours (CMYK), with their profile", "accepted: converted from CMYK to RGB", "portrait.jpg", saved(lambda: picture(mode="CMYK"), icc_profile=files.cmyk_icc())),
+    FileCase("CIE Lab", "accepted: converted from LAB to RGB", "portrait.tif", saved(lambda: Image.new("LAB", (400, 600), (128, 10, 20)))),
+    FileCase("a JPEG of 12 bits", "portrait.jpg is a JPEG of 12 bits a channel, which is not read as a portrait. Export it as a usual JPEG, or as PNG.", "portrait.jpg", of_frame(0xC1, 12)),
+    FileCase("a lossless JPEG", "portrait.jpg is a lossless JPEG, which is not read as a portrait. Export it as a usual JPEG, or as PNG.", "portrait.jpg", of_frame(0xC3, 8)),
+    FileCase("where it was taken, in its XMP data", "accepted: where it was taken (GPS) is not passed on", "portrait.jpg", with_place_in_words),
     FileCase("HDR (AVIF in PQ)", "portrait.avif is a picture of high dynamic range (HDR), which every screen shows in its own way. Export it without HDR, as JPEG or PNG.", "portrait.avif", by_code(9, 16)),
     FileCase("a PNG in linear light (gAMA 1.0)", "accepted: colours converted to sRGB", "portrait.png", linear),
     FileCase("a PNG in linear light, of 16 bits", "accepted: colours converted to sRGB; reduced to 8 bits per channel", "portrait.png", linear_and_deep),

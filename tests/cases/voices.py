@@ -208,8 +208,8 @@ def without_index(path: Path) -> None:
 
 def _add(output, stream, samples: np.ndarray) -> None:
     sound = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-    sound.sample_rate, sound.pts = RATE, 0
-    resampler = av.AudioResampler(format=stream.format, layout="mono", rate=RATE)
+    sound.sample_rate, sound.pts = stream.rate, 0
+    resampler = av.AudioResampler(format=stream.format, layout="mono", rate=stream.rate)
     for ready in (*resampler.resample(sound), *resampler.resample(None)):
         output.mux(stream.encode(ready))
     output.mux(stream.encode(None))
@@ -255,6 +255,40 @@ def bare_samples(path: Path) -> None:
     path.write_bytes((tone(3, 24000)[0] * 32767).astype("<i2").tobytes())
 
 
+def filmed(codec: str, picture: str) -> Callable[[Path], object]:
+    """A film of three seconds."""
+
+    def write(path: Path) -> None:
+        with av.open(str(path), "w") as output:
+            film = output.add_stream(picture, rate=25, width=64, height=64, pix_fmt="yuv420p")
+            voice = output.add_stream(codec, rate=48000, layout="mono")
+            for number in range(75):
+                frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), number, np.uint8), format="rgb24")
+                frame.pts = number
+                output.mux(film.encode(frame))
+            output.mux(film.encode(None))
+            _add(output, voice, tone(3, 48000))
+
+    return write
+
+
+def live(path: Path) -> None:
+    with av.open(str(path), "w", options={"live": "1"}) as output:
+        _add(output, output.add_stream("libopus", rate=48000, layout="mono"), tone(3, 48000))
+
+
+def fragmented(path: Path) -> None:
+    options = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}
+    with av.open(str(path), "w", options=options) as output:
+        _add(output, output.add_stream("aac", rate=RATE, layout="mono"), tone(3))
+
+
+def tagged(path: Path) -> None:
+    """An MP3 with a tag in front and another behind."""
+    encode(path, tone(3), "libmp3lame")
+    path.write_bytes(path.read_bytes() + b"TAG" + b"a title".ljust(125, b"\0"))
+
+
 SPOKEN = EXAMPLES / "speech.mp3"
 SILENCE = np.zeros((1, 3 * 8000), np.float32)
 HLS = b"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nfile:///etc/hostname\n#EXTINF:3,\nhttp://127.0.0.1:9/voice.mp3\n"
@@ -276,6 +310,19 @@ CASES = [
     FileCase("two sounds, the second of a kind nobody knows", "accepted: holds 2 sounds: number 1 is used, number 2 cannot be decoded; converted to MP3", "voice.mkv", unknown_second),
     FileCase("a telephone's GSM", "accepted: clipped: its loudest parts are cut off; converted to MP3", "voice.gsm", telephone),
     FileCase("Sound Blaster's VOC", "accepted: converted to MP3", "voice.voc", sound_blaster),
+    FileCase("MXF, as cameras have it", "accepted: a video file: its sound is used; converted to MP3", "voice.mxf", filmed("pcm_s16le", "mpeg2video")),
+    FileCase("AAC as broadcasters send it (LATM)", "accepted: converted to MP3", "voice.loas", lambda path: encode(path, tone(3), "aac", container="latm")),
+    FileCase("AMR, as telephones record it", "accepted: converted to MP3", "voice.amr", encoded("libopencore_amrnb", 8000)),
+    FileCase("AIFF-C", "accepted: converted to MP3", "voice.aif", lambda path: encode(path, tone(3), "pcm_s16le", container="aiff")),
+    FileCase("Core Audio (CAF)", "accepted: converted to MP3", "voice.caf", encoded("alac")),
+    FileCase("a browser's recording (WebM of no length)", "accepted: converted to MP3", "voice.webm", live),
+    FileCase("an MP4 in fragments", "accepted: converted to MP3", "voice.mp4", fragmented),
+    FileCase("G.722 called so", "voice.g722 is G.722 by its name, which has no header to know it by. Convert it (`ffmpeg -f g722 -i voice.g722 voice.wav`).", "voice.g722", encoded("g722", 16000)),
+    FileCase("WAVs glued together, of two rates", "accepted: 2 files glued together: all of them are used; its sample rate changes on the way; converted to MP3", "voice.wav", joined(wav(8000), wav(16000))),
+    FileCase("Oggs glued together, of two forms", "accepted: 2 files glued together: all of them are used; its sample rate changes on the way; converted to MP3", "voice.ogg", joined(encoded("flac", 22050), encoded("flac", 44100))),
+    FileCase("MP3s glued together, each between its tags", "accepted: 2 files glued together: all of them are used; converted to MP3", "voice.mp3", joined(*[tagged] * 2)),
+    FileCase("a WAV of reversed bytes (RIFX)", "voice.wav is a WAV of reversed bytes (RIFX), which is not read as a voice. Export it as WAV or MP3.", "voice.wav", at(0, b"RIFX", of=wav())),
+    FileCase("a voice message of WeChat (SILK)", "voice.amr is a voice message as WeChat and QQ keep it (SILK), which is not read as a voice. Save it as MP3 from the app that plays it.", "voice.amr", content(b"\x02#!SILK_V3" + bytes(300))),
     FileCase("samples without a header, called .wav", "voice.wav has no header: it seems to be bare samples (PCM), whose rate only their maker knows. Give it a header, with the right rate: `ffmpeg -f s16le -ar 24000 -ac 1 -i voice.wav with-header.wav`.", "voice.wav", bare_samples),
     FileCase("a service's JSON called .mp3", "voice.mp3 is JSON, which is not read as a voice. Perhaps a service's answer: it tells what went wrong, or holds the file as base64.", "voice.mp3", content(b'{"error": {"message": "quota exceeded"}}')),
     FileCase("base64 called .mp3", "voice.mp3 is base64 text, which is not read as a voice. Decode it (`base64 -d IN > OUT`).", "voice.mp3", lambda path: path.write_bytes(base64.encodebytes(SPOKEN.read_bytes()))),

@@ -75,8 +75,8 @@ def test_json_is_one_object_on_stdout(avatar: Avatar) -> None:
     """--json prints exactly one object: job, video, cost, renders, checks; a second run prints the same job."""
     first, again = (json.loads(avatar(*GENERATE, "--json").stdout) for _ in range(2))
     assert set(first) == {
-        "job_id", "title", "language", "labels", "already", "paid_now", "state", "provider", "video", "notes", "cost",
-        "renders", "checks", "flow_run_id",
+        "job_id", "title", "language", "labels", "already", "paid_now", "state", "provider", "video", "notes", "warnings",
+        "cost", "renders", "checks", "flow_run_id",
     }  # fmt: skip
     assert set(first["video"]) == {"uri", "url", "path", "seconds", "width", "height", "sha256"}
     assert first["cost"] == {"quoted": "0.0000", "billed": "0.0000", "currency": "USD"}

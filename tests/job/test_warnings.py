@@ -5,15 +5,19 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from avatar.commands.generate import as_result
 from avatar.errors import InvalidInput
 from avatar.job.inputs import ingest
 from avatar.job.plan import plan_job
-from avatar.models import AvatarJob, render_id
+from avatar.job.publish import publish_video
+from avatar.models import AvatarJob, Video, render_id
+from avatar.money.collect import collect_render
+from avatar.money.submit import submit_render
 from tests.cases import portraits
 from tests.inputs import files
 from tests.media import speech
 from tests.media.recordings import EXAMPLES, write_wav
-from tests.money.conftest import make_workspace  # noqa: F401 - fixture
+from tests.money.conftest import footage, inputs, make_workspace  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
 
 
@@ -130,3 +134,16 @@ async def test_warnings_may_refuse(planned, idle):
     """AVATAR_WARNINGS=refuse: the same words, and nothing is spent."""
     with pytest.raises(InvalidInput, match=r"silent for its first 5\.0 s.*Nothing was sent or spent"):
         await planned(voice=idle, settings={"warnings": "refuse"})
+
+
+async def test_they_are_kept_with_the_video(make_workspace, planned, idle, footage):  # noqa: F811
+    """In its record, and in what `avatar generate --json` prints."""
+    plan = await planned(voice=idle)
+    workspace = make_workspace(Scripted("req-1", video=footage))
+    entered = await submit_render(workspace, plan, plan.segments[0])
+    render = await collect_render(workspace, entered.entry.render_id)
+    video = await publish_video(workspace, plan, [render], accept=True)
+    kept = Video.model_validate_json((await workspace.store.get(video.manifest_key)).data)
+    assert kept.warnings == plan.warnings
+    (told,) = as_result(video, video.published_at, url="", path=None, flow_run_id="")["warnings"]
+    assert (told["kind"], told["cost"]) == ("silence", str(plan.warnings[0].cost))
