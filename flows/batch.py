@@ -1,7 +1,6 @@
 """A large batch spread over the work pool: child runs take shards of it, and this run takes what nobody has begun."""
 
 import asyncio
-import itertools
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from prefect.states import Cancelled
 from pydantic import Field
 
 from avatar.batch.check import check_budget
-from avatar.batch.chunks import CHUNK_ROWS, read_outcomes
+from avatar.batch.chunks import CHUNK_ROWS, read_outcomes, share_out
 from avatar.batch.models import Batch, Checked, OnBadRows, Summary
 from avatar.batch.report import refuse_bad_rows, require_videos
 from avatar.batch.run import RowRunner
@@ -157,22 +156,6 @@ def count_parts(checked: Checked, at_once: int, settings: BatchSettings) -> int:
     return min(wanted, settings.shards, at_once, checked.chunks)
 
 
-def share_out(checked: Checked, run: str, at_once: int, *, parts: int) -> list[Shard]:
-    """Equal parts of the rows; together they have `at_once` turns."""
-    edges = [checked.chunks * part // parts for part in range(parts + 1)]
-    return [
-        Shard(
-            batch_id=checked.batch_id,
-            run=run,
-            first=start,
-            last=end - 1,
-            rows=min(end * CHUNK_ROWS, checked.rows) - start * CHUNK_ROWS,
-            at_once=at_once // parts + (part < at_once % parts),
-        )
-        for part, (start, end) in enumerate(itertools.pairwise(edges))
-    ]
-
-
 async def render_shards(workspace: Workspace, batch: Batch, checked: Checked, run: str) -> None:
     """Render every row that waits, in this process, or in child runs too if the batch is large."""
     settings = workspace.settings.batch
@@ -180,7 +163,10 @@ async def render_shards(workspace: Workspace, batch: Batch, checked: Checked, ru
     parts = count_parts(checked, at_once, settings)
     if parts > 1 and not await _is_deployed():
         parts = 1
-    first, *others = share_out(checked, run, at_once, parts=parts)
+    first, *others = (
+        Shard(batch_id=checked.batch_id, run=run, **vars(part))
+        for part in share_out(checked, at_once, parts=parts)
+    )
     children = [(await _start(shard), shard) for shard in others]
     if children:
         get_run_logger().info("%d child runs share this batch with this one.", len(children))

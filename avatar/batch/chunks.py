@@ -1,12 +1,14 @@
 """Rows and their outcomes in the store, a hundred to an object, so that no process holds them all."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from avatar.batch.manifest import batch_prefix
-from avatar.batch.models import Outcome, Row
+from avatar.batch.models import Checked, Outcome, Row
 from avatar.errors import AvatarError, ObjectNotFound
 from avatar.models import Model
 from avatar.workspace import Workspace
@@ -18,6 +20,30 @@ CHUNK_ROWS = 100
 #: Largest chunk read, in bytes: a hundred voices of hours.
 LARGEST = 256 * 1024 * 1024
 JSON_LINES = "application/x-ndjson"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Chunks `first` to `last` of a batch, how many rows they have, and how many of the batch's turns."""
+
+    first: int
+    last: int
+    rows: int
+    at_once: int
+
+
+def share_out(checked: Checked, at_once: int, *, parts: int) -> list[Part]:
+    """Equal parts of the rows; together they have `at_once` turns."""
+    edges = [checked.chunks * part // parts for part in range(parts + 1)]
+    return [
+        Part(
+            first=start,
+            last=end - 1,
+            rows=min(end * CHUNK_ROWS, checked.rows) - start * CHUNK_ROWS,
+            at_once=at_once // parts + (part < at_once % parts),
+        )
+        for part, (start, end) in enumerate(itertools.pairwise(edges))
+    ]
 
 
 def rows_key(batch_id: str, chunk: int) -> str:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from avatar import waiting
+from avatar.batch.chunks import share_out
 from avatar.batch.models import Checked, RowState
 from avatar.batch.run import RowRunner, run_chunks
 from avatar.errors import AvatarError, StoreUnavailable
@@ -47,11 +48,11 @@ async def test_a_chunk_that_cannot_be_kept_cancels_no_other(make_settings):
 @pytest.mark.parametrize(("rows", "at_once"), [(2500, 20), (5000, 7), (5000, 50), (5000, 3), (90, 5)])
 def test_shards_have_all_the_turns_of_their_batch(rows, at_once):
     """However they divide: none is lost, and no shard goes without."""
-    from flows.batch import count_parts, share_out
+    from flows.batch import count_parts
 
     checked = Checked(batch_id="0" * 32, rows=rows, chunks=-(-rows // 100), ready=rows)
     parts = count_parts(checked, at_once, BatchSettings())
-    shards = share_out(checked, "run-1", at_once, parts=parts)
+    shards = share_out(checked, at_once, parts=parts)
     assert sum(shard.at_once for shard in shards) == at_once
     assert min(shard.at_once for shard in shards) >= 1
     assert sum(shard.rows for shard in shards) == rows

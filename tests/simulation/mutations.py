@@ -167,6 +167,11 @@ MUTATIONS = (
         "return provider.price_per_second.quantize(CENT_FRACTION)",
     ),
     Mutation(
+        "15", "two runs of a batch lose a turn", "avatar.batch.chunks",
+        "at_once // parts + (part < at_once % parts)", "at_once // parts",
+        flavour="shards",
+    ),
+    Mutation(
         "16", "one trouble ends reconcile", "avatar.job.reconcile",
         "            except Exception as error:  # noqa: BLE001 - a full disk", "            except KeyError as error:  # a full disk",
         flavour="beside",

@@ -12,7 +12,7 @@ from typing import Any
 from avatar import workspace as workspaces
 from avatar.batch import chunks
 from avatar.batch import run as batch_run
-from avatar.batch.models import Outcome, Row, RowState
+from avatar.batch.models import Checked, Outcome, Row, RowState
 from avatar.errors import AvatarError, VideoRejected
 from avatar.events import about_error
 from avatar.job import produce, publish
@@ -248,13 +248,16 @@ def _render(workspace: Workspace) -> Any:
     return render
 
 
-async def batch(workspace: Workspace, plans: Sequence[Plan]) -> None:
-    """A batch of all jobs in this process: checked before, now carried out."""
+async def batch(workspace: Workspace, plans: Sequence[Plan], part: chunks.Part | None = None) -> None:
+    """A batch of all jobs, or of those of one part, in this process: checked before, now carried out."""
     await patiently(lambda: identity.require_store(workspace.store, IDENTITY))
+    part = part or chunks.Part(0, 0, rows=len(plans), at_once=4)
     batch_id = hashlib.sha256(plans[0].job_id.encode()).hexdigest()[:32]
     rows = [await _row(workspace, plan, line) for line, plan in enumerate(plans, start=1)]
-    await patiently(lambda: chunks.write_rows(workspace, batch_id, 0, rows))
-    runner = batch_run.RowRunner(workspace, batch_id=batch_id, run="run", at_once=4, rows=len(rows))
+    await patiently(lambda: chunks.write_rows(workspace, batch_id, part.first, rows))
+    runner = batch_run.RowRunner(
+        workspace, batch_id=batch_id, run="run", at_once=part.at_once, rows=part.rows
+    )
     stopped: list[str] = []
 
     async def run_row(runner: batch_run.RowRunner, row: Row, claim: Any) -> Outcome:
@@ -263,9 +266,18 @@ async def batch(workspace: Workspace, plans: Sequence[Plan]) -> None:
             stopped.append(outcome.reason or outcome.state)
         return outcome
 
-    await batch_run.run_chunk(runner, 0, run_row)
+    await batch_run.run_chunk(runner, part.first, run_row)
     if stopped:
         raise AvatarError("; ".join(stopped))
+
+
+def shared(plans: Sequence[Plan], turns: int) -> list[tuple[Sequence[Plan], chunks.Part]]:
+    """The jobs of each of two runs that share a batch, and their part of its turns."""
+    half = len(plans) // 2
+    rows = 2 * chunks.CHUNK_ROWS
+    checked = Checked(batch_id="0" * 32, rows=rows, chunks=2, ready=rows)
+    parts = chunks.share_out(checked, turns, parts=2)
+    return list(zip((plans[:half], plans[half:]), parts, strict=True))
 
 
 async def _row(workspace: Workspace, plan: Plan, line: int) -> Row:

@@ -77,6 +77,7 @@ class Scenario:
         "away"  #: or `careful` (settles by what the dashboard shows), `wrong` (says not charged at once)
     )
     looks: tuple[float, ...] = ()  #: when the person looks, as long as troubles last
+    turns: int = 0  #: of a batch that is spread over two runs, and over nothing else
     forces: bool = False  #: whether the person asks for another take where there is no video
     ends_well: bool = False  #: whether every job must be published at last
     at_once: bool = False  #: whether every run must end well by itself
@@ -307,6 +308,12 @@ def proxied(s: Scenario) -> None:
     s.proxy = s.at_once = s.ends_well = True
 
 
+def shards(s: Scenario) -> None:
+    """A large batch is spread over two runs, which share its turns."""
+    s.runs, s.jobs, s.turns, s.takes = [], 4, s.random.choice((2, 3, 3)), (60.0,)
+    s.at_once = s.ends_well = True
+
+
 def unread(s: Scenario) -> None:
     """The provider cannot fetch the inputs at first."""
     s.odd_rate, s.odd, s.odd_left = 1.0, ("unreachable",), s.random.choice((1, 2))
@@ -360,7 +367,8 @@ def anything(s: Scenario) -> None:
 #: Those that come more often are short, or have many moments at which something may happen.
 FLAVOURS = (
     anything, twins, sleeper, never, cured, refusing_store, purse, hours, webhooks, beside, another_take, proxied, unread,
-    *(oddly, outage, refusals, relay, elsewhere) * 2, *(nobody_again, answers, again_elsewhere) * 4,
+    *(oddly, outage, refusals, relay, elsewhere) * 2, *(nobody_again, answers, again_elsewhere) * 3,
+    nobody_again, answers, shards,
 )  # fmt: skip
 
 

@@ -101,6 +101,8 @@ class World:
             self._begin_run(at, kind, number, self.scenario.restarts)
         for at in self.scenario.reconciles:
             self.loop.at(at, lambda: self.start("reconcile", product.reconcile))
+        for plans, part in product.shared(self.plans, self.scenario.turns) if self.scenario.turns else ():
+            self.start(f"batch {part.first}", lambda ws, mine=plans, part=part: product.batch(ws, mine, part))
         for at in self.scenario.looks:
             self.loop.at(at, lambda: self.start("person", self._person))
         if self.scenario.forces:
@@ -247,9 +249,16 @@ class World:
         if any(not process.ended for process in self.processes):
             return ["a process does not end"]
         left = self.open_ends() + self.restless() + self.wrong_books()
+        if self.scenario.turns and self.most_at_once() != self.scenario.turns:
+            left.append(f"{self.most_at_once()} renders at a time, with {self.scenario.turns} turns")
         if self.scenario.ends_well:
             left += [f"job {plan.job_id} is not published" for plan in self.plans if not self._record(plan)]
         return left
+
+    def most_at_once(self) -> int:
+        """How many renders the provider had at a time, at the most."""
+        jobs = self.fal.accepted.values()
+        return max((sum(one.at <= job.at < one.done_at for one in jobs) for job in jobs), default=0)
 
     def restless(self) -> list[str]:
         """Renders that stay under way for ever, and those that a machine could still bring home."""
