@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import httpx
 
 from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
-from avatar.models import (
-    CancelOutcome,
-    ProviderName,
-    RemoteState,
-    RemoteVideo,
-    Snapshot,
-    Submission,
-)
+from avatar.models import CancelOutcome, ProviderName, RemoteState, RemoteVideo, Snapshot, Submission
 from avatar.providers.answers import (
     Vocabulary,
     clean,
@@ -41,19 +34,26 @@ from avatar.providers.download import fetch_video
 from avatar.providers.fal_platform import Platform, upload
 from avatar.providers.known_models import KnownModel, Offer
 from avatar.providers.outcome import UNREACHABLE_INPUT, accepted_id, body_of, judge, remedy, submit_seconds
-from avatar.providers.watching import ENDED, GRACE, Pace, Watch, age_of, not_found
+from avatar.providers.watching import (
+    ENDED,
+    GRACE,
+    NoStream,
+    Pace,
+    StreamDropped,
+    Watch,
+    age_of,
+    not_found,
+    read_events,
+)
 from avatar.providers.wire import (
     BREAKDOWN,
     NOT_FOUND,
     REFUSAL,
     Exchange,
-    NoStream,
-    StreamDropped,
     Wire,
     about_render,
     extend,
     new_client,
-    read_events,
 )
 
 if TYPE_CHECKING:

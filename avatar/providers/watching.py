@@ -4,13 +4,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 
 from avatar.errors import Transient
 from avatar.models import RemoteState, Snapshot, Submission
-from avatar.providers.wire import NoStream, StreamDropped
+from avatar.providers.wire import MAX_BODY
 from avatar.settings import PollingSettings
 
 log = logging.getLogger("avatar.provider")
@@ -25,6 +25,54 @@ EMPTY_STREAMS = 2
 GRACE = 30.0
 #: The word of a look that found nothing, whatever is made of it.
 NOT_FOUND = "NOT_FOUND"
+
+
+# Server-sent events, none larger than an answer, as far as a status stream needs them (WHATWG HTML §9.2).
+#: Bytes after which a stream is closed: a render has some hundred events of some hundred bytes.
+MAX_STREAM = 64 * MAX_BODY
+
+
+class StreamDropped(Exception):
+    """The stream broke; it may be opened again."""
+
+
+class NoStream(Exception):
+    """There is no stream here; ask instead."""
+
+
+async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """The data of each event. Comments, ids and event names are passed over.
+
+    Lines are split on bytes: a JSON text may hold U+2028, at which `str.splitlines` would cut it.
+    """
+    data: list[bytes] = []
+    size = 0
+    async for line in _lines(chunks):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+            size += len(value) + 1
+        if size > MAX_BODY:
+            raise StreamDropped("an event without end")
+        if not line and data:
+            yield b"\n".join(data)
+            data, size = [], 0
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    rest, size = bytearray(), 0
+    async for chunk in chunks:
+        size += len(chunk)
+        first, *lines = chunk.split(b"\n")
+        rest += first
+        for line in lines:
+            yield bytes(rest).removesuffix(b"\r")
+            rest = bytearray(line)
+        if len(rest) > MAX_BODY:
+            raise StreamDropped("a line without end")
+        if size > MAX_STREAM:
+            raise StreamDropped("a stream without end")
+
 
 Look = Callable[[], Awaitable[Snapshot]]
 OpenStream = Callable[[], AsyncGenerator[Snapshot]]
