@@ -17,6 +17,7 @@ from avatar.inbox.uploads import (
     Inbox,
     Upload,
     in_turns,
+    look,
     look_when_settled,
     read_contents,
 )
@@ -31,6 +32,7 @@ NAMED = 10
 
 _FILED = {Ending.DONE, Ending.FAILED}
 Notes = Mapping[str, LatestNote | None]
+Ready = tuple[Upload, Contents]
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,32 @@ class Sweep:
         if mine:
             return SweepResult(in_order(mine), filed)
         busy = await self._busy_names(notes)
-        await self._forget_gone(found, notes)
-        taken, waiting = await self._take([each for each in found.uploads if each.name not in busy], notes)
+        await forget(self.inbox, await self._gone(found, notes))
+        ready, waiting = await self._ready([each for each in found.uploads if each.name not in busy], notes)
+        taken = await self._take(ready, notes)
         return SweepResult(in_order(taken), filed, await self._tell(found, waiting))
+
+    async def due(self, quiet_seconds: float) -> set[str]:
+        """What a run would do something about, by names of its own: empty if it would find nothing. Changes nothing.
+
+        Args:
+            quiet_seconds: an upload that nobody had yet counts once nothing in it changed for this long.
+
+        Raises:
+            StoreUnavailable: the store failed.
+        """
+        found = await look(self.inbox)
+        notes = await read_notes(self.inbox) if TAKEN in found.ours else {}
+        due = {f"filing {taken.signature}" for taken in await self._half_filed(notes)}
+        due |= {f"gone {signature}" for signature in await self._gone(found, notes)}
+        busy = await self._busy_names(notes)
+        ready, waiting = await self._ready([each for each in found.uploads if each.name not in busy], notes)
+        for upload, _ in ready:
+            before = _before(notes, upload)
+            if before or upload.age >= quiet_seconds:
+                due.add(f"upload {upload.signature} {before.seq if before else 0}")
+        wanted, old = await self._notices(found, waiting)
+        return due | {f"notice {key}" for key in wanted.keys() ^ old}
 
     def _is_mine(self, taken: Taken) -> bool:
         return taken.owner == self.owner and taken.ending is None
@@ -90,15 +115,17 @@ class Sweep:
         return self._known[owner]
 
     async def _finish_filing(self, notes: Notes) -> tuple[Filed, ...]:
-        left = [
+        filed = [await self._file(taken) for taken in await self._half_filed(notes)]
+        return tuple(each for each in filed if each is not None)
+
+    async def _half_filed(self, notes: Notes) -> list[Taken]:
+        return [
             each.taken
             for each in notes.values()
             if each
             and each.taken.ending in _FILED
             and (each.taken.owner == self.owner or not await self._alive(each.taken.owner))
         ]
-        filed = [await self._file(taken) for taken in left]
-        return tuple(each for each in filed if each is not None)
 
     async def _file(self, taken: Taken) -> Filed | None:
         """None if it cannot be moved now; that keeps no other upload from being taken."""
@@ -113,10 +140,10 @@ class Sweep:
         known = [each.taken for each in notes.values() if each and each.taken.ending is not Ending.LATER]
         return {taken.name for taken in known if taken.ending in _FILED or await self._alive(taken.owner)}
 
-    async def _forget_gone(self, found: Found, notes: Notes) -> None:
-        """Remove notes on uploads that were changed or removed by their user; they count for nothing any more."""
+    async def _gone(self, found: Found, notes: Notes) -> list[str]:
+        """Notes on uploads that were changed or removed by their user; they count for nothing any more."""
         there = {each.signature for each in found.uploads}
-        gone = [
+        return [
             signature
             for signature, each in notes.items()
             if each
@@ -124,9 +151,8 @@ class Sweep:
             and each.taken.ending not in _FILED
             and not await self._alive(each.taken.owner)
         ]
-        await forget(self.inbox, gone)
 
-    async def _take(self, uploads: Sequence[Upload], notes: Notes) -> tuple[list[Taken], list[Waiting]]:
+    async def _ready(self, uploads: Sequence[Upload], notes: Notes) -> tuple[list[Ready], list[Waiting]]:
         free = [each for each in uploads if await self._is_free(notes, each.signature)]
         settled = [each for each in free if each.age >= self.inbox.settings.settle_seconds]
         read = await in_turns(self._read, settled)
@@ -134,14 +160,17 @@ class Sweep:
         ready = [
             (upload, each) for upload, each in zip(settled, read, strict=True) if isinstance(each, Contents)
         ]
+        return ready, waiting
+
+    async def _take(self, ready: Sequence[Ready], notes: Notes) -> list[Taken]:
         before = {each.signature: _before(notes, each) for each, _ in ready}
         # What may have killed its run is taken alone, so that it takes no other with it again.
         fresh = [pair for pair in ready if not _is_suspect(before[pair[0].signature])]
-        chosen = fresh[:MOST_UPLOADS] or ready[:1]
+        chosen = fresh[:MOST_UPLOADS] or list(ready[:1])
         taken = await in_turns(
             lambda pair: take(self.inbox, *pair, self.owner, before[pair[0].signature]), chosen
         )
-        return [each for each in taken if each is not None], waiting
+        return [each for each in taken if each is not None]
 
     async def _is_free(self, notes: Notes, signature: str) -> bool:
         if signature not in notes:
@@ -177,6 +206,16 @@ class Sweep:
 
     async def _tell(self, found: Found, waiting: Sequence[Waiting]) -> tuple[Waiting, ...]:
         """Leave a note for everything that waits for long, once, and remove those of what waits no more."""
+        keys, old = await self._notices(found, waiting)
+        for key in old - keys.keys():
+            await self.inbox.store.remove(key)
+        for key in keys.keys() - old:
+            text = f"{describe(self.inbox, keys[key])}\n"
+            await self.inbox.store.put(key, text.encode(), content_type="text/plain; charset=utf-8")
+        return tuple(each for key, each in keys.items() if key not in old)
+
+    async def _notices(self, found: Found, waiting: Sequence[Waiting]) -> tuple[dict[str, Waiting], set[str]]:
+        """By the keys of their notes: what waits for long, and what it was left one for."""
         due = [each for each in waiting if each.age >= self.inbox.settings.report_after_seconds]
         if found.loose and found.loose.age >= self.inbox.settings.report_after_seconds:
             due.append(_loose(self.inbox, found.loose))
@@ -184,12 +223,7 @@ class Sweep:
         old = set[str]()
         if WAITING in found.ours:
             old = {stat.key for stat in await self.inbox.store.list(self.inbox.prefix + WAITING)}
-        for key in old - keys.keys():
-            await self.inbox.store.remove(key)
-        for key in keys.keys() - old:
-            text = f"{describe(self.inbox, keys[key])}\n"
-            await self.inbox.store.put(key, text.encode(), content_type="text/plain; charset=utf-8")
-        return tuple(each for key, each in keys.items() if key not in old)
+        return keys, old
 
 
 def _before(notes: Notes, upload: Upload) -> Taken | None:

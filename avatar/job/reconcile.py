@@ -332,12 +332,12 @@ async def _return_claims(workspace: Workspace, day: str, found: Reconciled) -> N
         if claim.state != "open":
             continue
         looked = Moment.now()
-        if await _is_leaked(workspace, claim) and looked.passed < SOON:
+        if await is_leaked(workspace, claim) and looked.passed < SOON:
             await workspace.budget.release(claim.key)
             found.released.append(claim.render_id)
 
 
-async def _is_leaked(workspace: Workspace, claim: Claim) -> bool:
+async def is_leaked(workspace: Workspace, claim: Claim) -> bool:
     stat = await workspace.store.exists(claim.key)
     if stat is None or stat.age is None or stat.age <= LEAKED_SECONDS:
         return False
@@ -353,7 +353,7 @@ async def _book_invoices(workspace: Workspace, day: str, found: Reconciled) -> N
     """Book what the providers' own books say, in place of what their answers said."""
     bills = [claim for claim in await workspace.budget.claims(day) if claim.token in {BILLED, DIFFERS}]
     heads = [await workspace.journal.head(claim.render_id) for claim in bills]
-    for name in _telling_bills(workspace):
+    for name in telling_bills(workspace):
         entries = {
             head.entry.submission.request_id: head.entry
             for head in heads
@@ -370,13 +370,13 @@ def batched(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (names[start : start + size] for start in range(0, len(names), size))
 
 
-def _telling_bills(workspace: Workspace) -> list[ProviderName]:
+def telling_bills(workspace: Workspace) -> list[ProviderName]:
     return [name for name in ProviderName if workspace.provider(name).capabilities.bills]
 
 
 async def _asks_for_bills(workspace: Workspace) -> bool:
     """Whether a provider tells bills, and was not asked within the hour, by whomever."""
-    if not _telling_bills(workspace):
+    if not telling_bills(workspace):
         return False
     stat = await workspace.store.exists(BILLS_ASKED)
     if stat is not None and (stat.age is None or stat.age < BILLS_EVERY):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ def deploy(variables: Mapping[str, str], pool: WorkPool | None = None) -> list[s
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         # Its place is nobody's project, so that nothing is taken from there.
         written = Path(folder) / "prefect.yaml"
-        written.write_text(yaml.safe_dump(wanted(pool, command=run_command(pool, variables))))
+        idle = unneeded_schedules(variables)
+        written.write_text(yaml.safe_dump(wanted(pool, command=run_command(pool, variables), idle=idle)))
         automations = beside.submit(_run, python("-m", "flows.automations"), wide, "automations and limits")
         command = python("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(written))
         said = _run(command, wide, "deployments", folder)
@@ -67,8 +69,19 @@ def run_command(pool: WorkPool, variables: Mapping[str, str]) -> str:
     return shlex.join(python("-I", "-S", str(Path(avatar.__file__).parents[1] / "flows" / "launch.py")))
 
 
-def wanted(pool: WorkPool, *, command: str = "") -> dict[str, Any]:
-    """What prefect.yaml says, for this pool."""
+def unneeded_schedules(variables: Mapping[str, str]) -> frozenset[str]:
+    """Deployments whose schedules would start runs that find nothing to do.
+
+    On the server of `avatar up` its bridge looks for work and starts them; elsewhere nobody may.
+    """
+    if "PREFECT_HOME" not in variables:
+        return frozenset()
+    rules = any(name.startswith("AVATAR_RETENTION__") for name in variables)
+    return frozenset({"sweep-inbox", "reconcile"} | (set() if rules else {"expire"}))
+
+
+def wanted(pool: WorkPool, *, command: str = "", idle: AbstractSet[str] = frozenset()) -> dict[str, Any]:
+    """What prefect.yaml says, for this pool. The schedules of the deployments `idle` are switched off."""
     found: dict[str, Any] = yaml.safe_load(shipped("prefect.yaml").read_text())
     del found["definitions"]  # its anchors are resolved
     for deployment in found["deployments"]:
@@ -76,6 +89,8 @@ def wanted(pool: WorkPool, *, command: str = "") -> dict[str, Any]:
         more = {"image": pool.image, "command": command}
         variables = place.get("job_variables", {}) | {name: value for name, value in more.items() if value}
         deployment["work_pool"] = place | {"name": pool.name, "job_variables": variables}
+        if deployment["name"] in idle:
+            deployment["schedules"] = [each | {"active": False} for each in deployment["schedules"]]
     return found
 
 

@@ -6,6 +6,7 @@ that is away, then loses nothing that this machine knows. Removed once the journ
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -55,6 +56,14 @@ def _of_format_1(data: bytes) -> Receipt:
 def kept(state_dir: Path) -> list[str]:
     """Renders of which this machine has a receipt."""
     return sorted(path.stem for path in (state_dir / "receipts").glob("*.json"))
+
+
+def kept_at(state_dir: Path, render_id: str) -> float:
+    """When it was written, in seconds since 1970; now, if it is gone."""
+    try:
+        return _path(state_dir, render_id).stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def drop(state_dir: Path, render_id: str) -> None:

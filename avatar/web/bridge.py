@@ -1,5 +1,7 @@
 """The bridge: bucket notifications and webhooks come in; nothing goes out but to the store and to Prefect.
 
+It also starts the flow runs that look after the others, when there is work for them.
+
 What a provider's webhook says is only a hint: the result is always fetched through the provider's API. An address that
 was not made here is not found (404). fal's signature must hold as well (401); Pixazo documents none, so that the address
 is all there is. 204 says that the hint is kept, or of no use; 503 asks for another delivery. The address is a secret: a
@@ -43,6 +45,7 @@ from avatar.web.server import (
     listen,
     read_body,
 )
+from avatar.web.work import FlowRuns, Work
 from avatar.workspace import Workspace
 
 
@@ -151,12 +154,15 @@ async def _serve(
 ) -> None:
     workspace = Workspace(settings)
     events = UploadEvents(Uploads(Inbox(workspace)), api_url, settings.inbox.settle_seconds, say)
+    runs = FlowRuns(api_url, settings.recovery.stale_seconds)
+    work = Work(workspace, runs, say)
     app = build_app(Bridge(workspace, tokens, events.note))
     try:
         async with asyncio.TaskGroup() as group:
-            work = group.create_task(events.run())
+            working = [group.create_task(each.run()) for each in (events, work)]
             await Server(app).serve(sockets=listeners)
-            work.cancel()
+            for each in working:
+                each.cancel()
     finally:
         await workspace.aclose()
 
