@@ -26,6 +26,12 @@ def player_url(settings: AvatarSettings, job_id: str) -> str | None:
     return f"{str(base).rstrip('/')}/videos/{job_id}" if base else None
 
 
+def batch_url(settings: AvatarSettings, batch_id: str) -> str | None:
+    """The page of a batch's videos and its report; None unless AVATAR_GALLERY__PUBLIC_URL says where the gallery is."""
+    base = settings.gallery.public_url
+    return f"{str(base).rstrip('/')}/batches/{batch_id}" if base else None
+
+
 #: Event ids are derived in it, so that the same thing told twice has the same id.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://avatar-flows/notices")
 

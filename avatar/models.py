@@ -192,6 +192,9 @@ class Named(Stored):
     title: str = ""
     language: str = Field("", description="of the voice, as in `de` or `pt-BR`")
     labels: dict[str, str] = Field(default_factory=dict, description="such as campaign, cost centre, client")
+    files: dict[str, str] = Field(
+        default_factory=dict, description="what the files of portrait and voice were called"
+    )
 
 
 class Asset(Stored):

@@ -228,6 +228,20 @@ class GallerySettings(Section):
     password: SecretStr | None = Field(
         None, min_length=1, description="Asked for by the gallery (HTTP Basic). Unset: nobody is asked."
     )
+    users: str | None = Field(
+        None,
+        description="File of users, `name:role:password` a line; roles are look, make and spend. `avatar gallery "
+        "--add-user NAME:ROLE` writes it.",
+    )
+    proxy_header: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9-]{1,100}$",
+        description="Header in which a proxy that signs people in names them, as in `X-Forwarded-User`.",
+    )
+    proxies: str = Field(
+        "127.0.0.0/8,::1",
+        description="Addresses or networks of the proxies whose header is believed, with commas between.",
+    )
     desk: bool | None = Field(
         None,
         description="Start, approve and accept from the gallery's pages. Unset: only under `avatar up`, on loopback.",

@@ -19,6 +19,7 @@ from avatar.batch.manifest import open_manifest
 from avatar.batch.models import SERVED, Batch, Checked, Outcome, Row, RowState, Summary
 from avatar.batch.report import as_markdown, write_report
 from avatar.batch.run import RowRunner, run_chunk, run_chunks, run_row
+from avatar.events import batch_url
 from avatar.money.commit import Claim
 from avatar.waiting import LONG
 from avatar.workspace import Step, Workspace
@@ -111,7 +112,8 @@ async def report_batch(workspace: Workspace, checked: Checked, run: str, name: s
     summary = await write_report(workspace, checked, run, name=name)
     if summary.count(RowState.WAITING) == checked.ready > 0 and not summary.troubles:
         return summary
-    markdown = as_markdown(summary, f"s3://{workspace.store.bucket}/{summary.report_key}")
+    page = batch_url(workspace.settings, checked.batch_id)
+    markdown = as_markdown(summary, f"s3://{workspace.store.bucket}/{summary.report_key}", page)
     artifact = acreate_markdown_artifact(
         key=f"batch-{checked.batch_id[:KEY_DIGITS]}",
         markdown=markdown,

@@ -233,8 +233,8 @@ def _html_writer(path: Path, stack: ExitStack, title: str) -> Write:
     return write
 
 
-def as_markdown(summary: Summary, uri: str) -> str:
-    """The summary as a page for the Prefect UI. `uri` is where the report lies."""
+def as_markdown(summary: Summary, uri: str, page: str | None = None) -> str:
+    """The summary as a page for the Prefect UI. `uri` is where the report lies, `page` where people look at it."""
     counts = "".join(
         f"| {state} | {summary.states[state]} |\n" for state in RowState if state in summary.states
     )
@@ -245,6 +245,7 @@ def as_markdown(summary: Summary, uri: str) -> str:
     )
     if summary.at_risk:
         text += f"| **may have been charged without a video** | ${summary.at_risk:.2f} |\n"
+    text += f"\n[The videos and the report]({page})\n" if page else ""
     text += f"\nEvery row with its state and link: `{uri}`\n"
     if not summary.troubles:
         return text

@@ -224,6 +224,11 @@ def _add_gallery(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--port", type=int, help="port to listen on, 0 for any (default: AVATAR_GALLERY__PORT, else 4299)"
     )
+    parser.add_argument(
+        "--add-user",
+        metavar="NAME:ROLE",
+        help="write a user into AVATAR_GALLERY__USERS, asking for the password; roles are look, make and spend",
+    )
 
 
 def _add_bridge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

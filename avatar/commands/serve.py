@@ -3,13 +3,14 @@
 import argparse
 import asyncio
 import dataclasses
+import getpass
 import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from avatar.errors import AvatarError
+from avatar.errors import AvatarError, InvalidInput
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
 from avatar.workspace import Workspace
@@ -94,6 +95,8 @@ def run_gallery(arguments: argparse.Namespace) -> int:
     from avatar.web.gallery import serve
 
     settings = listening_as_asked(AvatarSettings(), "gallery", arguments)
+    if arguments.add_user:
+        return _add_user(settings, arguments.add_user)
     if arguments.host is None and arguments.port is None and (url := find(settings).gallery_url):
         say(f"The gallery of avatar up is already running: {url}")
         return 0
@@ -103,6 +106,19 @@ def run_gallery(arguments: argparse.Namespace) -> int:
         settings = running.applied_to(settings)
         asyncio.run(ensure_bucket(settings))
         return serve(settings, say=say)
+
+
+def _add_user(settings: AvatarSettings, user: str) -> int:
+    """Empty: no password, for those whom a trusted proxy names."""
+    from avatar.web.people import add_user
+
+    if settings.gallery.users is None:
+        raise InvalidInput("There is no file of users.", hint="Set AVATAR_GALLERY__USERS to its path.")
+    name, _, role = user.rpartition(":")
+    password = getpass.getpass(f"Password of {name} (empty: none) ")
+    add_user(Path(settings.gallery.users), name, role, password)
+    say(f"{name} may {role} (in {settings.gallery.users}).")
+    return 0
 
 
 # `avatar export`: every video and its page as a folder that opens from disk.

@@ -88,6 +88,7 @@ def _searchable(video: Video) -> str:
     words = [title_of(video), video.job_id, video.prompt, video.provider, video.model, video.state]
     words += [video.language]
     words += [f"{name}={value}" for name, value in video.labels.items()]
+    words += list(video.files.values())
     words += [asset.key.rpartition("/")[2] for asset in assets]
     words += [word for render in video.renders for word in (render.render_id, render.request_id)]
     return "\n".join(filter(None, words)).casefold()

@@ -390,6 +390,7 @@ def _describe(
         title=plan.title,
         language=plan.language,
         labels=plan.labels,
+        files=plan.files,
         published_at=datetime.now(UTC),
         versions=_versions(),
         **more,

@@ -32,6 +32,8 @@ BLOCK = 100
 SPEECH_REACH, NOISE_REACH = 3, 15
 #: Windows to each side over which dips are compared, and over which pauses of the same length are.
 DIP_REACH, TIE_REACH = 5, 100
+#: Hz at which a waveform is measured.
+OUTLINE_RATE = 8000
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,20 @@ def plan_cuts(path: Path, facts: VoiceFacts, limits: Limits, *, frame_rate: int 
         Cut(index, edges[index], edges[index + 1], loudness, pause)
         for index, (loudness, pause) in enumerate(ends)
     )
+
+
+@confined(InvalidInput)
+def outline(path: Path, bars: int) -> tuple[float, ...]:
+    """The highest absolute sample in each of `bars` equal parts of a sound, full scale = 1: a waveform to be drawn."""
+    blocks = []
+    with open_sound(path) as sound:
+        for frame in resampled(sound, "fltp", "stereo", OUTLINE_RATE):
+            samples = np.abs(as_float(frame)).max(axis=0)
+            edges = np.arange(0, samples.size, OUTLINE_RATE // 100)
+            blocks.append(np.maximum.reduceat(samples, edges))
+    peaks = np.concatenate(blocks)
+    edges = np.arange(bars) * peaks.size // bars
+    return tuple(round(float(peak), 4) for peak in np.maximum.reduceat(peaks, edges))
 
 
 def frame_sample(frame: int, sample_rate: int, frame_rate: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,28 +17,23 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
+from avatar.batch.manifest import batch_prefix
 from avatar.errors import AvatarError, InvalidInput, NotConfigured, ObjectNotFound, StoreUnavailable
-from avatar.job.index import in_turns, read_video, rebuild
+from avatar.job.index import in_turns, read_video, rebuild, title_of
 from avatar.local.prefect_api import PrefectAccess
 from avatar.local.state import local_url
-from avatar.models import AvatarJob, Render, Video, job_id
+from avatar.models import PREVIEW, AvatarJob, Render, Video, job_id
 from avatar.money.journal import Journal, is_indexed
 from avatar.settings import AvatarSettings, GallerySettings
 from avatar.store.store import Store
+from avatar.web.batches import read_cards
 from avatar.web.catalogue import Catalogue, Query
 from avatar.web.desk import Desk
-from avatar.web.media import serve_media
+from avatar.web.media import send_object, serve_media
 from avatar.web.pages import History, Links, Pages
-from avatar.web.server import (
-    HEALTH,
-    AccessControl,
-    SecurityHeaders,
-    Server,
-    Visitors,
-    health,
-    is_loopback,
-    listen,
-)
+from avatar.web.people import AccessControl, Role, Visitors, has_users, role_of
+from avatar.web.runs import Runs
+from avatar.web.server import HEALTH, SecurityHeaders, Server, health, is_loopback, listen
 from avatar.workspace import Workspace
 
 # The gallery as an ASGI application: GET and HEAD, nothing else.
@@ -69,8 +65,14 @@ class Gallery:
         html = self.pages.index(page, links_from(request), indexing=self.indexing, **self._visitor(request))
         return self._page(request, html)
 
-    def _visitor(self, request: Request) -> dict[str, str]:
-        return {"visitor": self.desk.visitors.token(request)} if self.desk else {}
+    def _visitor(self, request: Request) -> dict[str, Any]:
+        """What a page's forms carry, and whether they may cost money; nothing for those who only look."""
+        if self.desk is None:
+            return {}
+        return {
+            "visitor": self.desk.visitors.token(request),
+            "may_spend": role_of(request) >= Role.SPEND,
+        }
 
     def _page(self, request: Request, html: str) -> Response:
         response = HTMLResponse(html, headers=PAGE_HEADERS)
@@ -81,9 +83,33 @@ class Gallery:
         video = await read_video(self.workspace.store, request.path_params["job_id"])
         histories = await read_histories(self.workspace.journal, video.renders)
         takes = await find_takes(self.workspace.store, video)
-        facts = self._visitor(request) | (self.desk.player_facts(video, takes) if self.desk else {})
-        html = self.pages.player(video, histories, links_from(request), takes=takes, **facts)
+        facts = self._visitor(request)
+        facts |= self.desk.player_facts(request, video, takes) if self.desk else {}
+        preview = await find_preview(self.workspace.store, video)
+        links = links_from(request)
+        html = self.pages.player(video, histories, links, takes=takes, preview=preview, **facts)
         return self._page(request, html)
+
+    async def compare(self, request: Request) -> Response:
+        """Two videos side by side: takes of a job, or its preview beside the paid one."""
+        pair = [await read_video(self.workspace.store, request.path_params[name]) for name in ("one", "two")]
+        facts = {"pair": pair, "title_of": title_of, "links": links_from(request)} | self._visitor(request)
+        return self._page(request, self.pages.render("compare.html", **facts))
+
+    async def batch(self, request: Request) -> Response:
+        """The rows of a batch as cards, a hundred to a page."""
+        number = request.query_params.get("page", "1")
+        chunk = int(number) - 1 if number.isdecimal() and len(number) < 6 else -1  # noqa: PLR2004
+        cards = await read_cards(self.workspace, request.path_params["id"], chunk)
+        facts = {"batch": cards, "links": links_from(request)} | self._visitor(request)
+        return self._page(request, self.pages.render("batch.html", **facts))
+
+    async def report(self, request: Request) -> Response:
+        """The report of a batch as a table for spreadsheets."""
+        batch_id = request.path_params["id"]
+        stat = await self.workspace.store.stat(f"{batch_prefix(batch_id)}report.csv")
+        name = f"{(await read_cards(self.workspace, batch_id, 0)).name}.csv"
+        return send_object(self.workspace.store, request, stat, download=name)
 
     async def media(self, request: Request) -> Response:
         return await serve_media(self.workspace.store, request)
@@ -101,7 +127,8 @@ class Gallery:
     async def fault(self, request: Request, error: Exception) -> Response:
         """An error as a page that says what happened."""
         status, title, told = explain(error)
-        if isinstance(error, InvalidInput) and not request.url.path.startswith(("/videos/", "/media/")):
+        shown = request.method == "GET" and request.url.path.startswith(("/videos/", "/media/"))
+        if isinstance(error, InvalidInput) and not shown:
             status, title = HTTPStatus.BAD_REQUEST, "Not possible"
         html = self.pages.fault(title, told, links_from(request))
         retry = {"retry-after": str(RETRY_SECONDS)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
@@ -113,9 +140,9 @@ def build_app(workspace: Workspace) -> Starlette:
     """The site over the store and journal of `workspace`, which stays the caller's to close."""
     gallery = Gallery(workspace)
     if workspace.settings.gallery.desk:
-        api_url = (PrefectAccess().api_url or "").rstrip("/")
+        runs = Runs((PrefectAccess().api_url or "").rstrip("/"))
         visitors = Visitors(workspace.settings.gallery)
-        gallery.desk = Desk(workspace, gallery.pages, gallery.catalogue, api_url, visitors)
+        gallery.desk = Desk(workspace, gallery.pages, gallery.catalogue, runs, visitors)
     return Starlette(
         routes=_routes(gallery),
         middleware=[Middleware(SecurityHeaders), Middleware(AccessControl, workspace.settings.gallery)],
@@ -130,6 +157,8 @@ async def _lifespan(gallery: Gallery, _: Starlette) -> AsyncIterator[None]:
     yield
     work.cancel()
     await asyncio.wait({work})
+    if gallery.desk:
+        await gallery.desk.offers.aclose()
 
 
 def _routes(gallery: Gallery) -> list[Route]:
@@ -137,6 +166,9 @@ def _routes(gallery: Gallery) -> list[Route]:
         Route("/", gallery.index),
         Route("/videos/{job_id}", gallery.player),
         Route("/media/{key:path}", gallery.media),
+        Route("/compare/{one}/{two}", gallery.compare),
+        Route("/batches/{id}", gallery.batch),
+        Route("/batches/{id}/report.csv", gallery.report),
         Route(HEALTH, health),
     ]
     routes += gallery.desk.routes() if gallery.desk else []
@@ -170,11 +202,20 @@ async def find_takes(store: Store, video: Video) -> list[tuple[int, str]]:
     return [pair for pair, stat in zip(ids, there, strict=True) if stat is not None or pair[0] == video.take]
 
 
-def take_id(video: Video, take: int) -> str:
-    """The job that another take of a video is."""
+def take_id(video: Video, take: int, model: str = "") -> str:
+    """The job that another take of a video is, or the same with another model."""
     job = AvatarJob(portrait="-", voice="-", prompt=video.prompt, continuity=video.continuity, take=take)
     shas = {"portrait_sha256": video.portrait.source.sha256, "voice_sha256": video.voice.source.sha256}
-    return video.job_id if take == video.take else job_id(job, model=video.model, **shas)
+    same = take == video.take and not model
+    return video.job_id if same else job_id(job, model=model or video.model, **shas)
+
+
+async def find_preview(store: Store, video: Video) -> str:
+    """The job that is the free preview of a video, if it has one; empty if not."""
+    if video.model == PREVIEW:
+        return ""
+    preview = take_id(video, video.take, model=PREVIEW)
+    return preview if await store.exists(f"videos/{preview}/manifest.json") else ""
 
 
 def links_from(request: Request) -> Links:
@@ -222,15 +263,15 @@ async def _serve(settings: AvatarSettings, listener: socket.socket) -> None:
 
 def check_desk(settings: GallerySettings) -> None:
     """Raise `NotConfigured` if others could start jobs without a password."""
-    if settings.desk and settings.password is None and not is_loopback(settings.host):
+    if settings.desk and not has_users(settings) and not is_loopback(settings.host):
         raise NotConfigured(
             f"The gallery would listen on {settings.host}, and whoever reaches it could start jobs. Nothing was started.",
-            hint="Set AVATAR_GALLERY__PASSWORD, or AVATAR_GALLERY__HOST to 127.0.0.1, or AVATAR_GALLERY__DESK to false.",
+            hint="Set AVATAR_GALLERY__PASSWORD or AVATAR_GALLERY__USERS, or AVATAR_GALLERY__HOST to 127.0.0.1, or AVATAR_GALLERY__DESK to false.",
         )
 
 
 def warn(settings: GallerySettings, say: Callable[[str], None]) -> None:
-    if settings.password is None and not is_loopback(settings.host):
+    if not has_users(settings) and not is_loopback(settings.host):
         say(
             f"WARNING: the gallery listens on {settings.host} without a password: whoever reaches this machine sees "
             "every video, portrait and voice. Set AVATAR_GALLERY__PASSWORD."

@@ -126,7 +126,12 @@ async def serve_media(store: Store, request: Request) -> Response:
         StoreUnavailable: the store failed; in the middle of a body, the connection is cut.
     """
     stat = await store.stat(served_key(request.path_params["key"]))
-    headers = describe(stat, download=request.query_params.get("download"))
+    return send_object(store, request, stat, download=request.query_params.get("download"))
+
+
+def send_object(store: Store, request: Request, stat: Stat, *, download: str | None) -> Response:
+    """What was asked for of an object: all, a range, its head, or that nothing has changed."""
+    headers = describe(stat, download=download)
     if not_modified(request.headers, stat):
         kept = {name: headers[name] for name in ("etag", "cache-control", "last-modified")}
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=kept)

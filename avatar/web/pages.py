@@ -67,6 +67,10 @@ class Links:
         """Any other page of the site."""
         return f"{self.root}{quote(path)}"
 
+    def labelled(self, name: str, value: str) -> str:
+        """The videos that have a label."""
+        return self.home(Query(label=f"{name}={value}"))
+
     def static(self, name: str) -> str:
         return f"{self.root}static/{name}"
 
@@ -101,11 +105,14 @@ class Pages:
             "money": money,
             "size": size,
             "moment": moment,
+            "money4": price,
+            "wave": wave,
+            "as_labels": as_labels,
         }
 
-    def index(self, page: Page, links: Links, *, indexing: str = "", visitor: str = "") -> str:
-        facts = {"states": STATES, "providers": PROVIDERS, "unreadable": UNREADABLE, "visitor": visitor}
-        return self.render("index.html", page=page, links=links, indexing=indexing, **facts)
+    def index(self, page: Page, links: Links, *, indexing: str = "", **facts: Any) -> str:
+        shown = {"states": STATES, "providers": PROVIDERS, "indexing": indexing}
+        return self.render("index.html", page=page, links=links, **(shown | facts))
 
     def player(self, video: Video, histories: Sequence[History], links: Links, **facts: Any) -> str:
         """`facts`: `takes`, pairs of a number and a job that have a video, this one among them."""
@@ -118,6 +125,7 @@ class Pages:
             "rejected": video.state == VideoState.REJECTED,
             "run_url": run_page(video.flow_run_url),
             "takes": (),
+            "preview": "",
         }
         return self.render("player.html", video=video, histories=histories, links=links, **(shown | facts))
 
@@ -127,8 +135,25 @@ class Pages:
     def render(self, template: str, **facts: Any) -> str:
         """A page. `visitor` is what its forms carry; without it a page only shows."""
         return self._templates.get_template(template).render(
-            {"visitor": "", "unreadable": UNREADABLE} | facts
+            {"visitor": "", "may_spend": False, "unreadable": UNREADABLE} | facts
         )
+
+
+def as_labels(labels: Mapping[str, str]) -> str:
+    """Labels as a form's field has them."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+
+
+#: Height of a waveform that is drawn, in its own units; a bar is one wide.
+WAVE_HEIGHT = 48
+
+
+def wave(bars: Sequence[float]) -> str:
+    """A waveform as the path of an SVG, mirrored about its middle."""
+    loudest = max([*bars, 0.05])
+    halves = [max(0.5, bar / loudest * (WAVE_HEIGHT / 2 - 2)) for bar in bars]
+    middle = WAVE_HEIGHT / 2
+    return "".join(f"M{at + 0.5} {middle - half:.1f}v{2 * half:.1f}" for at, half in enumerate(halves))
 
 
 def download_name(video: Video) -> str:
@@ -150,6 +175,11 @@ def length(seconds: float) -> str:
 
 def money(amount: Decimal) -> str:
     return f"${amount:.2f}"
+
+
+def price(amount: Decimal) -> str:
+    """A price per second, which has parts of a cent."""
+    return f"${amount:.2f}" if amount == round(amount, 2) else f"${amount:.4f}".rstrip("0")
 
 
 def size(count: int) -> str:

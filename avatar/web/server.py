@@ -1,23 +1,16 @@
-"""What the gallery and the bridge share: a socket, uvicorn until SIGINT or SIGTERM, who is let in, what is read.
+"""What the gallery and the bridge share: a socket, uvicorn until SIGINT or SIGTERM, what is read and sent.
 
 Plain ASGI where bodies stream through.
 """
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import ipaddress
-import re
 import secrets
 import signal
 import socket
-import time
-from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,7 +20,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from avatar.errors import AvatarError
-from avatar.settings import GallerySettings
 
 #: Seconds that requests under way get when a server is told to end.
 GRACE_SECONDS = 2
@@ -176,138 +168,3 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
-
-
-class AccessControl:
-    """Asks for the password if there is one; if there is none, lets in whoever came by one of our own names."""
-
-    def __init__(self, app: ASGIApp, settings: GallerySettings) -> None:
-        self.app, self.settings = app, settings
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = None
-        if scope["type"] == "http" and scope["path"] != HEALTH:
-            refusal = self._refusal(Headers(scope=scope))
-        await (refusal or self.app)(scope, receive, send)
-
-    def _refusal(self, headers: Headers) -> Response | None:
-        if self.settings.password is not None:
-            return None if knows_password(headers.get("authorization", ""), self.settings) else _ask()
-        # Otherwise any web site could have its own name point at 127.0.0.1, and read us through a visitor's browser.
-        return None if is_own_name(headers.get("host", ""), self.settings) else _unknown_host()
-
-
-def knows_password(authorization: str, settings: GallerySettings) -> bool:
-    """Whether a Basic `Authorization` header has user and password right; compared in constant time."""
-    scheme, _, token = authorization.partition(" ")
-    try:
-        given = base64.b64decode(token.strip(), validate=True) if scheme.lower() == "basic" else b""
-    except (binascii.Error, ValueError):
-        given = b""
-    password = settings.password.get_secret_value() if settings.password else ""
-    return secrets.compare_digest(given, f"{settings.user}:{password}".encode())
-
-
-def is_own_name(host: str, settings: GallerySettings) -> bool:
-    """Whether a `Host` header is an address, localhost, or a name we are known by."""
-    try:
-        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        return False
-    public = settings.public_url.host if settings.public_url else None
-    return is_address(name) or name in {"localhost", settings.host, public, socket.gethostname().lower()}
-
-
-def _ask() -> Response:
-    challenge = {"www-authenticate": 'Basic realm="avatar gallery", charset="UTF-8"'}
-    return PlainTextResponse(
-        "A user name and a password are needed.\n", HTTPStatus.UNAUTHORIZED, headers=challenge
-    )
-
-
-def _unknown_host() -> Response:
-    return PlainTextResponse(
-        "The gallery is not known by this name. Set AVATAR_GALLERY__PUBLIC_URL to its address, or a password.\n",
-        HTTPStatus.MISDIRECTED_REQUEST,
-    )
-
-
-# Who may change something, from which page.
-COOKIE = "avatar_session"
-_SESSION = re.compile(r"[A-Za-z0-9_-]{43}")
-
-
-class Visitors:
-    """Ties a page's forms to the browser that was shown it.
-
-    The session is a random cookie that no page and no script can read; a form carries a digest of it. Whoever cannot
-    read our pages knows neither, and their requests also name another origin.
-    """
-
-    def __init__(self, settings: GallerySettings) -> None:
-        self.public_url = settings.public_url
-
-    def token(self, request: Request) -> str:
-        """What forms of a page carry."""
-        return _digest_of(self._session(request))
-
-    def remember(self, request: Request, response: Response) -> Response:
-        """Set the session's cookie, if the browser has none."""
-        if request.cookies.get(COOKIE) != self._session(request):
-            secure = bool(self.public_url and self.public_url.scheme == "https")
-            response.set_cookie(
-                COOKIE, self._session(request), httponly=True, samesite="lax", secure=secure, path="/"
-            )
-        return response
-
-    def check(self, request: Request, token: str) -> None:
-        """Raise 403 unless a request comes from a page that this browser was shown here."""
-        known = request.cookies.get(COOKIE, "")
-        same = secrets.compare_digest(_digest_of(known).encode(), token.encode("utf-8", "replace"))
-        if not _SESSION.fullmatch(known) or not same or not self._is_own_origin(request):
-            raise HTTPException(
-                HTTPStatus.FORBIDDEN,
-                "This did not come from a page of the gallery. Load the page again; nothing was done.",
-            )
-
-    def _is_own_origin(self, request: Request) -> bool:
-        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-            return False
-        try:
-            origin = urlsplit(request.headers.get("origin", "")).netloc
-        except ValueError:
-            return False
-        public = urlsplit(str(self.public_url)).netloc if self.public_url else ""
-        return bool(origin) and origin in {request.headers.get("host"), public}
-
-    @staticmethod
-    def _session(request: Request) -> str:
-        known = request.cookies.get(COOKIE, "")
-        if _SESSION.fullmatch(known):
-            return known
-        if not hasattr(request.state, "session"):
-            request.state.session = secrets.token_urlsafe(32)
-        return str(request.state.session)
-
-
-def _digest_of(session: str) -> str:
-    return hashlib.sha256(f"form of {session}".encode()).hexdigest()
-
-
-class Rate:
-    """So many a minute. Raises 429 beyond."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self._spent = most, deque[float]()
-
-    def spend(self) -> None:
-        now = time.monotonic()
-        while self._spent and now - self._spent[0] > 60:  # noqa: PLR2004 - a minute
-            self._spent.popleft()
-        if len(self._spent) >= self.most:
-            raise HTTPException(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "Too many at once. Try again in a minute.",
-                {"retry-after": "60"},
-            )
-        self._spent.append(now)

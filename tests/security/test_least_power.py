@@ -39,7 +39,7 @@ POLICY, EXPIRE, MAKE, LOOK = (
 #: Under each prefix of the policy: whether objects may be removed, with the policy alone and with the statement for old ones.
 PREFIXES = {
     "assets": (False, False), "batches": (False, True), "bridge": (False, False), "budget": (True, True),
-    "expired": (False, False), "hints": (True, True), "inbox": (True, True), "jobs": (False, False),
+    "desk": (False, False), "expired": (False, False), "hints": (True, True), "inbox": (True, True), "jobs": (False, False),
     "index": (True, True), "journal": (False, False), "open": (True, True), "plans": (False, False), "probe": (True, True),
     "renders": (False, True), "results": (False, True), "videos": (False, True),
 }  # fmt: skip

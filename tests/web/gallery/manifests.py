@@ -41,7 +41,7 @@ def render(number, **facts):
 
 def make_video(number=1, **facts):
     """The manifest of job `number`, published that many minutes after START."""
-    job_id = f"{number:032x}"
+    job_id = facts.get("job_id", f"{number:032x}")
     sound = asset(0xC0FFEE, "mp3", "audio/mpeg")
     face = asset(0xFACADE, "png", "image/png")
     given = {
