@@ -165,7 +165,7 @@ class Desk:
             "title": order.titled(voice),
             "max_cost": offer.plan.quote.amount,
         }
-        facts |= {"model": offer.model} if offer.is_paid else {}
+        facts |= {"model": offer.asked_model} if offer.asked_model else {}
         sources = [address(self.workspace, key) for key in (order.portraits[0], voice)]
         job = order.job(sources[0], sources[1], **facts)
         run = await self.runs.start(GENERATE, {"job": as_parameters(job)}, once, job.title)
@@ -174,7 +174,7 @@ class Desk:
     async def _start_batch(self, request: Request, order: Order, offer: Offer, once: str) -> tuple[str, str]:
         pricing = await self.offers.price(request.path_params["id"], order)
         assert offer.checked and pricing.rows  # noqa: S101, PT018 - an offer without fault has them
-        batch = batch_of(order, pricing.rows, offer.provider, offer.model if offer.is_paid else None)
+        batch = batch_of(order, pricing.rows, offer.provider, offer.asked_model)
         plain = batch.model_dump(mode="json", exclude_unset=True) | {"max_cost": float(offer.owed)}
         run = await self.runs.start(BATCH, {"batch": plain}, once, order.title)
         return run, f"batch={offer.checked.batch_id}"

@@ -52,7 +52,12 @@ class Offer:
 
     @property
     def is_paid(self) -> bool:
-        return self.provider is not ProviderName.PREVIEW
+        """Rows of a manifest may name a paid provider of their own."""
+        return self.provider is not ProviderName.PREVIEW or bool(self.checked and self.checked.paid)
+
+    @property
+    def asked_model(self) -> str | None:
+        return None if self.provider is ProviderName.PREVIEW else self.model
 
 
 @dataclass

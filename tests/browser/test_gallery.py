@@ -264,39 +264,3 @@ def test_an_exported_folder_plays_from_disk(browser: Browser, up: Up, job_id: st
     page.wait_for_function("() => document.querySelector('video').currentTime > 85.5")
     screenshot(page, "gallery-export")
     page.close()
-
-
-def test_a_video_is_made_from_the_pages(shelf: Page) -> None:
-    """Two files chosen, the price and the cuts seen, started, watched until it is there, played, renamed."""
-    shelf.get_by_role("link", name="New video").click()
-    shelf.get_by_label("Choose files").set_input_files(
-        [ROOT / "examples" / "portrait.png", ROOT / "examples" / "speech.mp3"]
-    )
-    expect(shelf.get_by_role("listitem").filter(has_text="Portrait portrait.png")).to_be_visible()
-    expect(shelf.get_by_role("listitem").filter(has_text="Voice speech.mp3")).to_be_visible()
-    shelf.get_by_role("button", name="Check and see the price").click()
-    offer = shelf.get_by_role("listitem").filter(has=shelf.get_by_role("heading", name="preview"))
-    expect(offer).to_contain_text("$0.00 free, on this machine")
-    expect(offer.get_by_role("img", name="8.14 s in 1 segment")).to_be_visible()
-    assert fits(shelf)
-    whole_page(shelf, "desk-new")
-    offer.get_by_role("button", name="Render for nothing").click()
-    play_link = shelf.get_by_role("link", name="Play the video")
-    expect(play_link).to_be_visible(timeout=180_000)
-    screenshot(shelf, "desk-run")
-    play_link.click()
-    expect(shelf.get_by_role("heading", level=1)).to_have_text("speech")
-    play(shelf.locator("video"))
-    shelf.get_by_role("textbox", name="Title").fill("Welcome aboard")
-    shelf.get_by_role("button", name="Rename").click()
-    expect(shelf.get_by_role("heading", level=1)).to_have_text("Welcome aboard")
-    shelf.get_by_role("link", name="All videos").click()
-    expect(shelf.get_by_role("heading", level=2, name="Welcome aboard")).to_be_visible()
-
-
-def test_what_needs_a_person_is_listed(shelf: Page) -> None:
-    """The rejected video is on its page, with a button that publishes it for nothing."""
-    shelf.get_by_role("link", name="Needs a person").click()
-    shelf.get_by_role("link", name="shouts at the moon").click()
-    expect(shelf.get_by_role("button", name="Publish it as it is")).to_be_in_viewport(ratio=1)
-    expect(shelf.get_by_role("alert")).to_contain_text("costs nothing")

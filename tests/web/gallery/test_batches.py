@@ -13,6 +13,7 @@ from avatar.batch.models import Batch, RowState
 from avatar.batch.report import write_report
 from avatar.errors import InvalidInput
 from avatar.web import orders
+from avatar.web.people import Role
 from avatar.workspace import Workspace
 from tests.web.gallery.manifests import put_video
 from tests.web.gallery.test_desk import (
@@ -98,6 +99,17 @@ async def test_several_voices_are_a_video_each(desk, prefect, store, inputs, tmp
     key = asked["parameters"]["batch"]["manifest"].split("/", 3)[3]
     rows = [json.loads(line) for line in (await store.get(key)).data.splitlines()]
     assert [row["title"] for row in rows] == ["eight", "welcome_de"]
+
+
+async def test_a_row_that_names_a_paid_provider_is_paid(desk, prefect, inputs, tmp_path, monkeypatch):
+    """Whatever offer is chosen: its price is the row's, and those who may not spend do not start it."""
+    manifest = "portrait,voice,provider\nportrait.png,eight.wav,pixazo\n"
+    priced = await priced_order(desk, await order_of(desk, inputs, manifest, tmp_path))
+    fields = form(priced[1].text, priced[0], provider="preview")
+    assert float(fields["price"]) > 0
+    monkeypatch.setattr("avatar.web.people.role_of", lambda request: Role.MAKE)
+    assert (await desk.post(address_of(priced), data=fields)).status_code == 403
+    assert prefect.runs == {}
 
 
 async def test_a_manifest_that_is_none_is_told(desk, inputs, tmp_path):

@@ -284,7 +284,7 @@ async def test_takes_of_a_job_lead_to_each_other(store, gallery):
         await put_manifest(store, make_video(1, job_id=job, take=take))
     html = (await gallery.get(f"/videos/{ids[0]}")).text
     assert f'<a href="../videos/{ids[2]}">Take 2</a>' in html
-    assert '<strong aria-current="page">Take 0</strong>' in html
+    assert '<strong aria-current="page">First take</strong>' in html
     assert "Take 1<" not in html
 
 
