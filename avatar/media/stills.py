@@ -11,6 +11,7 @@ from av.audio.frame import AudioFrame
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
@@ -66,6 +67,7 @@ class PictureWatch:
         self._blank_since: float | None = None
         self._still_since = 0.0
         self._shown: Grey | None = None
+        self._scaler = VideoReformatter()  # kept: making one takes longer than scaling a frame
 
     def __call__(self, frame: VideoFrame | AudioFrame) -> None:
         if not isinstance(frame, VideoFrame):
@@ -73,7 +75,7 @@ class PictureWatch:
         self._now = max(self._now, frame.time or 0.0)
         if self._shown is None or self._now >= self._next:
             self._next = self._now + LOOK_SECONDS - 0.001
-            self._look(grey_copy(frame))
+            self._look(grey_copy(frame, self._scaler))
 
     def finish(self, end: float) -> None:
         """The picture ended at `end` seconds."""
@@ -101,9 +103,9 @@ class PictureWatch:
         self._blank_since = None
 
 
-def grey_copy(frame: VideoFrame) -> Grey:
+def grey_copy(frame: VideoFrame, scaler: VideoReformatter) -> Grey:
     """The frame as `SIDE` x `SIDE` brightnesses, 0 to 255."""
-    small = frame.reformat(width=SIDE, height=SIDE, format="gray", interpolation="AREA")
+    small = scaler.reformat(frame, SIDE, SIDE, "gray", interpolation="AREA", threads=1)
     return small.to_ndarray().astype(np.float32)
 
 
@@ -124,8 +126,6 @@ PATIENCE, STRIDE = 100, 5
 FADED = 0.85
 #: A frame is as sharp as the sharpest from this share on; the first such frame is taken.
 SHARP = 0.9
-#: Side of the small grey copy that is judged, in pixels.
-JUDGED_SIDE = 128
 #: Longest side of the poster, in pixels.
 POSTER_SIDE = 1280
 #: Pictures in a contact strip, pixels between them, and the height of each.
@@ -167,6 +167,7 @@ class StillsWatch:
         self._looks: list[_Look] = []
         self._seen, self._start = 0, 0.0
         self._on_show: VideoFrame | None = None
+        self._judging, self._drawing = VideoReformatter(), VideoReformatter()
 
     def __call__(self, frame: VideoFrame | AudioFrame) -> None:
         if not isinstance(frame, VideoFrame):
@@ -174,11 +175,11 @@ class StillsWatch:
         if self._on_show is None:
             self._start = frame.time or 0.0
         if self._seen <= PATIENCE and self._seen % STRIDE == 0:
-            self._looks.append(_look(frame))
+            self._looks.append(_look(frame, self._judging))
         self._seen += 1
         now = (frame.time or 0.0) - self._start
         while self._waiting and now > self._waiting[0]:
-            self._strip.append(_small(self._on_show or frame))
+            self._strip.append(_small(self._on_show or frame, self._drawing))
             del self._waiting[0]
         self._on_show = frame
 
@@ -188,7 +189,7 @@ class StillsWatch:
         poster.thumbnail((POSTER_SIDE, POSTER_SIDE), Image.Resampling.LANCZOS)
         poster.save(stills.poster, "JPEG", quality=88, optimize=True, progressive=True)
         if self._on_show is not None:
-            self._strip += [_small(self._on_show)] * len(self._waiting)
+            self._strip += [_small(self._on_show, self._drawing)] * len(self._waiting)
         _beside(self._strip).save(stills.contact, "JPEG", quality=85, optimize=True)
 
 
@@ -230,9 +231,9 @@ def _opened(video: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoRejected(f"{video.name} does not decode as a video: {reason(error)}.") from error
 
 
-def _small(frame: VideoFrame) -> Image.Image:
+def _small(frame: VideoFrame, scaler: VideoReformatter) -> Image.Image:
     width = max(1, round(frame.width * STRIP_HEIGHT / frame.height))
-    small = frame.reformat(width=width, height=STRIP_HEIGHT, format="rgb24", interpolation="AREA")
+    small = scaler.reformat(frame, width, STRIP_HEIGHT, "rgb24", interpolation="AREA", threads=1)
     return Image.fromarray(small.to_ndarray())
 
 
@@ -246,9 +247,8 @@ def _telling(looks: list[_Look]) -> VideoFrame:
     return next(look.frame for look in clear if look.sharpness >= SHARP * sharpest)
 
 
-def _look(frame: VideoFrame) -> _Look:
-    small = frame.reformat(width=JUDGED_SIDE, height=JUDGED_SIDE, format="gray", interpolation="AREA")
-    grey = small.to_ndarray().astype(np.float32)
+def _look(frame: VideoFrame, scaler: VideoReformatter) -> _Look:
+    grey = grey_copy(frame, scaler)
     sharpness = float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
     return _Look(frame, float(grey.mean()), float(grey.std()), sharpness)
 
