@@ -28,6 +28,10 @@ BLOCK = "avatar-notify"
 #: in between becomes Crashed again.
 RESUME_AFTER = timedelta(seconds=15)
 
+#: What a worker says of a run that ended with code 1: it did not begin (its parameters are not the flow's, the server
+#: did not answer, the package is missing). At once again it would end so again; `reconcile` looks at it first.
+DID_NOT_BEGIN = "*status code*[: ]1.*"
+
 _RUNS = ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]})
 _OURS = ResourceSpecification({"prefect.resource.id": [f"prefect.tag.{TAG}"], "prefect.resource.role": "tag"})
 
@@ -78,7 +82,7 @@ def resume_crashed(after: timedelta = RESUME_AFTER) -> AutomationCore:
         trigger=EventTrigger(
             after=_events("Crashed"),
             expect=(_AT_REST - _events("Crashed")) | _events("Running", "Retrying", "Rerunning"),
-            match=_RUNS,
+            match=ResourceSpecification({**_RUNS.root, "prefect.state-message": [f"!{DID_NOT_BEGIN}"]}),
             match_related=_OURS,
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,

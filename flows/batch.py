@@ -27,6 +27,7 @@ from avatar.workspace import Workspace
 from flows.approval import ask, needs_approval
 from tasks.batch import check_batch, render_chunks, report_batch
 from tasks.context import with_workspace
+from tasks.runs import leave_to_idle_worker
 
 
 # Many jobs: every row of a manifest is checked and priced, then all of them are rendered, and each is accounted for.
@@ -139,6 +140,7 @@ async def render_shard(workspace: Workspace, shard: Shard) -> None:
     Args:
         shard: which part.
     """
+    await leave_to_idle_worker(shard.run)
     await carry_out(workspace, shard)
 
 
@@ -171,7 +173,7 @@ async def render_shards(workspace: Workspace, batch: Batch, checked: Checked, ru
     if children:
         get_run_logger().info("%d child runs share this batch with this one.", len(children))
     await carry_out(workspace, first, whole=not children)
-    await _finish_left_over(workspace, await _see_through(workspace, children))
+    await _finish_left_over(workspace, await _see_through(workspace, children, at_once))
 
 
 async def _is_deployed() -> bool:
@@ -193,8 +195,12 @@ async def _start(shard: Shard) -> UUID:
     return run.id
 
 
-async def _see_through(workspace: Workspace, children: Sequence[tuple[UUID, Shard]]) -> list[Shard]:
+async def _see_through(
+    workspace: Workspace, children: Sequence[tuple[UUID, Shard]], at_once: int
+) -> list[Shard]:
     """Wait for the child runs, and carry out here what no worker has begun: there may be none, or only ours.
+
+    One part at a time, with the turns of all that have ended: another worker may still come for the next.
 
     Returns:
         The shards whose run ended, but not those of runs that a person cancelled.
@@ -214,7 +220,9 @@ async def _see_through(workspace: Workspace, children: Sequence[tuple[UUID, Shar
                 await client.set_flow_run_state(
                     waiting[-1], Cancelled(message="The batch's own run does it.")
                 )
-                await carry_out(workspace, open_runs.pop(waiting[-1]))
+                shard = open_runs.pop(waiting[-1])
+                free = at_once - sum(other.at_once for other in open_runs.values())
+                await carry_out(workspace, shard.model_copy(update={"at_once": free}))
             elif open_runs:
                 await asyncio.sleep(LOOK_SECONDS)
     return ended

@@ -8,14 +8,15 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import ObjectNotFound
-from prefect.runtime import flow_run
+from prefect.exceptions import ObjectNotFound, Pause
+from prefect.runtime import deployment, flow_run
 from prefect.states import AwaitingRetry, Cancelled, Failed
 
 from avatar.errors import AvatarError
@@ -75,10 +76,17 @@ CANCELLED = (
 
 
 async def resume_dead_runs(recovery: RecoverySettings) -> list[str]:
-    """Reschedule dead runs that belong to a deployment, each at most `max_resumes` times. Returns their names."""
+    """Reschedule dead runs that belong to a deployment, each at most `max_resumes` times. Returns their names.
+
+    One whose parameters are not its flow's would die again, so it ends as Failed.
+    """
     resumed = []
     async with get_client() as client:
         for run in await _dead_runs(client, recovery):
+            if unknown := await _unknown_parameters(client, run):
+                refused: State[None] = Failed(message=_refuse(unknown))
+                await client.set_flow_run_state(run.id, refused, force=True)
+                continue
             count = await count_resumes(client, run.id)
             if count < recovery.max_resumes:
                 again: State[None] = AwaitingRetry(scheduled_time=datetime.now(UTC), message=RESUMED)
@@ -104,6 +112,23 @@ async def end_cancelled_runs(recovery: RecoverySettings) -> list[str]:
                 await client.set_flow_run_state(run.id, over, force=True)
                 ended.append(run.name)
     return ended
+
+
+async def _unknown_parameters(client: PrefectClient, run: FlowRun) -> set[str]:
+    """Parameters that the flow does not have. Deployments refuse them, unless a run is asked for without its schema."""
+    if run.deployment_id is None:
+        return set()
+    try:
+        found = await client.read_deployment(run.deployment_id)
+    except ObjectNotFound:
+        return set()
+    known = (found.parameter_openapi_schema or {}).get("properties")
+    return set() if known is None else set(run.parameters) - set(known)
+
+
+def _refuse(unknown: set[str]) -> str:
+    named = ", ".join(repr(each) for each in sorted(unknown))
+    return f"This flow has no parameter {named}. Nothing was sent or spent; start it again without."
 
 
 def _give_up(count: int, recovery: RecoverySettings) -> str:
@@ -138,6 +163,63 @@ async def check_resumes(recovery: RecoverySettings) -> None:
             _give_up(count, recovery),
             hint="Look at the worker's log for why it dies, then start it again: Retry in the Prefect UI.",
         )
+
+
+# The runs of one batch, on different workers: Prefect gives a run to whoever asks first, which may be the same worker
+# again and again.
+#: The state's message of a run that goes back to the work pool for another worker.
+LEFT_TO_ANOTHER = "Left to a worker that has no part of this batch yet."
+#: How often a run goes back: another worker may be full, or take none of these runs.
+MOST_LEFT = 4
+
+
+async def leave_to_idle_worker(batch_run: str) -> None:
+    """End this run of a batch's part, to be taken again, if its worker has another part and some worker has none.
+
+    A worker whose name contains `upkeep` takes no such runs.
+
+    Args:
+        batch_run: the id of the run that checked the batch, and has a part too.
+
+    Raises:
+        Pause: it does; the process ends without an error.
+    """
+    if flow_run.id is None or deployment.id is None:
+        return
+    async with get_client() as client:
+        run = await client.read_flow_run(UUID(flow_run.id))
+        if run.work_pool_name is None or not await _is_better_elsewhere(client, run, UUID(batch_run)):
+            return
+        states = await client.read_flow_run_states(run.id)
+        if sum(state.message == LEFT_TO_ANOTHER for state in states) >= MOST_LEFT:
+            return
+        again: State[None] = AwaitingRetry(scheduled_time=datetime.now(UTC), message=LEFT_TO_ANOTHER)
+        await client.set_flow_run_state(run.id, again, force=True)
+    raise Pause(state=again)
+
+
+async def _is_better_elsewhere(client: PrefectClient, run: FlowRun, batch_run: UUID) -> bool:
+    """Of two on one worker, the part of the batch's own run stays, then the one whose id is lower."""
+    parts = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[batch_run]),
+            state=FlowRunFilterState(
+                type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+            ),
+        )
+    )
+    others = [await client.read_flow_run(batch_run), *(each for each in parts if each.id != run.id)]
+    here = _worker_of(run)
+    if not any(_worker_of(each) == here and (each.id == batch_run or each.id < run.id) for each in others):
+        return False
+    workers = await client.read_workers_for_work_pool(run.work_pool_name or "")
+    there = {each.name for each in workers if each.status == "ONLINE" and "upkeep" not in each.name}
+    return here is not None and bool(there - {here} - {_worker_of(each) for each in others})
+
+
+def _worker_of(run: FlowRun) -> str | None:
+    name = run.labels.get("prefect.worker.name")
+    return str(name) if name else None
 
 
 async def _dead_runs(client: PrefectClient, recovery: RecoverySettings) -> Sequence[FlowRun]:

@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped]
 
 import avatar
 from avatar.errors import AvatarError
-from avatar.local.prefect_api import create, read
+from avatar.local.prefect_api import ask, change, create, read
 from avatar.local.processes import python
 from avatar.local.programs import POOL, UPKEEP_QUEUE
 
@@ -56,6 +56,7 @@ def deploy(variables: Mapping[str, str], pool: WorkPool | None = None) -> list[s
         command = python("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(written))
         said = _run(command, wide, "deployments", folder)
         automations.result()
+    _refuse_other_parameters(variables["PREFECT_API_URL"], pool)
     return re.findall(r"Deployment '(.+?)' successfully", said)
 
 
@@ -129,6 +130,22 @@ def _ensure_queue(api_url: str, pool: WorkPool) -> None:
             create(api_url, queues, {"name": UPKEEP_QUEUE, "priority": 1})
     except httpx.HTTPError as error:
         raise AvatarError(f"The work queue could not be created. Nothing was spent. {error}") from error
+
+
+def _refuse_other_parameters(api_url: str, pool: WorkPool) -> None:
+    """A run with a parameter that its flow does not have is refused when it is asked for, and the parameter named.
+
+    Prefect's own schema lets it pass, and the run ends before the flow could say why.
+    """
+    try:
+        for found in ask(api_url, "/deployments/filter", {"work_pools": {"name": {"any_": [pool.name]}}}):
+            if "avatar" in found["tags"]:
+                closed = (found["parameter_openapi_schema"] or {}) | {"additionalProperties": False}
+                change(api_url, f"/deployments/{found['id']}", {"parameter_openapi_schema": closed})
+    except httpx.HTTPError as error:
+        raise AvatarError(
+            f"The deployments were made, but not finished. Nothing was spent. {error}"
+        ) from error
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], what: str, folder: str | None = None) -> str:

@@ -172,6 +172,15 @@ def create(api_url: str, path: str, body: Mapping[str, Any]) -> None:
         answer.raise_for_status()
 
 
+def change(api_url: str, path: str, body: Mapping[str, Any]) -> None:
+    """PATCH, with patience.
+
+    Raises:
+        httpx.HTTPError: the API did not answer, or refused.
+    """
+    _patiently(api_url, "PATCH", path, json.dumps(dict(body))).raise_for_status()
+
+
 def _patiently(api_url: str, method: str, path: str, body: str = "") -> httpx.Response:
     """A request that may be repeated, while the server cannot take it just now."""
     for pause in PAUSES:
@@ -188,7 +197,7 @@ def _send(api_url: str, method: str, path: str, body: str) -> httpx.Response:
     with _client(api_url, PATIENCE * 3) as client:
         if method == "GET":
             return client.get(path)
-        return client.post(path, content=body, headers=_csrf_token(client))
+        return client.request(method, path, content=body, headers=_csrf_token(client))
 
 
 def _client(api_url: str, seconds: float) -> httpx.Client:

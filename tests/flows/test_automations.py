@@ -42,14 +42,21 @@ class Server:
         for automation in (await self.automations()).values():
             await self.client.delete_automation(automation.id)
 
-    async def start(self, *tags: str) -> UUID:
+    async def start(self, *tags: str, parameters: dict[str, Any] | None = None) -> UUID:
         """A run of a deployment that nobody carries out, and that says Running."""
         from prefect import flow
         from prefect.states import Pending, Running
+        from prefect.utilities.callables import parameter_schema
 
         flow_id = await self.client.create_flow(flow(name="stand-in")(stand_in))
-        deployment = await self.client.create_deployment(flow_id=flow_id, name=f"stand-in-{uuid4().hex[:8]}")
-        run = await self.client.create_flow_run_from_deployment(deployment, tags=list(tags))
+        deployment = await self.client.create_deployment(
+            flow_id=flow_id,
+            name=f"stand-in-{uuid4().hex[:8]}",
+            parameter_openapi_schema=parameter_schema(stand_in).model_dump(),
+        )
+        run = await self.client.create_flow_run_from_deployment(
+            deployment, tags=list(tags), parameters=parameters
+        )
         for state in (Pending(), Running()):
             await self.client.set_flow_run_state(run.id, state)
         return run.id
@@ -74,6 +81,13 @@ class Server:
 
     async def state(self, run_id: UUID) -> Any:
         return (await self.client.read_flow_run(run_id)).state
+
+
+#: What workers say of a run that ended with code 1 (Prefect 3.9): of a process, and of a container.
+NOT_BEGUN = (
+    "Process exited with status code: 1. The process exited with a general error.",
+    "Flow run infrastructure exited with non-zero status code 1. The process exited with a general error.",
+)
 
 
 def stand_in() -> None:
@@ -170,8 +184,11 @@ async def test_a_crashed_run_is_started_again(server: Server) -> None:
     await ensure_automation(server.client, resume_crashed(timedelta(seconds=SOON)))
     await until_heard(server)
     ours, ended, stranger = [await server.start(tag) for tag in ("avatar", "avatar", "other")]
+    begun = [await server.start("avatar") for _ in range(2)]
+    for run_id, text in zip(begun, NOT_BEGUN, strict=True):
+        await server.put(run_id, Crashed(message=text))
     for run_id in (stranger, ended, ours):
-        await server.put(run_id, Crashed())
+        await server.put(run_id, Crashed(message="Process exited with status code: -9. It was killed."))
     await server.put(ended, Completed())
 
     async def scheduled() -> bool:
@@ -181,6 +198,21 @@ async def test_a_crashed_run_is_started_again(server: Server) -> None:
     await server.put(ours, Crashed(message="told a second time"))
     await until(scheduled, 4 * SOON)
     assert [(await server.state(run_id)).name for run_id in (ended, stranger)] == ["Completed", "Crashed"]
+    assert {(await server.state(run_id)).name for run_id in begun} == {"Crashed"}, "left to `reconcile`"
+
+
+async def test_parameters_that_are_not_the_flows_are_never_started_again(server: Server) -> None:
+    """It would die again before it could say why; it ends as Failed, and the parameter is named."""
+    from prefect.states import Crashed
+
+    from tasks.runs import resume_dead_runs
+
+    run_id = await server.start("avatar", parameters={"job": {}, "dry": True})
+    await server.put(run_id, Crashed(message=NOT_BEGUN[0]))
+    name = (await server.client.read_flow_run(run_id)).name
+    assert name not in await resume_dead_runs(RecoverySettings())
+    state = await server.state(run_id)
+    assert (state.name, "no parameter 'dry', 'job'" in state.message) == ("Failed", True)
 
 
 async def test_reconcile_gives_up_what_crashes_before_it_can_say_so(server: Server) -> None:

@@ -80,3 +80,26 @@ def test_a_pool_of_containers_is_deployed_to_alike(local: Local) -> None:  # noq
     assert found["reconcile"]["work_queue_name"] == "upkeep"
     with pytest.raises(AvatarError, match="of type docker"):
         ensure_pool(variables, running.api_url, replace(pool, type="process"))
+
+
+def create_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> httpx.Response:
+    """Ask for a run as Prefect's UI does."""
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    return httpx.post(f"{api_url}/deployments/{deployment}/create_flow_run", json=body, timeout=60)
+
+
+@pytest.mark.server
+def test_a_parameter_that_a_flow_does_not_have_is_refused_by_name(local: Local) -> None:  # noqa: F811
+    """Beside the job or within it, before there is a run; what stands in prefect.yaml is left as it is."""
+    running, pool = local.running, WorkPool("strict", "docker")
+    variables = environment(AvatarSettings(_env_file=None, state_dir=local.state_dir), running)
+    ensure_pool(variables, running.api_url, pool)
+    deploy(variables, pool)
+    found = deployments(running.api_url, "strict")
+    job = {"portrait": "s3://avatar/a.png", "voice": "s3://avatar/b.mp3"}
+    for parameters in ({"job": job, "dry": True}, {"job": job | {"dry": True}}):
+        answer = create_run(running.api_url, found["generate-avatar"]["id"], parameters)
+        assert (answer.status_code, "'dry'" in answer.text) == (409, True), answer.text
+    assert create_run(running.api_url, found["generate-avatar"]["id"], {"job": job}).status_code == 201
+    assert found["nightly-batch"]["parameters"]["batch"]["name"] == "nightly"
+    assert [each["slug"] for each in found["reconcile"]["schedules"]] == ["every-two-minutes"]
