@@ -52,7 +52,7 @@ class Expiry(Model):
         title="At most",
         ge=1,
         le=1_000_000,
-        description="Things deleted in this run. The oldest go first, the next run does the rest.",
+        description="Things of each kind deleted in this run. The oldest go first, the next run does the rest.",
         examples=[100],
     )
 

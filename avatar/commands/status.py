@@ -15,12 +15,13 @@ from typing import Any
 from avatar.commands.generate import names_of
 from avatar.commands.serve import with_store
 from avatar.errors import InvalidInput
+from avatar.job.index import job_of, newest_first
 from avatar.job.publish import find_video, name_video
 from avatar.job.reconcile import finish_render
 from avatar.models import AvatarJob, Video
 from avatar.money.budget import total
 from avatar.money.commit import open_jobs
-from avatar.money.journal import Record, RenderState
+from avatar.money.journal import Record, RenderState, is_indexed
 from avatar.money.settle import (
     attach_request,
     attach_video,
@@ -33,6 +34,8 @@ from avatar.workspace import Workspace
 
 #: Manifests read for the list: the newest ones.
 NEWEST = 50
+#: Videos that are counted; where there are more, that is said.
+COUNTED = 1000
 #: Characters of an id that must be given.
 SHORTEST_ID = 6
 
@@ -49,18 +52,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _all(workspace: Workspace) -> dict[str, Any]:
-    manifests = [
-        stat for stat in await workspace.store.list("videos/") if stat.key.endswith("/manifest.json")
-    ]
-    newest = sorted(manifests, key=lambda stat: stat.modified, reverse=True)[:NEWEST]
-    videos = await asyncio.gather(*(find_video(workspace, stat.key.split("/")[1]) for stat in newest))
+    published = await _published(workspace)
+    videos = await asyncio.gather(*(find_video(workspace, job_id) for job_id in published[:NEWEST]))
     heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
     return {
-        "published": len(manifests),
+        "published": len(published),
+        **({"and_more": True} if len(published) >= COUNTED else {}),
         "videos": [_video(video) for video in videos if video],
         "open": [_record(head) | await _strays(workspace, head) for head in heads if head],
         "jobs": await open_jobs(workspace),
     }
+
+
+async def _published(workspace: Workspace) -> list[str]:
+    """Jobs that have a video, the newest first: from the index, as many whole days as hold `COUNTED`."""
+    store = workspace.store
+    if not await is_indexed(store):
+        listed = [stat for stat in await store.list("videos/") if stat.key.endswith("/manifest.json")]
+        return [
+            stat.key.split("/")[1] for stat in sorted(listed, key=lambda stat: stat.modified, reverse=True)
+        ]
+    found: dict[str, None] = {}
+    async for day in newest_first(store):
+        found |= dict.fromkeys(job_of(stat.key) for stat in day)
+        if len(found) >= COUNTED:
+            break
+    return list(found)
 
 
 async def _strays(workspace: Workspace, head: Record) -> dict[str, Any]:
@@ -162,7 +179,8 @@ def _record(record: Record) -> dict[str, Any]:
 def _as_text(found: dict[str, Any]) -> str:
     if "published" in found:
         jobs = f", {len(found['jobs'])} jobs without a video yet" if found["jobs"] else ""
-        lines = [f"{found['published']} published, {len(found['open'])} open{jobs}"]
+        more = " or more" if "and_more" in found else ""
+        lines = [f"{found['published']}{more} published, {len(found['open'])} open{jobs}"]
         lines += [
             _line(row, "published_at", "title", "seconds", "billed", "job_id", "uri")
             for row in found["videos"]

@@ -5,7 +5,7 @@ render that an unfinished job may be made of; a video that cannot be read.
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -178,6 +178,7 @@ class Expired:
     """What was deleted (or would be, in a dry run), and what was old enough and is kept."""
 
     deleted: list[Thing] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)  #: of what was deleted, by kind
     kept: dict[str, str] = field(default_factory=dict)
 
 
@@ -196,7 +197,7 @@ class _Sweep:
 
     async def take(self, thing: Thing, mark: Callable[[], Awaitable[Mark | None]] | None = None) -> None:
         """Delete a thing; of what was paid for, leave its mark first. One that fails stops no other."""
-        if len(self.done.deleted) >= self.most:
+        if self.done.counts[thing.kind] >= self.most:
             return
         try:
             left = await mark() if mark else None
@@ -206,6 +207,7 @@ class _Sweep:
             if not self.dry_run:
                 await self._delete(thing, left)
             self.done.deleted.append(thing)
+            self.done.counts[thing.kind] += 1
         except AvatarError as error:
             log.warning("%s %s is left as it is: %s", thing.kind, thing.name, error)
             self.done.kept[f"{thing.kind} {thing.name}"] = str(error)
@@ -226,7 +228,7 @@ async def expire(workspace: Workspace, *, dry_run: bool = False, most: int = 10_
     Args:
         workspace: settings, store and journal.
         dry_run: delete nothing, and tell what would be.
-        most: things deleted in one run; the oldest go first, the next run does the rest.
+        most: things of each kind deleted in one run; the oldest go first, the next run does the rest.
 
     Raises:
         StoreUnavailable: the store failed while it was listed.

@@ -48,6 +48,8 @@ class Summary(BaseModel):
     billed: Annotated[Decimal, BeforeValidator(str)] = Decimal(0)
     take: int = 0
     poster_key: str = ""
+    #: Of each render, from its submit to its video in the store.
+    render_seconds: tuple[float, ...] = ()
     fault: str = ""
     text: str = ""
 
@@ -56,6 +58,11 @@ class Summary(BaseModel):
         """Sorts by time within its day."""
         at = self.at.astimezone(UTC)
         return f"{VIDEOS}{at:%Y-%m-%d}/{at:%H%M%S%f}-{self.job_id}.json"
+
+
+def job_of(key: str) -> str:
+    """The job that an entry of the index is about."""
+    return key.rpartition("-")[2].removesuffix(".json")
 
 
 def summarise(video: Video) -> Summary:
@@ -71,6 +78,9 @@ def summarise(video: Video) -> Summary:
         billed=video.cost.billed,
         take=video.take,
         poster_key=video.poster_key,
+        render_seconds=tuple(
+            round((render.collected_at - render.submitted_at).total_seconds(), 1) for render in video.renders
+        ),
         text=_searchable(video),
     )
 
@@ -156,7 +166,7 @@ async def rebuild(store: Store, journal: Journal, *, say: Callable[[str], None] 
     """Index every video and every request. May run beside everything else, and again. Raises `StoreUnavailable`."""
     done = Rebuilt()
     before = {stat.key: stat for stat in await store.list(VIDEOS)}
-    manifests = [stat for stat in await store.list("videos/") if _is_manifest(stat.key)]
+    manifests = await list_manifests(store)
     say(f"{len(manifests)} videos to index.")
     right = await in_turns(lambda stat: _index_manifest(store, stat, done), manifests)
     for stat in before.keys() - set(right):
@@ -171,17 +181,30 @@ async def rebuild(store: Store, journal: Journal, *, say: Callable[[str], None] 
     return done
 
 
-async def _index_manifest(store: Store, stat: Stat, done: Rebuilt) -> str:
-    """Returns the key of its entry."""
+async def list_manifests(store: Store) -> list[Stat]:
+    """All of them: only for what reads every video anyway."""
+    return [stat for stat in await store.list("videos/") if _is_manifest(stat.key)]
+
+
+async def summarise_manifest(store: Store, stat: Stat) -> Summary | None:
+    """What the index should say of it; None if it was removed meanwhile. Raises `StoreUnavailable`."""
     job_id = stat.key.split("/")[1]
     try:
-        summary = summarise(await read_video(store, job_id))
+        return summarise(await read_video(store, job_id))
     except ObjectNotFound:
-        return ""
+        return None
     except InvalidInput as error:
-        done.unreadable.append(job_id)
         facts = {"fault": error.message, "text": job_id.casefold()}
-        summary = Summary(job_id=job_id, at=stat.modified, state=UNREADABLE, **facts)
+        return Summary(job_id=job_id, at=stat.modified, state=UNREADABLE, **facts)
+
+
+async def _index_manifest(store: Store, stat: Stat, done: Rebuilt) -> str:
+    """Returns the key of its entry."""
+    summary = await summarise_manifest(store, stat)
+    if summary is None:
+        return ""
+    if summary.state == UNREADABLE:
+        done.unreadable.append(summary.job_id)
     await store.put(summary.key, summary.model_dump_json().encode(), content_type="application/json")
     return summary.key
 

@@ -52,6 +52,15 @@ THREADS = 16
 TRANSFER_THREADS = 4
 
 
+@dataclass
+class Calls:
+    """What this process asked of the store, repetitions included: how many calls, their seconds, failures."""
+
+    count: int = 0
+    seconds: float = 0.0
+    failed: int = 0
+
+
 class Connection:
     """Two clients of one server: one for short calls, one for transfers; and one that only signs public URLs.
 
@@ -65,6 +74,7 @@ class Connection:
             settings.secure if settings.public_endpoint else secure,
             "AVATAR_STORE__PUBLIC_ENDPOINT",
         )
+        self.calls = Calls()
         self.endpoint = host
         self.bucket = settings.bucket
         url = f"{'https' if secure else 'http'}://{host}"
@@ -95,10 +105,15 @@ class Connection:
     ) -> T:
         loop, begun = asyncio.get_running_loop(), time.monotonic()
         for pause in (*pauses, None):
+            asked = time.monotonic()
             try:
                 return await loop.run_in_executor(threads, call)
             except CALL_ERRORS as error:
                 failure, final = explain(error, action, self.endpoint), not may_pass(error)
+                self.calls.failed += isinstance(failure, StoreUnavailable)
+            finally:
+                self.calls.count += 1
+                self.calls.seconds += time.monotonic() - asked
             if pause is None or final or time.monotonic() - begun + pause > patience:
                 break
             await asyncio.sleep(pause)

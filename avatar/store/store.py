@@ -27,7 +27,7 @@ from urllib3.exceptions import ProtocolError
 
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.settings import StoreSettings
-from avatar.store.connection import Connection, create_if_absent
+from avatar.store.connection import Calls, Connection, create_if_absent
 from avatar.store.objects import (
     META,
     Blob,
@@ -204,6 +204,11 @@ class Store:
         self._large = Bucket(self._connection.transfers, settings.bucket)
         self.bucket = settings.bucket
         self._proved = False
+
+    @property
+    def calls(self) -> Calls:
+        """What this store was asked until now."""
+        return self._connection.calls
 
     async def ensure_bucket(self) -> None:
         """Make the bucket unless it is there."""

@@ -34,6 +34,7 @@ from avatar.money.webhooks import OPEN_ENDED, Asked, Hint, keep_hint, plain_id
 from avatar.providers.answers import parse_object
 from avatar.providers.fal_webhooks import FalSignatures, delivered_id
 from avatar.settings import AvatarSettings
+from avatar.web.metrics import METRICS, Metrics
 from avatar.web.notifications import UploadEvents, Uploads, Written, from_filer, from_s3, uploads_in
 from avatar.web.server import (
     HEALTH,
@@ -62,6 +63,13 @@ class Bridge:
     tokens: frozenset[str]
     note: Callable[[set[str]], None]
 
+    def __post_init__(self) -> None:
+        self._metrics = Metrics(self.workspace)
+
+    async def metrics(self, request: Request) -> Response:
+        check_token(request, self.tokens)
+        return await self._metrics.answer(request)
+
     async def s3(self, request: Request) -> Response:
         return await self._take(request, from_s3)
 
@@ -85,6 +93,7 @@ def build_app(bridge: Bridge) -> Starlette:
             Route("/events/s3", bridge.s3, methods=["POST"]),
             Route("/events/seaweedfs", bridge.filer, methods=["POST"]),
             Route(HEALTH, health),
+            Route(METRICS, bridge.metrics),
             *webhook_routes(bridge.workspace),
         ],
         middleware=[Middleware(BodyLimit, bridge.workspace.settings.bridge.max_body_bytes)],

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from avatar.errors import InvalidInput, ObjectNotFound
-from avatar.job.index import UNREADABLE, Summary, in_turns, newest_first, read_summary, read_video, rebuild
+from avatar.job.index import (
+    UNREADABLE,
+    Summary,
+    in_turns,
+    list_manifests,
+    newest_first,
+    read_summary,
+    read_video,
+    summarise_manifest,
+)
 from avatar.models import Video
 from avatar.money.journal import is_indexed
 from avatar.store.objects import check_key
@@ -53,12 +62,7 @@ class _Export:
         self.done, self.kept = Exported(), set[str]()
 
     async def run(self) -> Exported:
-        store = self.workspace.store
-        if not await is_indexed(store):
-            await rebuild(store, self.workspace.journal)
-        keys = [stat.key async for day in newest_first(store) for stat in day]
-        read = await in_turns(lambda key: read_summary(store, key), keys)
-        summaries = list({each.job_id: each for each in read if each}.values())
+        summaries = list({each.job_id: each for each in await self._listed()}.values())
         readable = [each.job_id for each in summaries if each.state != UNREADABLE]
         videos = [video for video in await in_turns(self._read, readable) if video]
         gone = set(readable) - {video.job_id for video in videos}
@@ -72,6 +76,16 @@ class _Export:
         self.done.videos = len(summaries)
         self.done.missing.sort()
         return self.done
+
+    async def _listed(self) -> list[Summary]:
+        """Newest first. From the manifests themselves where they are not all indexed: an export writes no object."""
+        store = self.workspace.store
+        if await is_indexed(store):
+            keys = [stat.key async for day in newest_first(store) for stat in day]
+            read = await in_turns(lambda key: read_summary(store, key), keys)
+            return [each for each in read if each is not None]
+        read = await in_turns(lambda stat: summarise_manifest(store, stat), await list_manifests(store))
+        return sorted((each for each in read if each is not None), key=lambda each: each.key, reverse=True)
 
     async def _read(self, job_id: str) -> Video | None:
         """None if it was removed since it was listed, or damaged."""

@@ -30,6 +30,7 @@ from avatar.web.batches import read_cards
 from avatar.web.catalogue import Catalogue, Query
 from avatar.web.desk import Desk
 from avatar.web.media import send_object, serve_media
+from avatar.web.metrics import METRICS, Metrics
 from avatar.web.pages import History, Links, Pages
 from avatar.web.people import AccessControl, Role, Visitors, has_users, role_of
 from avatar.web.runs import Runs
@@ -170,6 +171,7 @@ def _routes(gallery: Gallery) -> list[Route]:
         Route("/batches/{id}", gallery.batch),
         Route("/batches/{id}/report.csv", gallery.report),
         Route(HEALTH, health),
+        Route(METRICS, Metrics(gallery.workspace).answer),
     ]
     routes += gallery.desk.routes() if gallery.desk else []
     return routes + [Route(f"/static/{name}", _file(STATIC / name)) for name in STATIC_FILES]

@@ -6,10 +6,10 @@ Exit 0 if every job was paid for once and published, without a hand; the table s
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -177,6 +177,14 @@ def published(site: Installation) -> int:
     )
 
 
+def workers_of_parts(site: Installation) -> Counter[str]:
+    """How many parts of the batch ended on each worker, that of the batch's own run included."""
+    wanted = {"flows": {"name": {"any_": ["generate-batch", "render-shard"]}}}
+    with httpx.Client(base_url=site.api_url, timeout=60, trust_env=False) as client:
+        runs = client.post("/flow_runs/filter", json=wanted).raise_for_status().json()
+    return Counter(run["labels"].get("prefect.worker.name", run["state_name"]) for run in runs)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     parser.add_argument("--singles", type=int, default=60)
@@ -205,10 +213,14 @@ def main() -> int:
                 max(60.0, options.minutes * 60 - (time.monotonic() - ready)),
             )
         wall, state, there = time.monotonic() - ready, site.sandbox.state(brief=True), published(site)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        parts = workers_of_parts(site)
     print(f"installation ready after {ready - began:.0f} s; {wanted} jobs took {wall:.0f} s")
     print(f"faults: {', '.join(site.faults)}")
-    print(f"processor time of all programs: {(used.ru_utime + used.ru_stime) / wanted:.2f} s a job")
+    print(f"parts of the batch, by worker: {', '.join(f'{name} {count}' for name, count in parts.items())}")
+    used = Counter[str]()
+    for program in site.programs.values():
+        used[program.group] += program.used / wanted
+    print("processor seconds a job:", ", ".join(f"{group} {used[group]:.2f}" for group in used))
     print(f"payments {state['accepts']}, published {there}, of {wanted}")
     good = state["accepts"] == there == wanted
     print(f"{int(good)} passed, {int(not good)} failed")

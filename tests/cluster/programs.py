@@ -33,6 +33,8 @@ class Program:
     answers: Callable[[], bool] = lambda: True
     user: str | None = None
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    #: Processor seconds of all that ended, and of what they had waited for.
+    used: float = 0.0
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -50,13 +52,17 @@ class Program:
     def end(self, by: int = signal.SIGTERM) -> None:
         if self.process is None:
             return
+        process, self.process = self.process, None
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, by)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            os.killpg(process.pid, by)
+        deadline = time.monotonic() + 20
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            if time.monotonic() > deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.05)
+        process.returncode = ended[1]
+        self.used += ended[2].ru_utime + ended[2].ru_stime
 
 
 def until(done: Callable[[], bool], failure: str, seconds: float) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable
+from avatar.store.connection import Calls
 from avatar.store.objects import Blob, Stat, check_key, check_metadata, check_readable
 from avatar.store.store import LONGEST_PRESIGN, MIB, Store
 
@@ -87,6 +88,10 @@ class MemoryStore(Store):
         self.server = server or MemoryServer()
         self.bucket = bucket
         self._proved = False
+
+    @property
+    def calls(self) -> Calls:
+        return Calls(len(self.server.calls))
 
     async def _ask(self, method: str, key: str, act: Callable[[], Any]) -> Any:
         return await self.server.answer(method, key, act)

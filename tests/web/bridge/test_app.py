@@ -73,3 +73,9 @@ async def test_health_is_open_and_tells_nothing(bridge):
     answer = await bridge.get("/health", headers={"authorization": ""})
     assert (answer.status_code, answer.text) == (200, "ok\n")
     assert (await bridge.get("/events/s3")).status_code == 405
+
+
+async def test_metrics_are_for_those_who_know_the_token(bridge):
+    """Sums of money are no health check."""
+    assert (await bridge.get("/metrics")).status_code == 200
+    assert (await bridge.get("/metrics", headers={"authorization": "Bearer other"})).status_code == 401
