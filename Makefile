@@ -46,8 +46,8 @@ chaos: .venv/.ready  ## kill it at random and count what was paid twice or lost
 cluster: .venv/.ready  ## PostgreSQL, Redis, two API servers and three workers, with faults; needs them installed
 	$(BIN)/python -m tests.cluster
 
-image:  ## build the image of deploy/Containerfile and render a job in it; needs podman
-	deploy/image.sh $(IMAGE_FLAGS)
+image: .venv/.ready  ## build the image of deploy/Containerfile and render a job in it; needs podman
+	$(BIN)/python deploy/image.py $(IMAGE_FLAGS)
 
 simulate: .venv/.ready  ## the money rules under SCHEDULES simulated schedules of faults, deaths and sleeps
 	$(BIN)/python -m tests.simulation --schedules $(SCHEDULES) --abreast 2
