@@ -5,7 +5,7 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
 SCHEDULES ?= 20000
 
-.PHONY: help demo up test unit lint format types audit bench chaos simulate cluster image clean
+.PHONY: help demo up test unit lint format types audit bench chaos simulate cluster lowest image clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ chaos: .venv/.ready  ## kill it at random and count what was paid twice or lost
 
 cluster: .venv/.ready  ## PostgreSQL, Redis, two API servers and three workers, with faults; needs them installed
 	$(BIN)/python -m tests.cluster
+
+lowest: .venv/.ready  ## tests of jobs on the lowest Prefect that is supported
+	$(BIN)/python deploy/pins/lowest.py
 
 image: .venv/.ready  ## build the image of deploy/Containerfile and render a job in it; needs podman
 	$(BIN)/python deploy/image.py $(IMAGE_FLAGS)
