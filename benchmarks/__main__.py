@@ -12,7 +12,9 @@ from benchmarks.rows import Row, machine, table
 from benchmarks.stage import staged
 
 #: In the order they run: the short ones first.
-BENCHES = {bench.BENCH: bench for bench in (startup, voice, gallery, growth, one_job, up, work, batch, waiting)}
+BENCHES = {
+    bench.BENCH: bench for bench in (startup, voice, gallery, growth, one_job, up, work, batch, waiting)
+}
 RESULT = ROOT / "out" / "bench.json"
 
 
