@@ -204,7 +204,10 @@ class BatchSettings(Section):
 
 class RecoverySettings(Section):
     max_resumes: int = Field(
-        3, ge=0, le=20, description="How often a crashed flow run is started again by itself."
+        3,
+        ge=0,
+        le=20,
+        description="How often a flow run that crashed, or failed of what may have passed, is started again by itself.",
     )
     stale_seconds: float = Field(
         600,

@@ -27,6 +27,7 @@ from avatar.local.state import StateDirectory
 from avatar.models import AvatarJob, Video
 from avatar.settings import AvatarSettings
 from avatar.store.identity import require_store, store_identity
+from avatar.waiting import patiently
 from avatar.workspace import Subject, Workspace
 from tasks.runs import check_resumes
 from tasks.turns import counted_turns
@@ -109,7 +110,8 @@ async def _ready(
     """A workspace for one run: its store answers, its events go to the server, its turns are counted there."""
     async with opened as workspace:
         await check_resumes(workspace.settings.recovery)
-        await workspace.store.ensure_bucket()
+        # A run that begins while the store is away waits as long as one that is at work.
+        await patiently(workspace.store.ensure_bucket)
         async with get_client() as client:
             await _require_same_store(client, workspace)
             async with counted_turns(client, workspace.settings, get_run_logger(), run_id()) as turns:
@@ -125,16 +127,17 @@ async def _require_same_store(client: PrefectClient, workspace: Workspace) -> No
     if deployment.id is None and own is not None and own.api_url == PREFECT_API_URL.value():
         return
     known = await client.read_variable_by_name(STORE_VARIABLE)
-    await require_store(workspace.store, str(known.value) if known else None)
+    identity = str(known.value) if known else None
+    await patiently(lambda: require_store(workspace.store, identity))
 
 
 async def name_store(client: PrefectClient, workspace: Workspace) -> None:
     """Have the Prefect server know the store of this workspace as that of all its runs."""
     await workspace.store.ensure_bucket()
-    identity, known = (
-        await store_identity(workspace.store),
-        await client.read_variable_by_name(STORE_VARIABLE),
-    )
+    known = await client.read_variable_by_name(STORE_VARIABLE)
+    # A store that was paid from and has no id lost it; an empty one never had that of the server's runs.
+    lost = str(known.value) if known and await workspace.budget.days() else None
+    identity = await store_identity(workspace.store, lost=lost)
     if known is None:
         await client.create_variable(VariableCreate(name=STORE_VARIABLE, value=identity))
     elif known.value != identity:

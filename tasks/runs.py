@@ -1,5 +1,6 @@
 """What Prefect says of runs: whether one is under way, and dead ones started again."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -8,6 +9,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
+    FlowRunFilterEndTime,
     FlowRunFilterParentFlowRunId,
     FlowRunFilterStartTime,
     FlowRunFilterState,
@@ -19,7 +21,7 @@ from prefect.exceptions import ObjectNotFound, Pause
 from prefect.runtime import deployment, flow_run
 from prefect.states import AwaitingRetry, Cancelled, Failed
 
-from avatar.errors import AvatarError
+from avatar.errors import AvatarError, Transient
 from avatar.settings import RecoverySettings
 
 # Whether a flow run that has taken something still works on it, or will go on with it.
@@ -69,6 +71,11 @@ FORGOTTEN_AFTER = timedelta(days=2)
 
 #: The state's message by which a start that nobody asked for is known.
 RESUMED = "Started again by itself: its process was gone."
+#: That of one that failed of what may have passed; and how long after, the first time. Each further rest is twice as long.
+PASSED = "Started again by itself: what it failed of may have passed."
+PASSING_AFTER = timedelta(minutes=1)
+#: Tags of the deployments that spend money for whoever asked.
+JOBS = {"video", "batch"}
 #: That of a run that was cancelled and could not say so itself.
 CANCELLED = (
     "Cancelled; its process was gone. What it had sent goes on at the provider, and is collected by itself."
@@ -76,9 +83,9 @@ CANCELLED = (
 
 
 async def resume_dead_runs(recovery: RecoverySettings) -> list[str]:
-    """Reschedule dead runs that belong to a deployment, each at most `max_resumes` times. Returns their names.
+    """Reschedule runs of deployments that are dead, or failed of what may have passed. Returns their names.
 
-    One whose parameters are not its flow's would die again, so it ends as Failed.
+    Each at most `max_resumes` times. One whose parameters are not its flow's would die again, so it ends as Failed.
     """
     resumed = []
     async with get_client() as client:
@@ -96,7 +103,41 @@ async def resume_dead_runs(recovery: RecoverySettings) -> list[str]:
                 # Crashed, the automation would start it once more.
                 given_up: State[None] = Failed(message=_give_up(count, recovery))
                 await client.set_flow_run_state(run.id, given_up, force=True)
+        for run in await _failed_for_now(client):
+            count = await count_resumes(client, run.id)
+            if count < recovery.max_resumes and _rested(run, PASSING_AFTER * 2**count):
+                again = AwaitingRetry(scheduled_time=datetime.now(UTC), message=PASSED)
+                await client.set_flow_run_state(run.id, again, force=True)
+                resumed.append(run.name)
     return resumed
+
+
+def _rested(run: FlowRun, rest: timedelta) -> bool:
+    return run.state is not None and run.state.timestamp <= datetime.now(UTC) - rest
+
+
+async def _failed_for_now(client: PrefectClient) -> list[FlowRun]:
+    """Runs of jobs and batches that ended in an error which may pass by itself, as Prefect's message names it.
+
+    What a shard left undone is done by the run of its batch; what the inbox and upkeep did not do, by their next run.
+    """
+    ended = FlowRunFilterEndTime(after_=datetime.now(UTC) - FORGOTTEN_AFTER)
+    runs = await _runs(client, StateType.FAILED, end_time=ended)
+    return [
+        run
+        for run in runs
+        if JOBS & set(run.tags)
+        and "shard" not in run.parameters
+        and run.state is not None
+        and _PASSING.search(run.state.message or "")
+    ]
+
+
+def _kinds_of(error: type[Exception]) -> list[str]:
+    return [error.__name__, *(name for kind in error.__subclasses__() for name in _kinds_of(kind))]
+
+
+_PASSING = re.compile(rf"\b(?:{'|'.join(_kinds_of(Transient))}): ")
 
 
 async def end_cancelled_runs(recovery: RecoverySettings) -> list[str]:
@@ -144,7 +185,7 @@ async def count_resumes(client: PrefectClient, run_id: UUID) -> int:
     count = 0
     for state in sorted(await client.read_flow_run_states(run_id), key=lambda state: state.timestamp):
         if state.name == "AwaitingRetry":
-            count = count + 1 if state.message == RESUMED else 0
+            count = count + 1 if state.message in {RESUMED, PASSED} else 0
     return count
 
 
@@ -233,7 +274,9 @@ async def _dead_runs(client: PrefectClient, recovery: RecoverySettings) -> Seque
     ]
 
 
-async def _runs(client: PrefectClient, *states: StateType, **more: FlowRunFilterStartTime) -> list[FlowRun]:
+async def _runs(
+    client: PrefectClient, *states: StateType, **more: FlowRunFilterStartTime | FlowRunFilterEndTime
+) -> list[FlowRun]:
     """Runs of our deployments in one of these states."""
     wanted = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),

@@ -64,7 +64,7 @@ async def generate(job: AvatarJob, settings: AvatarSettings | None = None) -> Vi
 
 
 async def _plan(workspace: Workspace, job: AvatarJob) -> Plan:
-    await workspace.store.ensure_bucket()
+    await patiently(workspace.store.ensure_bucket)
     portrait = await ingest(workspace, job.portrait, what="portrait")
     voice = await ingest(workspace, job.voice, what="voice")
     return await with_captions(workspace, job, await plan_job(workspace, job, portrait, voice))

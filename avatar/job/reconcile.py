@@ -48,7 +48,7 @@ log = logging.getLogger("avatar.reconcile")
 ABREAST = 8
 #: Days back in which leaked claims and bills are looked for.
 DAYS_BACK = 7
-#: Seconds between two looks at a render that has stalled: half its age, within these bounds.
+#: Seconds between two looks at a render that has stalled, or stays unknown: half its age, within these bounds.
 STALLED_LOOKS = (600.0, 21_600.0)
 #: Tries after which an open job that cannot be brought to its end is left to people. The pauses between them double.
 MOST_TRIES = 10
@@ -154,6 +154,10 @@ async def _each(
 
 
 async def _reconcile_render(workspace: Workspace, render_id: str, found: Reconciled) -> None:
+    head = await workspace.journal.head(render_id)
+    if head is not None and head.state is RenderState.UNKNOWN and not await _is_due(workspace, head):
+        found.unknown.append(render_id)
+        return
     record = await current(workspace, render_id)
     if record is None:
         return  # announced, not begun: its run is about to write the intent, or never will
@@ -215,17 +219,17 @@ async def _bring_home(workspace: Workspace, record: Record, found: Reconciled) -
 
 
 async def _is_due(workspace: Workspace, record: Record) -> bool:
-    """Whether it is time for another look: one that stalled, or a video that did not play, is looked at ever less often."""
+    """Whether it is time for another look: what waits for a person is looked at ever less often."""
     entry, age = record.entry, record.age or 0.0
+    shortest, longest = STALLED_LOOKS
     if record.state is RenderState.RENDERED and entry.tries:
         return age >= FETCH_AGAIN[min(entry.tries, len(FETCH_AGAIN)) - 1]
-    if record.state is not RenderState.STALLED and not (
-        record.state is RenderState.COLLECTED and record.strays
-    ):
+    lasting = record.state is RenderState.UNKNOWN and age > 2 * shortest
+    stray = record.state is RenderState.COLLECTED and record.strays
+    if not (record.state is RenderState.STALLED or lasting or stray):
         return True
     if entry.failure is not None and entry.failure.kind == "unplayable":
         return False
-    shortest, longest = STALLED_LOOKS
     due = await workspace.journal.idle_for(entry.render_id) >= min(longest, max(shortest, age / 2))
     if due:
         await workspace.journal.keep_open(entry.render_id)

@@ -354,11 +354,12 @@ async def look_in_history(workspace: Workspace, record: Record) -> list[str] | N
         return None
     if listed is None:
         return None
-    theirs = (sent.portrait, sent.voice, sent.prompt)
     alike = {
         one.request_id
         for one in listed
-        if (file_name(one.image_url), file_name(one.audio_url), one.prompt) == theirs
+        if one.prompt == sent.prompt
+        and is_file(one.image_url, sent.portrait)
+        and is_file(one.audio_url, sent.voice)
         and (one.sent_at is None or since <= one.sent_at <= until)
     }
     # Another take of the same job has the same files and the same prompt.
@@ -369,6 +370,16 @@ async def look_in_history(workspace: Workspace, record: Record) -> list[str] | N
 def file_name(url: str) -> str:
     """The last part of an address's path: what a person sees of it. What follows the path may be a signature."""
     return unquote(PurePosixPath(urlsplit(url).path).name)
+
+
+#: What an asset's name ends in: its content's hash, and what kind of file it is.
+_BY_CONTENT = re.compile(r"[0-9a-f]{64}[^/]*$")
+
+
+def is_file(url: str, name: str) -> bool:
+    """Whether an address is that of the file by that name. A copy at fal may have something before the name of ours."""
+    shown, ours = file_name(url), _BY_CONTENT.search(name)
+    return shown == name or (ours is not None and unquote(shown).endswith(ours[0]))
 
 
 def stray_of(entry: Entry, submission: Submission, *, attempt: int) -> Stray:

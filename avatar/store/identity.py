@@ -13,12 +13,12 @@ from avatar.store.store import Store
 KEY = "index/store.json"
 
 
-async def store_identity(store: Store) -> str:
-    """The store's id, made on first use. Raises `StoreUnavailable` if it cannot be read."""
+async def store_identity(store: Store, *, lost: str | None = None) -> str:
+    """The store's id, made on first use; `lost` is put back where it had one. Raises `StoreUnavailable`."""
     try:
         return _parse((await store.get(KEY)).data)
     except ObjectNotFound:
-        made = {"format": 1, "id": secrets.token_hex(16), "made_at": datetime.now(UTC).isoformat()}
+        made = {"format": 1, "id": lost or secrets.token_hex(16), "made_at": datetime.now(UTC).isoformat()}
         await store.create(KEY, json.dumps(made).encode())
         return _parse((await store.get(KEY)).data)
 
@@ -27,10 +27,21 @@ async def require_store(store: Store, identity: str | None) -> None:
     """Refuse to work if this is not the store by that id. None: no id is known to compare with.
 
     Raises:
-        StoreUnfit: it is another.
+        StoreUnfit: it is another, or has no id.
         StoreUnavailable: its id cannot be read.
     """
-    if identity is None or identity == await store_identity(store):
+    if identity is None:
+        return
+    try:
+        found = _parse((await store.get(KEY)).data)
+    except ObjectNotFound:
+        raise StoreUnfit(
+            f"The store in use (bucket {store.bucket!r}) has no `{KEY}`, by which this Prefect server knows the store that "
+            "its jobs are kept in: it is another store, or that object was deleted. Nothing was sent or spent.",
+            hint="Check AVATAR_STORE__ENDPOINT and AVATAR_STORE__BUCKET. If this is the right store, `avatar deploy` with "
+            "these settings puts its id back.",
+        ) from None
+    if identity == found:
         return
     raise StoreUnfit(
         f"The store in use (bucket {store.bucket!r}) is not the one that this Prefect server's jobs are kept in. It has "

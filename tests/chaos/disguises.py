@@ -25,7 +25,7 @@ def skew_clock(seconds: float) -> None:
 
     time.time = lambda: true_time() + seconds
     for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").startswith(("tasks", "flows", "minio")):
+        if getattr(module, "__name__", "").startswith(("avatar", "tasks", "flows", "minio")):
             swap(module, true, Skewed)
 
 

@@ -247,6 +247,30 @@ async def test_what_never_got_beyond_pending_is_started_again(server: Server) ->
     assert (await server.state(stranger)).name == "Submitting"
 
 
+async def test_what_failed_of_something_that_passes_is_started_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that the store was away for, so often and no more; not what failed for good, nor a sweep's run."""
+    from prefect.states import Failed
+
+    from tasks import runs
+
+    said = "Flow run encountered an exception: StoreUnavailable: The store did not answer."
+    batch, sweep = await server.start("avatar", "batch"), await server.start("avatar", "inbox")
+    refused = await server.start("avatar", "video")
+    for run_id in (batch, sweep):
+        await server.put(run_id, Failed(message=said))
+    await server.put(refused, Failed(message=said.replace("StoreUnavailable", "BudgetRefused")))
+    name = (await server.client.read_flow_run(batch)).name
+    assert name not in await runs.resume_dead_runs(RecoverySettings(max_resumes=1))
+    monkeypatch.setattr(runs, "PASSING_AFTER", timedelta(0))
+    assert name in await runs.resume_dead_runs(RecoverySettings(max_resumes=1))
+    assert (await server.state(batch)).message == runs.PASSED
+    assert [(await server.state(each)).name for each in (sweep, refused)] == ["Failed", "Failed"]
+    await server.put(batch, Failed(message=said))
+    assert name not in await runs.resume_dead_runs(RecoverySettings(max_resumes=1))
+
+
 async def test_what_was_cancelled_and_is_gone_ends(server: Server) -> None:
     """Its host was lost before it could stop: one of ours, after `stale_seconds` and not sooner; not a stranger's."""
     from prefect.states import Cancelling, Running

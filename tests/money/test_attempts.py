@@ -230,6 +230,31 @@ async def test_an_id_in_an_unexpected_place_is_put_to_the_provider(make_workspac
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("shown", "settled"),
+    [
+        ("https://v3b.fal.media/files/b/panda/Xy7_{name}", True),
+        ("https://v3b.fal.media/files/b/panda%2FXy7_{name}?v=1", True),
+        ("https://v3b.fal.media/files/b/panda/{name}.old", False),
+        ("https://v3b.fal.media/files/b/panda/Xy7_{other}", False),
+    ],
+)
+async def test_a_copy_at_the_provider_is_known_by_the_end_of_its_name(make_workspace, plan, shown, settled):
+    """The content's hash is in the name, whatever the provider's storage puts before it; nothing less will do."""
+    name, other = plan.voice.heard.key.rsplit("/", 1)[-1], f"{'f' * 64}.wav"
+    url = shown.format(name=name, other=other)
+    workspace = make_workspace(
+        Listing(OutcomeUnknown("cut"), listed=lambda inputs: [as_listed(inputs, audio_url=url)])
+    )
+    if settled:
+        record = await submit_render(workspace, plan, plan.segments[0])
+        assert record.entry.submission.request_id == "req-listed"
+    else:
+        with pytest.raises(OutcomeUnknown):
+            await submit_render(workspace, plan, plan.segments[0])
+    assert len(workspace.provider(plan.provider).seen) == 1
+
+
 async def test_an_id_that_the_provider_does_not_know_settles_nothing(make_workspace, plan):
     """A number that was an error's code, say."""
     lost = [Snapshot(state=RemoteState.LOST)]

@@ -33,6 +33,17 @@ async def test_another_store_is_refused_before_anything_is_sent():
         await require_store(other, identity)
 
 
+async def test_without_its_id_a_store_is_refused_and_given_none():
+    """Deleted, or another store: a person looks, and has it put back."""
+    store = await opened(MemoryServer(), "avatar")
+    with pytest.raises(StoreUnfit, match=r"has no `index/store.json`") as caught:
+        await require_store(store, "x")
+    assert "avatar deploy" in caught.value.hint
+    assert await store.exists(KEY) is None
+    assert await store_identity(store, lost="x") == "x"
+    await require_store(store, "x")
+
+
 async def test_a_store_that_was_copied_is_the_same():
     """Moved with all that is in it, it holds the same journal."""
     server = MemoryServer()
