@@ -3,12 +3,9 @@
 import asyncio
 import json
 import os
-import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +14,15 @@ import httpx
 from avatar.errors import OutcomeUnknown, StoreUnavailable
 from avatar.store.objects import Stat
 from tests.simulation import disguise, product, wires
+from tests.simulation.end import End
 from tests.simulation.judge import Judge
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.provider import Accepted, Answer, Fal
 from tests.simulation.scenario import Scenario
-from tests.store.memory import Kept, MemoryServer, MemoryStore
+from tests.simulation.surroundings import BUCKET, Reached, Server, Turns
+from tests.store.memory import Kept, MemoryServer
 
 DAY0 = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
-BUCKET = "avatar"
 #: Seconds that a run waits at least for a video that is done and cannot be had.
 PATIENCE = 250.0
 #: Once troubles have ended, `reconcile` runs after so many seconds.
@@ -40,7 +38,7 @@ class World:
         self.loop = VirtualLoop(scenario.seed + 1)
         self.epoch = DAY0 + scenario.hour * 3600
         self.judge = Judge(scenario.limit)
-        self.server, self.other = _Server(self), _Server(self)
+        self.server, self.other = Server(self), Server(self)
         self.fal = Fal(scenario.random, lambda: self.loop.now, scenario.script, scenario.history)
         self.fal.on_accept, self.fal.who, self.fal.stamp = self._accepted, self._who, self._stamp
         self.plans: list[Any] = []
@@ -60,6 +58,7 @@ class World:
         self.processes: list[Process] = []
         self.calm = False
         self._sender = ""
+        self.end = End(self)
         self._doomed: tuple[Process, int] | None = None  # who dies, and at which step
 
     def _know(self, plan: Any) -> None:
@@ -144,9 +143,9 @@ class World:
         """A new process on a machine, with a workspace of its own."""
         number = machine % self.scenario.machines
         process = Process(f"{name} on m{number}", skew=self.scenario.skews[number])
-        store = _Store(self, process, server or self.server)
+        store = Reached(self, process, server or self.server)
         self.loop.current = process
-        turns = _Turns(self.random, self.scenario.waits)
+        turns = Turns(self.random, self.scenario.waits)
         workspace = product.workspace(self.settings[number], store, self.told.append, turns)
         self.loop.current = None
         process.holder = workspace.journal.holder
@@ -239,42 +238,10 @@ class World:
         for after in SETTLING:
             self.loop.run(lambda after=after: bool(bad) or self.loop.now >= start + after)
             self.loop.now = max(self.loop.now, start + after)
-            if bad or not self._left():
+            if bad or not self.end.left():
                 return
             self._tick()
-        self.judge.violations += self._left()
-
-    def _left(self) -> list[str]:
-        """What is not as it must be at last."""
-        if any(not process.ended for process in self.processes):
-            return ["a process does not end"]
-        left = self.open_ends() + self.restless() + self.wrong_books()
-        if self.scenario.turns and self.most_at_once() != self.scenario.turns:
-            left.append(f"{self.most_at_once()} renders at a time, with {self.scenario.turns} turns")
-        if self.scenario.ends_well:
-            left += [f"job {plan.job_id} is not published" for plan in self.plans if not self._record(plan)]
-        return left
-
-    def most_at_once(self) -> int:
-        """How many renders the provider had at a time, at the most."""
-        jobs = self.fal.accepted.values()
-        return max((sum(one.at <= job.at < one.done_at for one in jobs) for job in jobs), default=0)
-
-    def restless(self) -> list[str]:
-        """Renders that stay under way for ever, and those that a machine could still bring home."""
-        wrong = []
-        for job in self.fal.accepted.values():
-            head = self.judge.head(job.render_id) or {}
-            state = head.get("state")
-            if state == "unknown" and self._can_be_found(job):
-                wrong.append(f"{job.render_id[:6]} is unknown, and {job.request_id} could be found")
-            if (head.get("submission") or {}).get("request_id") != job.request_id:
-                continue
-            if state in {"submitted", "rendered"}:
-                wrong.append(f"{job.render_id[:6]} stays {state} for ever")
-            if state == "stalled" and job.playable and not job.script.result_kept:
-                wrong.append(f"{job.render_id[:6]} is stalled, and {job.request_id} has a video")
-        return wrong
+        self.judge.violations += self.end.left()
 
     def _tick(self) -> None:
         """One `reconcile`, and one look of the person, to their ends."""
@@ -285,83 +252,6 @@ class World:
             process = self.start(name, work)
             limit = self.loop.now + 3600
             self.loop.run(lambda p=process, limit=limit: p.ended or self.loop.now > limit)
-
-    def open_ends(self) -> list[str]:
-        """Accepted requests that are neither published nor in front of a person."""
-        return [
-            f"{job.request_id} of {job.render_id[:6]} ({job.script.fate}, {job.script.link}) is neither published nor in "
-            f"front of a person: {self._seen(job)}"
-            for job in self.fal.accepted.values()
-            if not self._is_home(job) and not self._is_told(job)
-        ]
-
-    def _can_be_found(self, job: Accepted) -> bool:
-        """Whether a request whose answer told nothing can be found out without a person."""
-        scenario = self.scenario
-        if len(self.judge.paid[job.render_id]) > 1 or job.script.fate == "lost":
-            return False
-        listed = scenario.history == "full" and not any(scenario.skews) and not scenario.naps
-        return listed or job.named
-
-    def wrong_books(self) -> list[str]:
-        """Bills that are not what was charged, and money that stays set aside for nothing."""
-        keys = [
-            key for key in self.server.buckets[BUCKET] if key.startswith("budget/") and key.count("/") == 2
-        ]
-        names = [key.split("/")[2].split(".") for key in keys if key.endswith(".json")]
-        billed = {name[0]: Decimal(name[2]) / 10_000 for name in names if name[1] == "settled"}
-        wrong = []
-        for job in self.fal.accepted.values():
-            head = self.judge.head(job.render_id) or {}
-            followed = (head.get("submission") or {}).get("request_id")
-            bill = billed.get(job.render_id)
-            state = head.get("state")
-            unplayable = state == "stalled" and head["failure"]["kind"] == "unplayable"
-            if (state == "collected" or unplayable) and followed == job.request_id and bill != product.PRICE:
-                wrong.append(f"{job.request_id} is billed {bill}, not {product.PRICE}")
-        for render_id in [name[0] for name in names if name[1] == "open"]:
-            state = (self.judge.head(render_id) or {}).get("state")
-            if state in {None, "not_sent", "refused", "resolved", "collected"}:
-                wrong.append(f"money is set aside for {render_id[:6]}, which is {state}")
-        return wrong
-
-    def _is_home(self, job: Accepted) -> bool:
-        """Whether a published record names the request."""
-        record = self._record(self.renders[job.render_id])
-        return record is not None and job.request_id in {each["request_id"] for each in record["renders"]}
-
-    def _record(self, plan: Any) -> dict[str, Any] | None:
-        kept = self.server.buckets[BUCKET].get(f"videos/{plan.job_id}/manifest.json")
-        return json.loads(kept.data) if kept else None
-
-    def _is_told(self, job: Accepted) -> bool:
-        """Whether a person sees it: by a notice, by `status`, or because a person settled it."""
-        head = self.judge.head(job.render_id)
-        state = head["state"] if head else None
-        followed = ((head or {}).get("submission") or {}).get("request_id")
-        if state in {"unknown", "stalled"}:
-            return True
-        if job.request_id in self.judge.strays.values() or any(product.tells_of(n, job) for n in self.told):
-            return True
-        if state == "failed" and followed == job.request_id:
-            return not job.charged or any(product.tells_of(n, job) for n in self.told)
-        if self._job_is_told(job):
-            return True
-        declared = [
-            each["attempt"] for each in self.judge.journal[job.render_id] if each["state"] == "resolved"
-        ]
-        return job.attempt in declared or not job.charged
-
-    def _job_is_told(self, job: Accepted) -> bool:
-        """Whether a person knows that the job lacks another render: it is run again, or left, at their word."""
-        plan = self.renders[job.render_id]
-        heads = [self.judge.head(other) for other in product.render_ids(plan) if other != job.render_id]
-        waiting = any(head and head["state"] in {"unknown", "stalled", "resolved"} for head in heads)
-        return waiting or any(product.tells_of_job(notice, plan.job_id) for notice in self.told)
-
-    def _seen(self, job: Accepted) -> str:
-        states = [f"{each['state']}" for each in self.judge.journal[job.render_id]]
-        return " ".join(states) or "no journal"
 
     # --- the person
 
@@ -394,7 +284,7 @@ class World:
 
     async def _force(self, workspace: Any) -> None:
         """Asks for another take of what has no video, as `--force` does."""
-        for plan in [plan for plan in self.plans if not self._record(plan)]:
+        for plan in [plan for plan in self.plans if not self.end.record(plan)]:
             take = await product.another_take(workspace, plan)
             other = product.plan(0, self.scenario.segments, take)
             heads = [self.judge.head(render_id) or {} for render_id in product.render_ids(other)]
@@ -526,84 +416,3 @@ class World:
         if fault == "throttled":
             return 429, {"content-type": "application/json", "retry-after": "7"}, b"{}"
         return 200, {"content-type": "text/html"}, b"<html>maintenance</html>"
-
-
-class _Turns:
-    """An account that is busy for as long as the scenario says."""
-
-    def __init__(self, dice: random.Random, waits: tuple[float, ...]) -> None:
-        self._dice, self._waits = dice, waits
-
-    @asynccontextmanager
-    async def hold(self, _: Any, *, under_way: bool) -> AsyncIterator[None]:
-        if not under_way:
-            await asyncio.sleep(self._dice.choice(self._waits))
-        yield
-
-
-class _Server(MemoryServer):
-    """The store's server: its clock is true time."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self.world = world
-        self._second, self._shown = -1, datetime.fromtimestamp(world.epoch, UTC)
-
-    def clock(self) -> datetime:
-        second = int(self.world.loop.now)
-        if second != self._second:
-            self._second = second
-            self._shown = datetime.fromtimestamp(int(self.world.epoch) + second, UTC)
-        return self._shown
-
-
-class _Store(MemoryStore):
-    """The store as one process sees it, with the schedule's faults on the way."""
-
-    def __init__(self, world: World, process: Process, server: MemoryServer) -> None:
-        super().__init__(server, BUCKET)
-        self.world, self.process = world, process
-        self._proved = True
-
-    async def _ask(self, method: str, key: str, act: Callable[[], Any]) -> Any:
-        world = self.world
-        loop, fault = world.loop, self._fault()
-        if fault == "away":
-            await asyncio.sleep(world.random.uniform(0.1, 12))
-            raise StoreUnavailable("the store is away")
-        if fault == "refused":
-            await asyncio.sleep(world.random.uniform(0, 10))
-            raise StoreUnavailable(f"the store refused to {method} {key}")
-        if fault == "late":  # given up, and done all the same, later
-            loop.request(act, delay=world.random.uniform(5, 90))
-            await asyncio.sleep(10)
-            raise StoreUnavailable(f"the store did not answer: {method} {key}")
-        result = await loop.request(act, delay=world.random.uniform(1, 25) if fault == "slow" else 0.0)
-        if fault == "lost":
-            raise StoreUnavailable(f"the store's answer was lost: {method} {key}")
-        return result
-
-    def _fault(self) -> str:
-        world, scenario = self.world, self.world.scenario
-        if world.calm:
-            return ""
-        if any(begin <= world.loop.now < end for begin, end in scenario.away):
-            return "away"
-        if scenario.store_rate and world.random.random() < scenario.store_rate:
-            return world.random.choice(scenario.store_faults)
-        return ""
-
-    def keep(self, key: str, data: bytes, content_type: str = "", metadata: Any = None) -> Stat:
-        before = self._objects.get(key)
-        stat = super().keep(key, data, content_type, metadata)
-        if self.server is self.world.server:
-            self.world.judge.written(key, data, before.data if before else None)
-            self.world.wrote(self.process, key, data)
-        return stat
-
-    async def remove(self, key: str) -> None:
-        def act() -> None:
-            if self._objects.pop(key, None) is not None and self.server is self.world.server:
-                self.world.judge.removed(key)
-
-        await self._ask("remove", key, act)
