@@ -56,7 +56,9 @@ async def left_in_the_books(workspace: Workspace) -> set[str]:
     due = set[str]()
     for day in days:
         claims = await workspace.budget.objects(day)
-        due |= {each.key for each in claims if each.state == "open" and await is_leaked(workspace, each)}
+        due |= {
+            each.key for each in claims if each.state == "open" and await is_leaked(workspace, each, claims)
+        }
         if asks and any(each.token in {BILLED, DIFFERS} for each in await workspace.budget.claims(day)):
             due.add(f"bills {day}")
     return due

@@ -332,22 +332,27 @@ async def finish_job(workspace: Workspace, job_id: str) -> bool:
 
 async def _return_claims(workspace: Workspace, day: str, found: Reconciled) -> None:
     """Give back money that was set aside and, by the claim's own last sign of life, left behind unpaid."""
-    for claim in await workspace.budget.objects(day):
+    claims = await workspace.budget.objects(day)
+    for claim in claims:
         if claim.state != "open":
             continue
         looked = Moment.now()
-        if await is_leaked(workspace, claim) and looked.passed < SOON:
+        if await is_leaked(workspace, claim, claims) and looked.passed < SOON:
             await workspace.budget.release(claim.key)
             found.released.append(claim.render_id)
 
 
-async def is_leaked(workspace: Workspace, claim: Claim) -> bool:
+async def is_leaked(workspace: Workspace, claim: Claim, claims: Sequence[Claim]) -> bool:
+    """Whether an open claim, one of all `claims` and bills of its day, was left behind."""
     stat = await workspace.store.exists(claim.key)
     if stat is None or stat.age is None or stat.age <= LEAKED_SECONDS:
         return False
     head = await workspace.journal.head(claim.render_id)
     if head is None or unpaid(head):
         return True
+    billed = any(each.state == "settled" and each.render_id == claim.render_id for each in claims)
+    if head.state is RenderState.COLLECTED and billed:
+        return True  # set aside once more by another who found its request at the same moment
     if head.entry.claim is not None:
         return head.entry.claim != claim.key  # bought on another claim
     return head.state is RenderState.COLLECTED and head.entry.claimed_on != claim.day

@@ -67,6 +67,19 @@ async def test_a_claim_that_was_paid_on_stays(workspace, plan, store):
     assert await set_aside(workspace) == Decimal("0.92")
 
 
+async def test_a_claim_beside_its_bill_is_given_back(make_workspace, plan, store, footage):
+    """Two who find a lost request at the same moment both set its price aside again; one comes after the bill."""
+    workspace = make_workspace(Scripted("req-1", video=footage), budget={"per_day": Decimal(10)})
+    (key,) = (await commit_job(workspace, plan)).values()
+    record = await submit_render(workspace, plan, plan.segments[0], claim=key)
+    await collect_render(workspace, record.entry.render_id)
+    await workspace.budget.restore(key)
+    store.server.tick(LEAKED_SECONDS + 1)
+    found = await reconcile_renders(workspace)
+    assert found.released == [record.entry.render_id]
+    assert {claim.state for claim in await workspace.budget.objects(today())} == {"settled"}
+
+
 async def test_two_runs_of_a_job_give_back_their_own(make_workspace, plan, store):
     """One buys on its claim; the other gives its own back, and the bought one stays set aside."""
     one, other = (make_workspace(Scripted("req-1"), budget={"per_day": Decimal(10)}) for _ in range(2))
