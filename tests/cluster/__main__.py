@@ -41,6 +41,9 @@ class Installation:
         self._start_prefect()
         self.environment = self._client_environment()
         self._run("avatar", "deploy")
+        command = [str(BIN / "avatar"), "bridge", "--host", "127.0.0.1", "--port", "0"]
+        variables = self.environment | {"AVATAR_STATE_DIR": str(self._home("bridge") / "state")}
+        self._add(Program("bridge", "bridge", command, self._home("bridge"), variables))
         for number in range(3):
             self._start_worker(number)
 
@@ -77,6 +80,8 @@ class Installation:
                 "AVATAR_STORE__SECRET_KEY": store.secret_key.get_secret_value(),
                 "AVATAR_STORE__SECURE": "false",
                 "AVATAR_BATCH__SHARD_ROWS": "100",
+                # The least: what a killed worker had taken, and not begun, waits so long.
+                "AVATAR_RECOVERY__STALE_SECONDS": "60",
             }
         )
 

@@ -143,9 +143,10 @@ async def shard_deployment(local: Local, monkeypatch: pytest.MonkeyPatch) -> Asy
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from avatar.batch import check as checking
+    from avatar.batch import chunks
     from flows import batch as shards
 
-    for module in (checking, shards):
+    for module in (checking, chunks, shards):
         monkeypatch.setattr(module, "CHUNK_ROWS", 4)
     with temporary_settings({PREFECT_API_URL: local.running.api_url}):
         deployment_id = str(await (await shards.render_shard.ato_deployment("render-shard")).aapply())
