@@ -111,7 +111,7 @@ class BudgetRefused(Refused):
 
 
 class ApprovalDenied(Refused):
-    """A person denied the job, or nobody approved it in time."""
+    """A person refused the job, or nobody approved it in time."""
 
 
 class NotConfigured(Refused):

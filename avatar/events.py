@@ -4,6 +4,7 @@ A notice never fails the job it tells of, and never holds a key, a presigned lin
 """
 
 import uuid
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, ClassVar
 
@@ -159,6 +160,7 @@ class BillDiffers(Notice):
     request_id: str | None = Field(description="the provider's name for it")
     quoted: Decimal = Field(description="price before it ran")
     billed: Decimal = Field(description="what was charged")
+    reason: str = Field("", description="both, in a sentence")
 
     @property
     def resource(self) -> str:
@@ -179,6 +181,23 @@ class JobUnfinished(Notice):
     @property
     def resource(self) -> str:
         return f"avatar.video.{self.job_id}"
+
+
+class ApprovalWanted(Notice):
+    """A run waits for a person to approve its price, or to refuse it. Nothing has been sent yet."""
+
+    EVENT: ClassVar[str] = "avatar.approval.wanted"
+
+    run: str = Field(description="id of the flow run that waits")
+    what: str = Field(description="`job` or `batch`")
+    amount: Decimal = Field(description="the price that is asked about")
+    until: datetime = Field(description="when the run ends by itself if nobody answers, and nothing is spent")
+    reason: str = Field(description="for how much and how long it waits")
+    hint: str = Field(description="how to answer")
+
+    @property
+    def resource(self) -> str:
+        return f"avatar.approval.{self.run}"
 
 
 class BudgetRefusal(Notice):
@@ -205,6 +224,7 @@ NOTICES: tuple[type[Notice], ...] = (
     RenderStalled,
     BillDiffers,
     JobUnfinished,
+    ApprovalWanted,
     BudgetRefusal,
 )
 
@@ -305,6 +325,7 @@ def about_bill(entry: "Entry", quoted: Decimal, billed: Decimal) -> BillDiffers:
         request_id=entry.submission.request_id if entry.submission else None,
         quoted=quoted,
         billed=billed,
+        reason=f"{entry.provider} charged ${billed} for a render that was quoted at ${quoted}.",
     )
 
 

@@ -1,33 +1,53 @@
-"""A person's word before a dear job is paid: the run suspends, shows its quote, and resumes from the Prefect UI."""
+"""A person's answer before a dear job is paid: the run suspends, shows its quote, and resumes from the Prefect UI."""
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from prefect import get_run_logger
-from prefect.flow_runs import suspend_flow_run
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import Pause
 from prefect.input import RunInput
-from prefect.runtime import deployment
-from pydantic import Field
+from prefect.input.run_input import keyset_from_paused_state
+from prefect.runtime import deployment, flow_run
+from prefect.states import Suspended
+from prefect.utilities.engine import propose_state
+from pydantic import Field, model_validator
 
 from avatar.errors import ApprovalDenied, AvatarError
-from avatar.events import player_url
+from avatar.events import ApprovalWanted, player_url
 from avatar.models import AvatarJob, Plan, Video
 from avatar.settings import AvatarSettings, BudgetSettings
+from avatar.workspace import Workspace
+from tasks.artifacts import decorate
 
 #: Segments listed in the question; a voice of hours has hundreds.
 SHOWN = 20
+HOW_TO_ANSWER = "Resume the run in the Prefect UI, or use `avatar approve RUN` or `avatar refuse RUN`."
 
 
 class Approval(RunInput):
-    """Approve the price, or deny it. Nothing has been sent to the provider yet."""
+    """Approve the price, or refuse it. Nothing has been sent to the provider yet."""
 
-    approved: bool = Field(
-        False, title="Approved", description="Tick to pay the quoted price; leave to refuse it."
+    answer: Literal["Approve", "Refuse"] = Field(
+        title="Answer",
+        description="Approve pays the quoted price; Refuse ends the run, and nothing is spent.",
     )
     who: str = Field("", title="Who", max_length=100, description="Your name, for the run's log.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_answered_before(cls, given: Any) -> Any:
+        """Runs that were answered before there were two choices hold a switch."""
+        if isinstance(given, dict) and "approved" in given:
+            said = given.pop("approved")
+            given.setdefault("answer", "Approve" if said else "Refuse")
+        return given
 
 
 def needs_approval(amount: Decimal, budget: BudgetSettings) -> bool:
@@ -36,61 +56,83 @@ def needs_approval(amount: Decimal, budget: BudgetSettings) -> bool:
 
 
 async def approve(
-    job: AvatarJob,
-    plan: Plan,
-    owed: Decimal,
-    settings: AvatarSettings,
-    preview: Callable[[], Awaitable[Video]],
+    workspace: Workspace, job: AvatarJob, plan: Plan, owed: Decimal, preview: Callable[[], Awaitable[Video]]
 ) -> None:
     """Return if the job may be paid for: it is cheap enough, or a person approved it.
 
     Args:
+        workspace: has the limit, and says whether `preview` is rendered first.
         job: what was asked for.
         plan: what would be paid for.
         owed: US dollars still to be paid of its quote; the rest was paid by an earlier run.
-        settings: the limit, whether `preview` is rendered first, and where the gallery is.
         preview: renders the same job for nothing, so that people approve something they saw.
 
     Raises:
         ApprovalDenied: a person said no, or there is nobody to ask.
     """
+    settings = workspace.settings
     if not needs_approval(owed, settings.budget):
         return
     seen = await _show(preview, settings) if settings.budget.preview_first and deployment.id else ""
-    await ask(f"{plan.job_id}-{plan.take}", "job", owed, _price(job, plan, owed) + seen, settings.budget)
+    await ask(workspace, f"{plan.job_id}-{plan.take}", "job", owed, _price(job, plan, owed) + seen)
 
 
-async def ask(name: str, what: str, amount: Decimal, question: str, budget: BudgetSettings) -> None:
+async def ask(workspace: Workspace, name: str, what: str, amount: Decimal, question: str) -> None:
     """Return once a person approves.
 
     The first call suspends the run, which ends its process; resumed, the flow begins again from the top, finds its
     work in the cache, and this call returns the person's answer.
 
     Args:
+        workspace: has the limit, and how long to wait; the event that somebody is waited for goes out by it.
         name: tells this question from others of the run.
         what: `job` or `batch`.
         amount: the price, in US dollars.
         question: Markdown, shown above the form.
-        budget: the limit, and how long to wait.
 
     Raises:
         ApprovalDenied: a person said no, or there is nobody to ask: only runs of a deployment can be suspended.
     """
     if deployment.id is None:
         raise ApprovalDenied(
-            f"This {what} is quoted at ${amount:.2f}, above the ${budget.approve_above:.2f} of "
+            f"This {what} is quoted at ${amount:.2f}, above the ${workspace.settings.budget.approve_above:.2f} of "
             "AVATAR_BUDGET__APPROVE_ABOVE, and only a run of a deployment can wait for approval. Nothing was sent or spent.",
             hint="Start it from the Prefect UI, or raise AVATAR_BUDGET__APPROVE_ABOVE.",
         )
-    form: Any = Approval.with_initial_data(description=question)
-    answer: Approval = await suspend_flow_run(
-        wait_for_input=form, key=f"approve-{name}", timeout=budget.approval_seconds
+    answer = await _answer(workspace, name, what, amount, question)
+    who = answer.who or "Somebody"
+    if answer.answer == "Refuse":
+        raise ApprovalDenied(f"{who} refused the ${amount:.2f} of this {what}. Nothing was sent or spent.")
+    get_run_logger().info("%s approved the $%s of this %s.", who, amount, what)
+
+
+async def _answer(workspace: Workspace, name: str, what: str, amount: Decimal, question: str) -> Approval:
+    """What a person said; until then the run is suspended, and its state says for whom, how much, and how long.
+
+    As `prefect.flow_runs.suspend_flow_run` does it, which gives the state no message.
+    """
+    until = datetime.now(UTC) + timedelta(seconds=workspace.settings.budget.approval_seconds)
+    waiting = f"Waiting for you: ${amount:.2f} until {until:%Y-%m-%d %H:%M} UTC."
+    state: State[Any] = Suspended(
+        pause_expiration_time=until,
+        pause_key=f"approve-{name}",
+        message=f"{waiting} Next: Resume, then Approve or Refuse.",
     )
-    if not answer.approved:
-        raise ApprovalDenied(
-            f"{answer.who or 'Somebody'} denied the ${amount:.2f} of this {what}. Nothing was sent or spent."
-        )
-    get_run_logger().info("%s approved the $%s of this %s.", answer.who or "Somebody", amount, what)
+    keys = keyset_from_paused_state(state)
+    state.state_details.run_input_keyset = {str(name): key for name, key in keys.items()}
+    form: Any = Approval.with_initial_data(description=question)
+    async with get_client() as client:
+        state = await propose_state(client=client, state=state, flow_run_id=flow_run.id)
+    if state.is_running():  # it was suspended before, and resumed
+        answer: Approval = await form.aload(keys)
+        return answer
+    await form.asave(keys)
+    page = acreate_markdown_artifact(key=f"approval-{name[:12]}", markdown=question, description=waiting)
+    await decorate(page, get_run_logger())
+    run = str(flow_run.id)
+    facts = {"key": f"{run}:{name}", "run": run, "what": what, "amount": amount, "until": until}
+    workspace.post(ApprovalWanted(**facts, reason=waiting, hint=HOW_TO_ANSWER))
+    raise Pause(state=state)
 
 
 async def _show(preview: Callable[[], Awaitable[Video]], settings: AvatarSettings) -> str:

@@ -16,7 +16,7 @@ from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from avatar.events import BudgetRefusal, SubmissionUnknown, VideoFailed, VideoRejected
+from avatar.events import NOTICES, VideoPublished
 from avatar.settings import AvatarSettings, NotifySettings, RecoverySettings
 from avatar.workspace import Workspace
 from tasks.context import name_store
@@ -99,12 +99,11 @@ async def notify(settings: NotifySettings) -> AutomationCore | None:
         return None
     # Prefect has no block for Apprise as such; this one hands an address that is not Slack's to Apprise as it is.
     block = SlackWebhook(url=settings.apprise_url)
-    kinds = (VideoRejected, VideoFailed, SubmissionUnknown, BudgetRefusal)
     return AutomationCore(
         name="avatar-notify",
-        description="Sends a message when a video was rejected or failed, or something needs a person.",
+        description="Sends a message when a video was rejected or failed, or something else needs a person.",
         trigger=EventTrigger(
-            expect={kind.EVENT for kind in kinds},
+            expect={kind.EVENT for kind in NOTICES if kind is not VideoPublished},
             posture=Posture.Reactive,
             threshold=1,
             within=timedelta(0),

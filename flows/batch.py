@@ -22,7 +22,7 @@ from avatar.batch.models import Batch, Checked, OnBadRows, Summary
 from avatar.batch.report import refuse_bad_rows, require_videos
 from avatar.batch.run import RowRunner
 from avatar.models import Model, shown
-from avatar.settings import BatchSettings, BudgetSettings
+from avatar.settings import BatchSettings
 from avatar.workspace import Workspace
 from flows.approval import ask, needs_approval
 from tasks.batch import check_batch, render_chunks, report_batch
@@ -57,21 +57,21 @@ async def generate_batch(workspace: Workspace, batch: Batch) -> Summary:
     if batch.on_bad_rows is OnBadRows.STOP:
         refuse_bad_rows(summary)
     await check_budget(workspace, batch, checked)
-    await approve_batch(checked, workspace.settings.budget)
+    await approve_batch(workspace, checked)
     if checked.ready:
         await render_shards(workspace, batch, checked, run)
         summary = await report_batch(workspace, checked, run, batch.name)
     return require_videos(summary)
 
 
-async def approve_batch(checked: Checked, budget: BudgetSettings) -> None:
+async def approve_batch(workspace: Workspace, checked: Checked) -> None:
     """Return if the batch may be paid for. Raises `ApprovalDenied` as `approve` does."""
-    if needs_approval(checked.owed, budget):
+    if needs_approval(checked.owed, workspace.settings.budget):
         question = (
             f"## Pay up to ${checked.owed:.2f} for {checked.ready} of {checked.rows} rows?\n\n"
             f"The quote of every row is in `batches/{checked.batch_id}/report.csv`. Nothing has been sent yet."
         )
-        await ask(checked.batch_id, "batch", checked.owed, question, budget)
+        await ask(workspace, checked.batch_id, "batch", checked.owed, question)
 
 
 DEPLOYMENT = "render-shard/render-shard"

@@ -59,7 +59,7 @@ async def generate_avatar(workspace: Workspace, job: AvatarJob) -> Video:
         get_run_logger().warning("%s %s", warning.text, warning.hint)
     if owed := sum((await still_to_buy(workspace, plan)).values(), Decimal(0)):
         check_price(plan.quote, job, workspace.settings.budget)
-        await approve(job, plan, owed, workspace.settings, partial(preview, workspace, job, portrait, voice))
+        await approve(workspace, job, plan, owed, partial(preview, workspace, job, portrait, voice))
     renders = await render_all(workspace, job, plan, partial(render_segment, workspace))
     return await publish_video(workspace, plan, list(renders), accept=job.accept)
 

@@ -82,7 +82,7 @@ async def render_uploads(inbox: Inbox, taken: Sequence[Taken], run: str) -> Outc
     checked = await keep_to_limit(workspace, await check_batch(workspace, batch), taken)
     await report_batch(workspace, checked, run, batch.name)
     try:
-        await approve_batch(checked, workspace.settings.budget)
+        await approve_batch(workspace, checked)
     except ApprovalDenied as error:
         outcomes = await read_outcomes(workspace, checked, run, taken)
         return refused(outcomes, error, passes=deployment.id is None)

@@ -8,9 +8,9 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from uuid import UUID, uuid4
 
 from prefect import Flow, get_run_logger
@@ -19,8 +19,9 @@ from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.events import emit_event
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Failed
 
-from avatar.errors import NotConfigured
+from avatar.errors import AvatarError, NotConfigured, Transient
 from avatar.events import BudgetRefusal, Notice, about_error, about_video
 from avatar.local import find, services
 from avatar.local.state import StateDirectory
@@ -75,8 +76,16 @@ def with_workspace(
     async def run(*args: P.args, **kwargs: P.kwargs) -> R:
         subject, events = Subject(job=_job_in(args, kwargs)), Events()
         try:
-            async with _ready((opened or own_workspace)(), subject, events) as workspace:
-                return await body(workspace, *args, **kwargs)
+            with _expected_errors_told_once():
+                async with _ready((opened or own_workspace)(), subject, events) as workspace:
+                    return await body(workspace, *args, **kwargs)
+        except AvatarError as error:
+            tell_end(events, subject, error)
+            # Called as a plain function; or `reconcile` starts it again, by what Prefect says of the error.
+            if flow_run.id is None or isinstance(error, Transient):
+                raise
+            failed: Any = Failed(message=in_words(error), data=error)
+            return cast("R", failed)
         except Exception as error:
             tell_end(events, subject, error)
             raise
@@ -85,6 +94,28 @@ def with_workspace(
     run.__annotations__.pop(first.name, None)
     run.__signature__ = inspect.signature(body, eval_str=True).replace(parameters=others)  # type: ignore[attr-defined]
     return run
+
+
+def in_words(error: AvatarError) -> str:
+    """An error as the message of a state: what happened, what it cost, and the next step."""
+    return f"{error} Next: {error.hint}" if error.hint else str(error)
+
+
+@contextmanager
+def _expected_errors_told_once() -> Iterator[None]:
+    """While it lasts, Prefect logs an error of ours as the sentence that it is, without the lines of its code."""
+    logger = logging.getLogger("prefect.task_runs")
+    logger.addFilter(_without_code)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_without_code)
+
+
+def _without_code(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], AvatarError):
+        record.exc_info = None
+    return True
 
 
 def in_workspace(flow: Flow[P, R], workspace: Workspace) -> Flow[P, R]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from avatar.batch.models import SERVED, Batch, RowState, Summary
 from avatar.batch.report import as_result
-from avatar.commands.generate import absolute, drain_prefect, quieten
+from avatar.commands.generate import absolute, drain_prefect, print_links, quieten, run_url
 from avatar.errors import AvatarError
 from avatar.settings import AvatarSettings
 from avatar.workspace import Listener, Step, Workspace
@@ -39,7 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
             ended, flow_run_id = asyncio.run(_generate(running.for_runs(AvatarSettings()), batch, listener))
         except TerminationSignal:  # SIGTERM, as Prefect raises it
             raise KeyboardInterrupt from None
-    return _tell(ended, arguments, flow_run_id)
+    code = _tell(ended, arguments, flow_run_id)
+    if not arguments.json:
+        print_links(None, run_url(running, flow_run_id))
+    return code
 
 
 def _batch(arguments: argparse.Namespace) -> Batch:

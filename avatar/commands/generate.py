@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from avatar.errors import InvalidInput
+from avatar.events import player_url
 from avatar.models import AvatarJob, Video
 from avatar.money.journal import RenderState
 from avatar.settings import AvatarSettings
@@ -21,6 +22,8 @@ from avatar.workspace import STAGES, Step, Workspace
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from avatar.local import Services
 
 
 # What a person sees while a job runs: a live line on a terminal, plain lines elsewhere. Always on stderr.
@@ -118,6 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
             asyncio.run(_tell_what_goes_on(settings, display.renders, cancel=arguments.cancel_on_stop))
             raise KeyboardInterrupt from None
     _print(video, arguments, began, url=url, flow_run_id=flow_run_id)
+    if not arguments.json:
+        print_links(player_url(settings, video.job_id), run_url(running, flow_run_id))
     return 0
 
 
@@ -226,6 +231,18 @@ def _print(
     print(f"  store  {video.uri}")
     if path:
         print(f"  file   {path}")
+
+
+def run_url(running: "Services", flow_run_id: str) -> str | None:
+    """The run's page in the Prefect UI, unless that ends with this command."""
+    lasts = running.gallery_url or not running.started_api
+    return f"{running.ui_url.rstrip('/')}/runs/flow-run/{flow_run_id}" if lasts and running.ui_url else None
+
+
+def print_links(player: str | None, run: str | None) -> None:
+    for what, link in (("player", player), ("run", run)):
+        if link:
+            print(f"  {what:6} {link}")
 
 
 def as_result(

@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_resolve(commands)
     _add_cancel(commands)
+    _add_approve(commands)
     commands.add_parser(
         "up",
         help="run store, Prefect server, deployments, worker, gallery and bridge on this machine; Ctrl-C stops all",
@@ -180,6 +181,17 @@ def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--spend", action="store_true", help="money quoted, billed, set aside and at risk, by day"
     )
+    parser.add_argument(
+        "--by",
+        metavar="LABEL",
+        help="with --spend: what videos cost by the value of this label, as in campaign",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="DATE",
+        help="with --by: videos published since that UTC day (default: 31 days ago)",
+    )
+    parser.add_argument("--csv", action="store_true", help="with --spend: as a table for a spreadsheet")
     _add_json(parser)
 
 
@@ -207,6 +219,23 @@ def _add_cancel(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument("render", metavar="RENDER", help="a render id, see `avatar status`")
     _add_json(parser)
+
+
+def _add_approve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    for verb, what in (
+        ("approve", "pay the price that a waiting run asks for"),
+        ("refuse", "end a waiting run unpaid"),
+    ):
+        parser = commands.add_parser(verb, help=f"{what}; without RUN, list those that wait")
+        parser.add_argument("run", metavar="RUN", nargs="?", help="the run's id, its beginning, or its name")
+        parser.add_argument(
+            "--who", metavar="NAME", help="who answers, for the run's log (default: the user)"
+        )
+        if verb == "approve":
+            parser.add_argument(
+                "--price", metavar="USD", help="the price that was shown, instead of being asked"
+            )
+        _add_json(parser)
 
 
 def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -257,6 +286,8 @@ _VERBS = {
     "cancel": "status:run_settle",
     "label": "status:run_label",
     "captions": "outputs:run_captions",
+    "approve": "approve:run",
+    "refuse": "approve:run",
     "up": "serve:run_up",
     "deploy": "serve:run_deploy",
     "doctor": "doctor:run",

@@ -6,16 +6,19 @@ video, which costs nothing and changes neither its job nor its file.
 
 import argparse
 import asyncio
+import csv
 import getpass
 import json
 import sys
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from avatar.commands.generate import names_of
 from avatar.commands.serve import with_store
 from avatar.errors import InvalidInput
-from avatar.job.index import job_of, newest_first
+from avatar.events import player_url
+from avatar.job.index import in_turns, job_of, newest_first, read_summary
 from avatar.job.publish import find_video, name_video
 from avatar.job.reconcile import finish_render
 from avatar.models import AvatarJob, Video
@@ -41,14 +44,69 @@ SHORTEST_ID = 6
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.spend:
-        found = with_store(spend)
-        print(json.dumps(found) if arguments.json else _spend_as_text(found))
-        return 0
+    if arguments.spend or arguments.by:
+        return _tell_spend(arguments)
     wanted = arguments.id
     found = with_store(lambda workspace: _one(workspace, wanted) if wanted else _all(workspace))
     print(json.dumps(found) if arguments.json else _as_text(found))
     return 0
+
+
+def _tell_spend(arguments: argparse.Namespace) -> int:
+    label, since = arguments.by, _day(arguments.since)
+    found = with_store(lambda workspace: spend_by(workspace, label, since) if label else spend(workspace))
+    if arguments.json:
+        print(json.dumps(found))
+    elif arguments.csv:
+        rows = [_as_cells(row, label or "day") for row in found["rows" if label else "days"]]
+        table = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [label or "day"], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    else:
+        print(_spend_by_as_text(found) if label else _spend_as_text(found))
+    return 0
+
+
+def _day(text: str | None) -> date:
+    try:
+        return date.fromisoformat(text) if text else datetime.now(UTC).date() - timedelta(days=31)
+    except ValueError as error:
+        raise InvalidInput(f"--since {text!r} is not a day, as in 2026-11-25.") from error
+
+
+def _as_cells(row: dict[str, Any], first: str) -> dict[str, str]:
+    """A row of a spreadsheet; what begins like a formula is made text."""
+    cells = {first: row.get("value", row.get("day", "")), **row}
+    shown = {name: str(value) for name, value in cells.items() if name not in {"value", "not_as_quoted"}}
+    return {name: f"'{text}" if text[:1] in set("=+-@\t\r") else text for name, text in shown.items()}
+
+
+async def spend_by(workspace: Workspace, label: str, since: date) -> dict[str, Any]:
+    """What videos cost by the value of one of their labels, the dearest first. US dollars as text."""
+    rows: dict[str, dict[str, Any]] = {}
+    async for day in newest_first(workspace.store):
+        if day and day[0].key.split("/")[-2] < since.isoformat():
+            break
+        for video in await in_turns(lambda stat: read_summary(workspace.store, stat.key), day):
+            if video is not None:
+                value = video.labels.get(label, "")
+                row = rows.setdefault(
+                    value, {"value": value, "videos": 0, "seconds": 0.0, "billed": Decimal(0)}
+                )
+                row["videos"] += 1
+                row["seconds"] += video.seconds
+                row["billed"] += video.billed
+    found = sorted(rows.values(), key=lambda row: (-row["billed"], row["value"]))
+    shown = [row | {"seconds": round(row["seconds"], 1), "billed": str(row["billed"])} for row in found]
+    return {"label": label, "since": since.isoformat(), "rows": shown}
+
+
+def _spend_by_as_text(found: dict[str, Any]) -> str:
+    lines = [
+        f"  {row['value'] or '(none)':20} {row['videos']} videos  {row['seconds']} s  billed ${row['billed']}"
+        for row in found["rows"]
+    ]
+    return "\n".join([f"by {found['label']}, published since {found['since']}:", *lines])
 
 
 async def _all(workspace: Workspace) -> dict[str, Any]:
@@ -58,7 +116,7 @@ async def _all(workspace: Workspace) -> dict[str, Any]:
     return {
         "published": len(published),
         **({"and_more": True} if len(published) >= COUNTED else {}),
-        "videos": [_video(video) for video in videos if video],
+        "videos": [_video(workspace, video) for video in videos if video],
         "open": [_record(head) | await _strays(workspace, head) for head in heads if head],
         "jobs": await open_jobs(workspace),
     }
@@ -126,7 +184,7 @@ async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
     if video := await find_video(workspace, wanted):
         renders = [await workspace.journal.history(render.render_id) for render in video.renders]
         return {
-            "video": _video(video),
+            "video": _video(workspace, video),
             "journal": [_record(record) for history in renders for record in history],
         }
     if history := await workspace.journal.history(wanted):
@@ -148,7 +206,8 @@ async def _whole_id(workspace: Workspace, wanted: str) -> str:
     return wanted
 
 
-def _video(video: Video) -> dict[str, Any]:
+def _video(workspace: Workspace, video: Video) -> dict[str, Any]:
+    link = player_url(workspace.settings, video.job_id)
     return {
         "job_id": video.job_id,
         **video.model_dump(include={"title", "language", "labels"}),
@@ -158,7 +217,7 @@ def _video(video: Video) -> dict[str, Any]:
         "provider": video.provider,
         "billed": str(video.cost.billed),
         "published_at": f"{video.published_at:%Y-%m-%d %H:%M:%S}",
-    }
+    } | ({"link": link} if link else {})
 
 
 def _record(record: Record) -> dict[str, Any]:
@@ -182,7 +241,15 @@ def _as_text(found: dict[str, Any]) -> str:
         more = " or more" if "and_more" in found else ""
         lines = [f"{found['published']}{more} published, {len(found['open'])} open{jobs}"]
         lines += [
-            _line(row, "published_at", "title", "seconds", "billed", "job_id", "uri")
+            _line(
+                row,
+                "published_at",
+                "title",
+                "seconds",
+                "billed",
+                "job_id",
+                "link" if "link" in row else "uri",
+            )
             for row in found["videos"]
         ]
         return "\n".join(lines + ["open:"] * bool(found["open"]) + [_step(row) for row in found["open"]])

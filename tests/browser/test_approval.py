@@ -65,8 +65,8 @@ def question(page: Page) -> Locator:
 
 def answer(form: Locator, *, approved: bool) -> None:
     """Resume the run with what a person says."""
-    if approved:
-        form.get_by_role("switch").click()
+    form.get_by_role("combobox").click()
+    form.page.get_by_role("option", name="Approve" if approved else "Refuse").click()
     form.get_by_role("textbox").fill("Anna")
     screenshot(form.page, "approval")
     send(form.get_by_role("button", name="Resume"), "**/resume")
@@ -103,8 +103,8 @@ def test_a_person_sees_the_preview_approves_the_price_and_gets_the_video(
     assert sandbox.state()["accepts"] == 1
 
 
-def test_a_denied_job_costs_nothing(page: Page, sandbox: Sandbox) -> None:
-    """Left unticked, the run ends as Failed, with the name of who said no, and nothing was sent."""
+def test_a_refused_job_costs_nothing(page: Page, sandbox: Sandbox) -> None:
+    """Refused, the run ends as Failed, with the name of who said no, and nothing was sent."""
     start(page, "generate-avatar", **JOB, Prompt="smiling")
     ends_as(page, "Suspended")
     answer(question(page), approved=False)
@@ -112,8 +112,9 @@ def test_a_denied_job_costs_nothing(page: Page, sandbox: Sandbox) -> None:
     page.get_by_role("tab", name="Logs").click()
     page.get_by_role("combobox", name="log sort order").click()
     page.get_by_role("option", name="Newest to oldest").click()
-    said = page.get_by_text(re.compile("Anna denied the .1.04 of this job. Nothing was sent or spent"))
+    said = page.get_by_text(re.compile("Anna refused the .1.04 of this job. Nothing was sent or spent"))
     expect(said.first).to_be_visible()
+    expect(page.get_by_text("Traceback")).to_have_count(0)
     assert sandbox.state()["posts"] == 0
 
 

@@ -102,6 +102,23 @@ def test_status_lists_and_tells_one(avatar: Avatar) -> None:
     assert_told(avatar("status", "0" * 32), 2, "no job and no render")
 
 
+def test_spending_is_told_by_label(avatar: Avatar) -> None:
+    """By the value of a label, also as a table; what has none is a row of its own."""
+    avatar(*GENERATE, "--label", "campaign==spring")
+    avatar(*GENERATE, "--force")
+    found = json.loads(avatar("status", "--spend", "--by", "campaign", "--json").stdout)
+    assert {row["value"]: (row["videos"], row["billed"]) for row in found["rows"]} == {
+        "=spring": (1, "0.0000"),
+        "": (1, "0.0000"),
+    }
+    table = avatar("status", "--spend", "--by", "campaign", "--csv").stdout.splitlines()
+    assert table[0] == "campaign,videos,seconds,billed"
+    assert "'=spring,1,8.1,0.0000" in table
+    later = json.loads(avatar("status", "--by", "campaign", "--since", "2999-01-01", "--json").stdout)
+    assert later["rows"] == []
+    assert_told(avatar("status", "--by", "campaign", "--since", "spring"), 2, "is not a day")
+
+
 def test_force_makes_another_take(avatar: Avatar) -> None:
     """--force makes a new rendition of a published job, under another job id."""
     first, forced = (json.loads(avatar(*GENERATE, "--json", *more).stdout) for more in ((), ("--force",)))

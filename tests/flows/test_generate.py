@@ -105,6 +105,9 @@ async def test_a_failed_render_is_told_and_not_published(
     run = await produce(JOB, **sandbox.fal_env())
     assert isinstance(run.outcome, RenderFailed)
     assert "This face is not allowed" in str(run.outcome)
+    logs = run.logs("Finished in state Failed")
+    assert not [line for line in logs if "Traceback" in line]
+    assert f"Next: {run.outcome.hint}" in logs[-1]
     assert await keys(store, "videos/") == []
     assert sandbox.state()["posts"] == 1
 

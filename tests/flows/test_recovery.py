@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -81,7 +82,7 @@ class Api:
         return " ".join(row["value"] for row in rows)
 
     def answer(self, run_id: str, *, approved: bool) -> None:
-        given = {"run_input": {"approved": approved, "who": "anna"}}
+        given = {"run_input": {"answer": "Approve" if approved else "Refuse", "who": "anna"}}
         self.ask("POST", f"/flow_runs/{run_id}/resume", json=given)
 
     def switch_off(self, automation: str) -> None:
@@ -128,19 +129,29 @@ def test_a_killed_run_is_started_again_and_paid_once(
 
 
 def test_a_dear_job_waits_for_approval_before_it_is_paid(up: StateDirectory, sandbox: Sandbox) -> None:
-    """Suspended with its quote shown; denied it ends unpaid; approved it is paid once and published."""
+    """Suspended with its quote shown; refused it ends unpaid; approved it is paid once and published."""
     api = Api(find(AvatarSettings(_env_file=None, state_dir=up.path)).api_url)
     examples = ROOT / "examples"
     job = {"portrait": str(examples / "portrait.png"), "voice": str(examples / "speech.mp3")}
-    denied, approved = (api.start("generate-avatar", {"job": job | {"take": take}}) for take in (0, 1))
-    for run_id in (denied, approved):
+    refused, approved = (api.start("generate-avatar", {"job": job | {"take": take}}) for take in (0, 1))
+    for run_id in (refused, approved):
         until(lambda run_id=run_id: api.run(run_id)["state_name"] == "Suspended", 120)
     assert sandbox.state()["posts"] == 0
     until(lambda: "Pay $1.04 to fal?" in api.question(approved), 30)
-    api.answer(denied, approved=False)
-    until(lambda: api.run(denied)["state_type"] == "FAILED", 120)
+    assert api.run(approved)["state"]["message"].startswith("Waiting for you: $1.04 until ")
+    api.answer(refused, approved=False)
+    until(lambda: api.run(refused)["state_type"] == "FAILED", 120)
+    assert (
+        api.run(refused)["state"]["message"]
+        == "anna refused the $1.04 of this job. Nothing was sent or spent."
+    )
     assert sandbox.state()["posts"] == 0
-    api.answer(approved, approved=True)
+    say = partial(subprocess.run, cwd=up.path, capture_output=True, text=True, check=False, timeout=60)
+    command = [sys.executable, "-m", "avatar", "approve", approved[:8], "--who", "anna", "--price"]
+    at_home = os.environ | {"AVATAR_STATE_DIR": str(up.path)}
+    assert say([*command, "0.95"], env=at_home).returncode == 2
+    assert api.run(approved)["state_name"] == "Suspended"
+    assert say([*command, "1.04"], env=at_home).stdout.startswith("approved $1.04: ")
     until(lambda: api.run(approved)["state_type"] == "COMPLETED", 120)
     assert sandbox.state()["accepts"] == 1
     api.client.close()
