@@ -12,7 +12,7 @@ import httpx
 from avatar.errors import InvalidInput, NotConfigured
 from avatar.local import find, prefect_api
 from avatar.settings import AvatarSettings
-from  import amount_of, answer_for
+from avatar.web.runs import Question
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,10 +77,11 @@ def _answer(api_url: str, waiting: Mapping[str, Any], arguments: argparse.Namesp
         if keys.get("description")
         else ""
     )
-    amount = amount_of({"text": text})
+    question = Question(text, schema)
+    amount = question.amount
     if approves:
         _require_price(arguments.price, amount, text)
-    given = answer_for(schema, approve=approves) | {"who": arguments.who or getpass.getuser()}
+    given = question.answer(approve=approves) | {"who": arguments.who or getpass.getuser()}
     told = prefect_api.ask(api_url, f"/flow_runs/{waiting['id']}/resume", {"run_input": given})
     if told.get("status") != "ACCEPT":
         raise InvalidInput(f"Prefect did not take the answer: {(told.get('details') or {}).get('reason')}.")
