@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.chaos import clocks, kills, peer, providers, races, servers, stores, webhooks
+from tests.chaos import alone, clocks, kills, peer, providers, races, servers, stores, webhooks
 from tests.chaos.case import Case, carry_out_all
 from tests.chaos.disguises import MUTATIONS
 from tests.chaos.ground import OURSELVES, Ground, staged
@@ -25,6 +25,7 @@ KINDS = {
     "clock": clocks.cases,
     "prefect": servers.cases,
     "webhooks": webhooks.cases,
+    "alone": alone.cases,
 }
 
 
@@ -53,7 +54,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--kills", type=int, default=200, help="how many at random moments")
     parser.add_argument("--only", nargs="+", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("--match", default="", help="only cases whose name holds this")
+    parser.add_argument(
+        "--match", nargs="+", default=[""], help="only cases whose row or name holds one of these"
+    )
     parser.add_argument("--mutate", choices=MUTATIONS, default="", help="a defect that must be noticed")
     parser.add_argument("--abreast", type=int, default=3, help="trials at a time")
     return parser.parse_args()
@@ -62,7 +65,11 @@ def parse() -> argparse.Namespace:
 def carry_out(ground: Ground, arguments: argparse.Namespace) -> Iterator[tuple[Case, Verdict]]:
     for kind in arguments.only or KINDS:
         began, killed = time.monotonic(), 0
-        cases = (case for case in KINDS[kind]() if arguments.match in case.name)
+        cases = (
+            case
+            for case in KINDS[kind]()
+            if any(words in f"{case.row}: {case.name}" for words in arguments.match)
+        )
         for case, verdict in carry_out_all(
             ground, cases, until=arguments.kills if kind == "random" else None
         ):

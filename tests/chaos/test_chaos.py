@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos import clocks, kills, peer, providers, races, stores, webhooks
+from tests.chaos import alone, clocks, kills, peer, providers, races, stores, webhooks
 from tests.chaos.case import Case, carry_out_all
 from tests.chaos.ground import Ground, staged
 from tests.chaos.witness import Verdict
@@ -41,6 +41,7 @@ CHOSEN = {
         "2, at the receipt, then run elsewhere",
         "4, Pixazo: in the request, then reconciled",
     ),
+    alone: ("on, killed in the request, 0", "gateway_timeout, the run killed"),
 }
 CASES = [case for module, names in CHOSEN.items() for case in module.cases() if case.name in names]
 RANDOM = [Case(kills.RANDOM, f"fixed trial {number}", kills.at_random) for number in range(3)]
