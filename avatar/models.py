@@ -51,6 +51,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
 
 
+#: A form of a video, `9:16/crop`: its shape, and how the picture gets there.
+FORMAT = r"^(same|[1-9]\d?:[1-9]\d?|[1-9]\d{1,3}x[1-9]\d{1,3})(/(blur|plain|crop))?$"
 #: A path or address of a further input.
 Source = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ADDRESS)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -168,6 +170,14 @@ class AvatarJob(Model):
         "The name tells the language, as in `welcome.de.srt`.",
         examples=[["welcome.de.srt", "welcome.en.vtt"]],
     )
+    formats: tuple[Annotated[str, StringConstraints(pattern=FORMAT)], ...] = Field(
+        (),
+        title="Forms",
+        max_length=20,
+        description="Further forms of the video, made here from what was bought: `9:16`, `1:1`, `16:9`, `4:5`, a size such "
+        "as `1080x1920`, or `same`; `/plain` or `/crop` after it, in place of a blurred background.",
+        examples=[["9:16", "1:1/crop"]],
+    )
     take: int = Field(
         0,
         title="Take",
@@ -177,7 +187,7 @@ class AvatarJob(Model):
         examples=[1],
     )
 
-    @field_validator("captions", mode="before")
+    @field_validator("captions", "formats", mode="before")
     @classmethod
     def _parted(cls, given: Any) -> Any:
         return parted(given)
@@ -339,6 +349,7 @@ class Plan(Named):
     continuity: Continuity = Continuity.CUT
     warnings: tuple[InputWarning, ...] = ()
     captions: tuple[Caption, ...] = ()
+    formats: tuple[str, ...] = ()
 
 
 class Submission(Stored):
@@ -431,6 +442,25 @@ class Cost(Stored):
     currency: str = "USD"
 
 
+class Form(Stored):
+    """Another form of a published video, made from it at no cost."""
+
+    name: str = Field(description="as it was asked for: `9:16/crop`")
+    key: str
+    uri: str
+    sha256: Sha256
+    size: int
+    seconds: float
+    width: int
+    height: int
+    loudness_before: float = Field(description="LUFS, EBU R128")
+    loudness: float = Field(description="LUFS, EBU R128")
+    peak: float = Field(description="true peak, dBTP")
+    quality: float = Field(description="SSIM of the picture beside what went into the encoder")
+    made_of: Sha256 = Field(description="the video it was made of")
+    checks: tuple[Check, ...] = ()
+
+
 class Video(Named):
     """The published result of a job."""
 
@@ -463,6 +493,7 @@ class Video(Named):
     voice: Voice
     captions: tuple[Caption, ...] = ()
     disclosure: str = Field("", description="that it is AI-made, in its language, for whoever shows it")
+    forms: tuple[Form, ...] = ()
     provider_marks: tuple[str, ...] = Field((), description="what the provider's files say of themselves")
     prompt: str
     take: int = 0

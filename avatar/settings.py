@@ -297,6 +297,20 @@ class NotifySettings(Section):
     )
 
 
+class FormSettings(Section):
+    """How further forms of a video are made (docs/forms.md)."""
+
+    loudness: float | None = Field(
+        -16, ge=-31, le=-9, description="Loudness of forms, LUFS. Platforms want -14 to -16."
+    )
+    label: str = Field(
+        "", max_length=60, description="Shown all through in every form, such as `AI-generated`."
+    )
+    logo: str | None = Field(None, description="Picture at the top right: a path, or s3://bucket/key.")
+    intro: str | None = Field(None, description="Video before it: a path, or s3://bucket/key.")
+    outro: str | None = Field(None, description="Video after it: a path, or s3://bucket/key.")
+
+
 class RetentionSettings(Section):
     """Days after which things are deleted; unset keeps them for ever."""
 
@@ -403,4 +417,5 @@ class AvatarSettings(BaseSettings):
     inbox: InboxSettings = InboxSettings()
     bridge: BridgeSettings = BridgeSettings()
     notify: NotifySettings = NotifySettings()
+    forms: FormSettings = FormSettings()
     retention: RetentionSettings = RetentionSettings()

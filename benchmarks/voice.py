@@ -1,12 +1,16 @@
-"""Work on sound and picture: validating a voice, and cutting and joining long ones."""
+"""Work on sound and picture: validating a voice, cutting and joining long ones, forms, captions and marks."""
 
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
+from avatar.media.captions import Cue, as_vtt
 from avatar.media.cuts import plan_cuts
+from avatar.media.formats import form_of, make_form
+from avatar.media.marking import CaptionTrack, Marks, disclosure_for, finish
 from avatar.media.probe import probe_voice
 from avatar.media.stitch import Part, stitch
 from avatar.media.voice import check_voice, cut_voice, prepare_voice
@@ -24,7 +28,29 @@ def measure(stage: Stage) -> list[Row]:
     cut(LONG_VOICE, voice, SECONDS)
     times = tuple(_validation(voice) for _ in range(RUNS))
     validated = Row(BENCH, "validate a 60 s voice", "s", median(times), None, "≤ 0.15 s", samples=times)
-    return [validated, split_and_stitch(stage.folder)]
+    return [validated, split_and_stitch(stage.folder), *published(stage.folder, voice)]
+
+
+def published(folder: Path, voice: Path) -> list[Row]:
+    """What a video of 60 s costs in processor time once it is there."""
+    video, captions = folder / "minute.mp4", folder / "minute.vtt"
+    render(PORTRAIT.read_bytes(), voice.read_bytes(), video, Look(720, 25, 0.04))
+    captions.write_text(as_vtt([Cue(float(at), at + 0.9, f"cue {at}") for at in range(60)]))
+    marks, tracks = Marks(disclosure_for("de"), "de", "model", "job"), (CaptionTrack(captions, "de"),)
+    finish(video, folder / "marked.mp4", marks, tracks)
+    times = []
+    for _ in range(RUNS):
+        began = time.monotonic()
+        finish(video, folder / "marked.mp4", marks, tracks)
+        times.append(time.monotonic() - began)
+    what = "captions and marks of a 60 s video"
+    marked = Row(BENCH, what, "s", median(tuple(times)), None, "≤ 0.1 s", samples=tuple(times))
+    spec = replace(form_of("9:16"), loudness=-16.0, label="AI-generated")
+    began = time.process_time()
+    made = make_form.__wrapped__(folder / "marked.mp4", folder / "form.mp4", spec, marks, tracks)
+    taken = time.process_time() - began
+    what = f"form {made.width}×{made.height} and loudness of a 60 s video, CPU, SSIM {made.quality}"
+    return [marked, Row(BENCH, what, "s", taken, None, "≤ 90 s")]
 
 
 def cut(source: Path, target: Path, seconds: float) -> None:

@@ -145,6 +145,7 @@ def _job(arguments: argparse.Namespace) -> AvatarJob:
             "trim": arguments.trim,
             "accept": arguments.accept,
             "captions": [absolute(source) for source in arguments.captions],
+            "formats": arguments.format,
             **names_of(arguments),
         }
     )
@@ -266,6 +267,7 @@ def as_result(
         },
         "notes": [*video.portrait.notes, *video.voice.notes, *video.notes],
         "disclosure": video.disclosure,
+        "forms": {each.name: each.uri for each in video.forms},
         "captions": {each.language: each.key for each in video.captions},
         "warnings": [warning.model_dump(mode="json") for warning in video.warnings],
         "cost": video.cost.model_dump(mode="json"),

@@ -58,6 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
     captions.add_argument("job", metavar="JOB", help="job id, as `avatar status` lists it")
     captions.add_argument("files", metavar="FILE", nargs="+", help=".srt, .vtt or .txt, as in welcome.de.srt")
     _add_json(captions)
+    forms = commands.add_parser(
+        "formats",
+        help="make further forms of a video, such as 9:16; made from what was bought, costs nothing",
+    )
+    forms.add_argument("job", metavar="JOB", help="job id, as `avatar status` lists it")
+    forms.add_argument("forms", metavar="FORM", nargs="+", help="9:16, 1:1/crop, 1080x1920/plain, same")
+    _add_json(forms)
     _add_gallery(commands)
     _add_bridge(commands)
     _add_export(commands)
@@ -111,6 +118,13 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     _add_names(parser)
     _add_provider(parser)
     _add_captions(parser)
+    parser.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        metavar="FORM",
+        help="also make 9:16, 1:1, 16:9, 4:5, 1080x1920 or same; with /plain or /crop for no blurred background; repeatable",
+    )
     parser.add_argument("--out", metavar="FILE", help="also write the video to this file")
     parser.add_argument("--max-cost", metavar="USD", help="refuse before paying if the quote is above this")
     parser.add_argument(
@@ -286,6 +300,7 @@ _VERBS = {
     "cancel": "status:run_settle",
     "label": "status:run_label",
     "captions": "outputs:run_captions",
+    "formats": "outputs:run_formats",
     "approve": "approve:run",
     "refuse": "approve:run",
     "up": "serve:run_up",

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from avatar.errors import InvalidInput
 from avatar.job.inputs import bring
-from avatar.job.publish import (
+from avatar.job.record import (
     VTT,
     caption_files,
     marks_of,

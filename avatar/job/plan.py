@@ -114,6 +114,7 @@ def plan_ready(
         language=job.language,
         labels=job.labels,
         files={"portrait": _name(job.portrait), "voice": _name(job.voice)},
+        formats=job.formats,
     )
 
 
@@ -262,8 +263,8 @@ async def _keep_derived(workspace: Workspace, content: str, path: Path, spec: st
 
 def _names(job: AvatarJob) -> str:
     """What the job is called, as a piece of a key: names may hold what no store takes in one."""
-    files = [_name(job.portrait), _name(job.voice)]
-    names = json.dumps([title_for(job), job.language, dict(job.labels), *files], sort_keys=True)
+    more = [_name(job.portrait), _name(job.voice), *([job.formats] if job.formats else [])]
+    names = json.dumps([title_for(job), job.language, dict(job.labels), *more], sort_keys=True)
     return hashlib.sha256(names.encode()).hexdigest()[:8]
 
 

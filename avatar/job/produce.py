@@ -18,6 +18,7 @@ from avatar.errors import (
     SubmitRefused,
 )
 from avatar.job.captions import caption_video
+from avatar.job.forms import add_forms
 from avatar.job.plan import identify
 from avatar.job.publish import accept_video, find_video, name_video, require_published
 from avatar.media.stills import last_frame
@@ -178,7 +179,7 @@ async def made_already(workspace: Workspace, job: AvatarJob, job_id: str) -> Vid
     )
     if job.captions:
         video = await caption_video(workspace, video, job.captions)
-    return require_published(video)
+    return await add_forms(workspace, require_published(video), job.formats)
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,21 @@ from pydantic import ValidationError
 
 from avatar.errors import ObjectNotFound, StoreUnavailable, VideoRejected
 from avatar.events import about_video
-from avatar.job.index import add_video
+from avatar.job.forms import add_forms_or_note
+from avatar.job.record import (
+    caption_files,
+    marks_of,
+    place_captions,
+    place_video,
+    video_prefix,
+    write_record,
+)
 from avatar.media.facts import VideoFacts
 from avatar.media.inspect import inspect_video
 from avatar.media.marking import CaptionTrack, Finished, Marks, disclosure_for, finish
 from avatar.media.stills import Stills
 from avatar.media.stitch import Part, stitch
-from avatar.models import Caption, Check, Cost, Plan, Render, Video, VideoState
+from avatar.models import Check, Cost, Plan, Render, Video, VideoState
 from avatar.money.commit import close_job
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import bill_differs
@@ -60,10 +68,6 @@ def _span(histories: Sequence[tuple[Record, ...]], start: RenderState, end: Rend
 def _seconds(span: timedelta) -> float:
     """Never negative: entries may come from machines whose clocks differ."""
     return round(max(0.0, span.total_seconds()), 3)
-
-
-#: What captions are served as.
-VTT = "text/vtt"
 
 
 # From the renders of a job to one file: each render inspected, put together under the original voice, inspected.
@@ -112,21 +116,6 @@ async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], 
         heard.append(folder / f"segment-{segment.index:04d}.{segment.asset.key.rsplit('.', 1)[-1]}")
         await workspace.store.download(segment.asset.key, heard[-1])
     return await asyncio.to_thread(_several, plan, heard, voice, folder, finishing)
-
-
-def marks_of(job: Plan | Video) -> Marks:
-    return Marks(disclosure_for(job.language), job.language, job.model, job.job_id)
-
-
-async def caption_files(
-    workspace: Workspace, captions: Sequence[Caption], folder: Path
-) -> tuple[CaptionTrack, ...]:
-    """The captions as files in `folder`."""
-    tracks = []
-    for number, caption in enumerate(captions):
-        tracks.append(CaptionTrack(folder / f"captions-{number}.vtt", caption.language))
-        await workspace.store.download(caption.key, tracks[-1].path)
-    return tuple(tracks)
 
 
 def _single(plan: Plan, voice: Path, folder: Path, finishing: _Finishing) -> Assembled:
@@ -182,10 +171,6 @@ def _exact(seconds: float) -> Fraction:
     return Fraction(seconds).limit_denominator(1_000_000)
 
 
-def video_prefix(job_id: str) -> str:
-    return f"videos/{job_id}/"
-
-
 async def find_video(workspace: Workspace, job_id: str) -> Video | None:
     """The job's video, published or rejected, or None. A manifest is believed only if its video is still there.
 
@@ -239,7 +224,7 @@ async def publish_video(
             **keys,
         )
     await _write_manifest(workspace, video)
-    return video
+    return await add_forms_or_note(workspace, video, plan.formats) if passed and plan.formats else video
 
 
 @contextmanager
@@ -309,29 +294,6 @@ def require_published(video: Video) -> Video:
     )
 
 
-async def place_video(workspace: Workspace, prefix: str, path: Path, name: str = "video") -> dict[str, Any]:
-    """Put a video beside the others of its job, and tell what its record says of it."""
-    sha256 = await asyncio.to_thread(hash_file, path)
-    key = await _free_key(workspace, f"{prefix}{name}", ".mp4", sha256)
-    await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
-    uri = f"s3://{workspace.store.bucket}/{key}"
-    return {"sha256": sha256, "size": path.stat().st_size, "key": key, "uri": uri}
-
-
-async def place_captions(
-    workspace: Workspace, job_id: str, captions: Sequence[Caption]
-) -> tuple[Caption, ...]:
-    """Put captions beside the video of their job: `captions.de.vtt`."""
-    placed = []
-    for caption in captions:
-        name = f"{video_prefix(job_id)}captions{f'.{caption.language}' if caption.language else ''}"
-        key = await _free_key(workspace, name, ".vtt", caption.sha256)
-        data = (await workspace.store.get(caption.key)).data
-        await workspace.store.put(key, data, content_type=VTT, metadata={"sha256": caption.sha256})
-        placed.append(caption.model_copy(update={"key": key}))
-    return tuple(placed)
-
-
 async def _put_in_place(workspace: Workspace, prefix: str, made: Assembled) -> dict[str, Any]:
     store, placed = workspace.store, await place_video(workspace, prefix, made.path)
     for name, picture in (("poster.jpg", made.stills.poster), ("contact.jpg", made.stills.contact)):
@@ -340,18 +302,6 @@ async def _put_in_place(workspace: Workspace, prefix: str, made: Assembled) -> d
             f"{prefix}{name}", picture, content_type="image/jpeg", sha256=digest, overwrite=True
         )
     return placed
-
-
-async def _free_key(workspace: Workspace, name: str, end: str, sha256: str) -> str:
-    """Where a file goes. Nothing is overwritten: another version of a media library may write other bytes."""
-    kept = await workspace.store.exists(f"{name}{end}")
-    return f"{name}{end}" if kept is None or kept.sha256 == sha256 else f"{name}-{sha256[:16]}{end}"
-
-
-async def write_record(workspace: Workspace, video: Video) -> None:
-    await add_video(workspace.store, video)
-    record = video.model_dump_json(indent=2).encode()
-    await workspace.store.put(video.manifest_key, record, content_type="application/json")
 
 
 async def _write_manifest(workspace: Workspace, video: Video) -> None:

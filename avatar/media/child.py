@@ -110,10 +110,13 @@ class Bounds:
         _lower(resource.RLIMIT_FSIZE, self.file_bytes)
 
 
-def bounds_for(files: Iterable[Path]) -> Bounds:
-    """What work on these files may take. Files that are not there count nothing."""
+def bounds_for(files: Iterable[Path], work: float = 1.0) -> Bounds:
+    """What work on these files may take: of processor time, `work` times what decoding them does.
+
+    Files that are not there count nothing.
+    """
     size = sum(file.stat().st_size for file in files if file.is_file())
-    cpu = min(MOST_CPU_SECONDS, math.ceil(CPU_SECONDS + size / 1e6 * CPU_SECONDS_PER_MB))
+    cpu = min(MOST_CPU_SECONDS, math.ceil(work * (CPU_SECONDS + size / 1e6 * CPU_SECONDS_PER_MB)))
     return Bounds(cpu, WALL_SECONDS + WALL_SECONDS_PER_CPU * cpu, FILE_BYTES + FILE_BYTES_PER_BYTE * size)
 
 

@@ -318,13 +318,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def confined(refusal: type[AvatarError]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def confined(refusal: type[AvatarError], *, work: float = 1.0) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Run the function in a child process. Arguments and result are of its annotated types, which JSON can hold.
 
     Args:
         refusal: raised, with the first file's name, where decoding crashes, hangs, needs too much, or fails in a
             way the function does not name itself. Errors of our own pass through as they are; an `OSError`
             is a failure of this machine.
+        work: processor time that it may take, beside that of decoding its files.
     """
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
@@ -332,7 +333,7 @@ def confined(refusal: type[AvatarError]) -> Callable[[Callable[P, R]], Callable[
         def run(*args: P.args, **named: P.kwargs) -> R:
             if _inside:
                 return function(*args, **named)
-            return _run(Call.of(function, *args, **named), refusal)  # type: ignore[no-any-return]
+            return _run(Call.of(function, *args, **named), refusal, work)  # type: ignore[no-any-return]
 
         return run
 
@@ -348,9 +349,9 @@ def decode_here() -> None:
     _inside = True
 
 
-def _run(call: Call, refusal: type[AvatarError]) -> Any:
+def _run(call: Call, refusal: type[AvatarError], work: float) -> Any:
     files = call.files
-    bounds = bounds_for(files)
+    bounds = bounds_for(files, work)
     try:
         return read_answer(call.function, _ask(call.pack(bounds), bounds.wall_seconds))
     except Fault as fault:

@@ -141,6 +141,7 @@ def exported_keys(video: Video) -> Iterable[str]:
     """What a player's page shows. The renders as the provider made them stay in the store."""
     keys = [video.key, video.poster_key, video.portrait.asset.key, video.voice.source.key]
     keys += [caption.key for caption in video.captions]
+    keys += [form.key for form in video.forms]
     return [*keys, video.contact_key] if video.contact_key else keys
 
 

@@ -1,0 +1,69 @@
+"""A job's folder in the store: its video, its captions, and the record that tells of all of it."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avatar.job.index import add_video
+from avatar.media.marking import CaptionTrack, Marks, disclosure_for
+from avatar.models import Caption, Plan, Video
+from avatar.store.objects import hash_file
+from avatar.workspace import Workspace
+
+#: What captions are served as.
+VTT = "text/vtt"
+
+
+def video_prefix(job_id: str) -> str:
+    return f"videos/{job_id}/"
+
+
+async def place_video(workspace: Workspace, prefix: str, path: Path, name: str = "video") -> dict[str, Any]:
+    """Put a video beside the others of its job, and tell what its record says of it."""
+    sha256 = await asyncio.to_thread(hash_file, path)
+    key = await _free_key(workspace, f"{prefix}{name}", ".mp4", sha256)
+    await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
+    uri = f"s3://{workspace.store.bucket}/{key}"
+    return {"sha256": sha256, "size": path.stat().st_size, "key": key, "uri": uri}
+
+
+async def place_captions(
+    workspace: Workspace, job_id: str, captions: Sequence[Caption]
+) -> tuple[Caption, ...]:
+    """Put captions beside the video of their job: `captions.de.vtt`."""
+    placed = []
+    for caption in captions:
+        name = f"{video_prefix(job_id)}captions{f'.{caption.language}' if caption.language else ''}"
+        key = await _free_key(workspace, name, ".vtt", caption.sha256)
+        data = (await workspace.store.get(caption.key)).data
+        await workspace.store.put(key, data, content_type=VTT, metadata={"sha256": caption.sha256})
+        placed.append(caption.model_copy(update={"key": key}))
+    return tuple(placed)
+
+
+def marks_of(job: Plan | Video) -> Marks:
+    return Marks(disclosure_for(job.language), job.language, job.model, job.job_id)
+
+
+async def caption_files(
+    workspace: Workspace, captions: Sequence[Caption], folder: Path
+) -> tuple[CaptionTrack, ...]:
+    """The captions as files in `folder`."""
+    tracks = []
+    for number, caption in enumerate(captions):
+        tracks.append(CaptionTrack(folder / f"captions-{number}.vtt", caption.language))
+        await workspace.store.download(caption.key, tracks[-1].path)
+    return tuple(tracks)
+
+
+async def _free_key(workspace: Workspace, name: str, end: str, sha256: str) -> str:
+    """Where a file goes. Nothing is overwritten: another version of a media library may write other bytes."""
+    kept = await workspace.store.exists(f"{name}{end}")
+    return f"{name}{end}" if kept is None or kept.sha256 == sha256 else f"{name}-{sha256[:16]}{end}"
+
+
+async def write_record(workspace: Workspace, video: Video) -> None:
+    await add_video(workspace.store, video)
+    record = video.model_dump_json(indent=2).encode()
+    await workspace.store.put(video.manifest_key, record, content_type="application/json")
