@@ -566,6 +566,6 @@ def chained(plan: Plan, render: Render) -> Plan:
     """The plan of what follows `render` in a chain, as far as names go: its portrait is the last frame of `render`."""
     identity = hashlib.sha256(f"{render.sha256}:{CHAIN_SPEC}".encode()).hexdigest()
     portrait = plan.portrait.model_copy(
-        update={"sha256": identity, "width": render.width, "height": render.height, "notes": ()}
+        update={"sha256": identity, "width": render.width, "height": render.height, "notes": (), "face": None}
     )
     return plan.model_copy(update={"portrait": portrait})

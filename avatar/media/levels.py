@@ -42,6 +42,7 @@ class Levels:
     _steps: list[Power] = field(default_factory=list)
     _rest: Samples = field(default_factory=lambda: np.zeros((STEREO, 0), np.float32))
     _mixer: av.AudioResampler | None = None
+    _mixed: tuple[str, str, int] | None = None
 
     def add(self, frame: AudioFrame) -> None:
         block = as_float(frame)
@@ -64,8 +65,10 @@ class Levels:
             return [np.broadcast_to(rows, (STEREO, rows.shape[1]))]
         if channels > MOST_PLANES:
             return []
-        if self._mixer is None:
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._mixer is None or self._mixed != form:
             self._mixer = av.AudioResampler(format="fltp", layout="stereo", rate=frame.sample_rate)
+            self._mixed = form
         return [as_float(ready) for ready in self._mixer.resample(frame)]
 
     def _measure(self, both: Samples, rate: int) -> None:

@@ -262,25 +262,28 @@ class _Walk:
         if beyond != at and _frame_at(self._data, beyond):
             self._begin(beyond)
             return beyond
-        for found in SYNC.finditer(self._data, at, at + LOST_BYTES):
-            frame = _frame_at(self._data, found.start())
-            if frame and _frame_at(self._data, found.start() + frame[0]):
+        tagged = self._data[at : at + 8].startswith(TAGS_BEHIND)
+        for start in (found.start() for found in SYNC.finditer(self._data, at, at + LOST_BYTES)):
+            frame = _frame_at(self._data, start)
+            if frame and _frame_at(self._data, start + frame[0]):
                 self._mp3.is_unbroken = self._mp3.is_unbroken and not self._begins
-                return found.start()
+                if tagged:
+                    self._begin(start)
+                return start
         return -1
 
     def _see(self, at: int, size: int, form: tuple[int, int, bool]) -> None:
         head = self._data[at : at + min(size, 64)]
         index = next((spot for mark in (b"Xing", b"Info", b"VBRI") if (spot := head.find(mark)) > 0), None)
-        if index is not None or not self._begins:
+        if index is not None or self._form not in (None, form) or not self._begins:
             self._begin(at)
-        if index is not None:
-            if len(self._begins) == 1:
-                self._mp3.counted = _frames_told(head, index, self._data[at : at + 64 + index])
-        else:
-            self._mp3.frames += 1
         self._mp3.is_unbroken = self._mp3.is_unbroken and self._form in (None, form)
-        self._form = form
+        if index is None:
+            self._mp3.frames += 1
+        elif len(self._begins) == 1:
+            self._mp3.counted = _frames_told(head, index, self._data[at : at + 64 + index])
+        # A frame that holds an index may have a form of its own.
+        self._form = form if index is None else None
         self._mp3.last = at + size
 
     def _begin(self, at: int) -> None:
@@ -302,9 +305,8 @@ class _Walk:
         mp3.first = begins[0]
         mp3.pieces = [Piece(one, other) for one, other in zip(begins, [*self._ends, mp3.last], strict=True)]
         rest = self._data[mp3.last : mp3.last + 8]
-        mp3.is_bare = self._past_tags(0) == mp3.first and (
-            len(self._data) - mp3.last < LEFT_OVER or rest.startswith(TAGS_BEHIND)
-        )
+        ends_so = len(self._data) - mp3.last < LEFT_OVER or rest.startswith(TAGS_BEHIND)
+        mp3.is_bare = self._past_tags(0) == mp3.first and ends_so
         return mp3
 
 
@@ -337,11 +339,9 @@ def split(path: Path, kind: str) -> list[Piece]:
     """
     whole = [Piece(0, path.stat().st_size)]
     if kind == "wav":
-        wav = read_wav(path)
-        return wav.pieces if wav and not wav.is_whole else whole
+        return wav.pieces if (wav := read_wav(path)) and not wav.is_whole else whole
     if kind == "mp3":
-        mp3 = read_mp3(path)
-        return mp3.pieces if mp3 and len(mp3.pieces) > 1 else whole
+        return mp3.pieces if (mp3 := read_mp3(path)) and len(mp3.pieces) > 1 else whole
     with mapped(path) as data:
         finders = {"mp4": _boxes_begin, "ogg": _forms_begin}
         marks = BEGINNINGS[kind].finditer(data) if kind in BEGINNINGS else ()

@@ -14,11 +14,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from avatar.errors import VideoRejected
 from avatar.media.confined import confined
-from avatar.media.sound import open_media, reason
+from avatar.media.sound import as_float, open_media, reason
 
 # Watching a picture go by: where it shows nothing, and where it stands still.
 Grey = NDArray[np.float32]
@@ -126,10 +126,14 @@ PATIENCE, STRIDE = 100, 5
 FADED = 0.85
 #: A frame is as sharp as the sharpest from this share on; the first such frame is taken.
 SHARP = 0.9
+#: The voice is loud in a frame from this share of the loudest on, within so many seconds of it.
+LOUD, AROUND = 0.8, 0.04
 #: Longest side of the poster, in pixels.
 POSTER_SIDE = 1280
 #: Pictures in a contact strip, pixels between them, and the height of each.
 STRIP_FRAMES, GAP, STRIP_HEIGHT = 8, 4, 180
+#: Of the time written on each of them, in pixels.
+CODE_HEIGHT = 14
 
 
 @dataclass(frozen=True)
@@ -168,9 +172,12 @@ class StillsWatch:
         self._seen, self._start = 0, 0.0
         self._on_show: VideoFrame | None = None
         self._judging, self._drawing = VideoReformatter(), VideoReformatter()
+        self._heard: list[tuple[float, float]] = []
 
     def __call__(self, frame: VideoFrame | AudioFrame) -> None:
-        if not isinstance(frame, VideoFrame):
+        if isinstance(frame, AudioFrame):
+            if self._seen <= PATIENCE:
+                self._heard.append((frame.time or 0.0, float(np.abs(as_float(frame)).mean())))
             return
         if self._on_show is None:
             self._start = frame.time or 0.0
@@ -179,18 +186,34 @@ class StillsWatch:
         self._seen += 1
         now = (frame.time or 0.0) - self._start
         while self._waiting and now > self._waiting[0]:
-            self._strip.append(_small(self._on_show or frame, self._drawing))
+            self._strip.append(_small(self._on_show or frame, self._waiting[0], self._drawing))
             del self._waiting[0]
         self._on_show = frame
 
     def write(self, stills: Stills) -> None:
         """Write both; moments after the end show the last frame."""
-        poster = Image.fromarray(_telling(self._looks).to_ndarray(format="rgb24"))
+        poster = Image.fromarray(self._telling().to_ndarray(format="rgb24"))
         poster.thumbnail((POSTER_SIDE, POSTER_SIDE), Image.Resampling.LANCZOS)
         poster.save(stills.poster, "JPEG", quality=88, optimize=True, progressive=True)
         if self._on_show is not None:
-            self._strip += [_small(self._on_show, self._drawing)] * len(self._waiting)
+            self._strip += [_small(self._on_show, moment, self._drawing) for moment in self._waiting]
         _beside(self._strip).save(stills.contact, "JPEG", quality=85, optimize=True)
+
+    def _telling(self) -> VideoFrame:
+        """The frame for the poster: of those that are clear and sharp, the first in which the voice is loud."""
+        liveliest = max(self._looks, key=lambda look: look.variation)
+        clear = [look for look in self._looks if look.tells and look.variation >= FADED * liveliest.variation]
+        if not clear:
+            return liveliest.frame
+        sharpest = max(look.sharpness for look in clear)
+        sharp = [look.frame for look in clear if look.sharpness >= SHARP * sharpest]
+        loud = LOUD * max((self._loudness(frame) for frame in sharp), default=0.0)
+        return next(frame for frame in sharp if self._loudness(frame) >= loud)
+
+    def _loudness(self, frame: VideoFrame) -> float:
+        """Of the sound around a frame: mouths that speak are open."""
+        now = frame.time or 0.0
+        return max((level for time, level in self._heard if abs(time - now) <= AROUND), default=0.0)
 
 
 def _beside(images: list[Image.Image]) -> Image.Image:
@@ -231,20 +254,18 @@ def _opened(video: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoRejected(f"{video.name} does not decode as a video: {reason(error)}.") from error
 
 
-def _small(frame: VideoFrame, scaler: VideoReformatter) -> Image.Image:
+def _small(frame: VideoFrame, moment: float, scaler: VideoReformatter) -> Image.Image:
+    """A picture of the strip, with the time at which it is shown."""
     width = max(1, round(frame.width * STRIP_HEIGHT / frame.height))
     small = scaler.reformat(frame, width, STRIP_HEIGHT, "rgb24", interpolation="AREA", threads=1)
-    return Image.fromarray(small.to_ndarray())
-
-
-def _telling(looks: list[_Look]) -> VideoFrame:
-    """The frame for the poster."""
-    liveliest = max(looks, key=lambda look: look.variation)
-    clear = [look for look in looks if look.tells and look.variation >= FADED * liveliest.variation]
-    if not clear:
-        return liveliest.frame
-    sharpest = max(look.sharpness for look in clear)
-    return next(look.frame for look in clear if look.sharpness >= SHARP * sharpest)
+    image = Image.fromarray(small.to_ndarray())
+    font, draw = ImageFont.load_default(size=CODE_HEIGHT), ImageDraw.Draw(image)
+    code = f"{int(moment) // 60}:{moment % 60:04.1f}"
+    draw.rectangle(
+        (0, STRIP_HEIGHT - CODE_HEIGHT - 7, font.getlength(code) + 9, STRIP_HEIGHT), fill=(12, 16, 24)
+    )
+    draw.text((5, STRIP_HEIGHT - CODE_HEIGHT - 5), code, font=font, fill="white")
+    return image
 
 
 def _look(frame: VideoFrame, scaler: VideoReformatter) -> _Look:

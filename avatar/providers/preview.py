@@ -91,7 +91,9 @@ class Preview(Provider):
 
     async def _fetch(self, inputs: RenderInputs, folder: PreviewFolder, request_id: str) -> None:
         picture = self._picture
-        request = PreviewRequest(request_id, inputs.render_id, picture.max_side, picture.frame_rate)
+        request = PreviewRequest(
+            request_id, inputs.render_id, picture.max_side, picture.frame_rate, inputs.portrait.face
+        )
         try:
             await asyncio.to_thread(folder.path.mkdir, parents=True)
             await self._store.download(inputs.portrait.asset.key, folder.portrait)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar.media.preview import Scene, frame_levels
+from avatar.media.preview_scene import Scene, frame_levels
 from tests.media.recordings import EXAMPLES, write_wav
 from tests.media.speech import RATE, speech
 

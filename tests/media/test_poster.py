@@ -1,9 +1,12 @@
 """Stills of a video."""
 
+import itertools
+from fractions import Fraction
 from io import BytesIO
 
 import numpy as np
 import pytest
+from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 from PIL import Image
 
@@ -47,6 +50,38 @@ def test_the_poster_is_sharp_and_not_in_a_fade(tmp_path):
     make_stills(tmp_path, pictures=blurred_then_sharp)
     with Image.open(tmp_path / "poster.jpg") as poster:
         assert np.asarray(poster.convert("L")).std() > 60
+
+
+def lighter_each_half_second(number):
+    """The same picture, each half second lighter."""
+    return (gradient(0) * 0.6 + 20 * (number // 12)).astype(np.uint8)
+
+
+def test_the_poster_speaks(tmp_path):
+    """Of pictures that are equally sharp, one of a moment in which the voice is loud."""
+    watch = StillsWatch(2.0)
+    for number in range(48):
+        picture = VideoFrame.from_ndarray(lighter_each_half_second(number), format="rgb24")
+        picture.pts, picture.time_base = number, Fraction(1, 25)
+        watch(picture)
+        level = 0.5 if 24 <= number < 36 else 0.01
+        sound = AudioFrame.from_ndarray(np.full((1, 1764), level, np.float32), format="fltp", layout="mono")
+        sound.sample_rate, sound.pts, sound.time_base = 44100, number * 1764, Fraction(1, 44100)
+        watch(sound)
+    watch.write(Stills(tmp_path / "poster.jpg", tmp_path / "strip.jpg"))
+    with Image.open(tmp_path / "poster.jpg") as poster:
+        shown = np.asarray(poster).astype(int).mean()
+    assert shown == pytest.approx(lighter_each_half_second(25).mean(), abs=4)
+
+
+def test_each_picture_of_the_strip_has_its_time(tmp_path):
+    """In its lower left corner, each another."""
+    make_stills(tmp_path, pictures=stepping)
+    with Image.open(tmp_path / "strip.jpg") as strip:
+        grey = np.asarray(strip.convert("L")).astype(int)
+    corners = [grey[160:, 244 * number : 244 * number + 45] for number in range(8)]
+    assert all(corner.max() > 200 and corner.min() < 40 for corner in corners)
+    assert all(np.abs(one - other).max() > 100 for one, other in itertools.pairwise(corners))
 
 
 def stepping(number):

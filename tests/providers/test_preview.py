@@ -12,6 +12,7 @@ from decimal import Decimal
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from avatar.errors import (
     DownloadFailed,
@@ -21,7 +22,15 @@ from avatar.errors import (
     RenderLost,
     SubmitRefused,
 )
-from avatar.media.preview import BAR_COLOUR, MAX_STARTS, canvas_size, try_lock
+from avatar.media.preview import MAX_STARTS, try_lock
+from avatar.media.preview_scene import (
+    BAR_COLOUR,
+    EDGE_COLOUR,
+    THROAT_COLOUR,
+    Scene,
+    canvas_size,
+    clock_text,
+)
 from avatar.media.probe import probe_video, probe_voice
 from avatar.models import Asset, CancelOutcome, Portrait, ProviderName, RemoteState, Segment, Submission
 from avatar.providers import open_provider
@@ -139,19 +148,75 @@ async def test_every_frame_moves_and_carries_the_mark(preview, example, tmp_path
         assert near.mean() > 0.3
 
 
-async def test_the_meter_is_in_step_with_the_voice(preview, kept_inputs, tmp_path):
-    """Where the voice starts and stops, the bars do, to the frame."""
+async def test_the_waveform_is_in_step_with_the_voice(preview, kept_inputs, tmp_path):
+    """Where the voice starts and stops, the waveform does that has just passed its middle, to the frame."""
     voice = tone(4.0)
     for second in (0, 2):
         voice[:, second * 44100 : (second + 1) * 44100] = 0
     sound = write_wav(tmp_path / "voice.wav", voice).read_bytes()
     await rendered(preview, await kept_inputs(PORTRAIT.read_bytes(), sound, 4.0), tmp_path / "video.mp4")
-    meter = [frame[205:250, 40:216].reshape(-1, 3).astype(int) for frame in pictures(tmp_path / "video.mp4")]
-    blue = np.array([(np.abs(area - BAR_COLOUR).max(axis=1) < 50).sum() for area in meter])
-    loud = np.convolve(blue > blue.min() + 15, [1, 1], "valid") > 0
-    assert not loud[2:23].any()
-    assert loud[25:48].all()
-    assert loud[77:98].all()
+    heard = [frame[222:244, 123:127].astype(int) for frame in pictures(tmp_path / "video.mp4")]
+    blue = np.array([(np.abs(area - BAR_COLOUR).max(axis=2) < 70).sum() for area in heard])
+    assert blue[2:24].max() < 12
+    assert blue[27:49].min() > 12
+    assert blue[53:74].max() < 12
+    assert blue[77:98].min() > 12
+
+
+@pytest.fixture
+def square(tmp_path):
+    """A portrait whose outermost pixels are red, and what draws it without a face."""
+    pixels = np.full((512, 512, 3), 200, np.uint8)
+    pixels[:8], pixels[-8:], pixels[:, :8], pixels[:, -8:] = [(255, 0, 0)] * 4
+    Image.fromarray(pixels).save(tmp_path / "square.png")
+    return tmp_path / "square.png"
+
+
+def is_red(pixels):
+    """Also through the dark strip."""
+    return pixels[..., 0] > pixels[..., 1:].max(axis=-1).astype(int) + 40
+
+
+def test_nothing_of_the_portrait_is_cut_off(square):
+    """All four edges are in view wherever the camera looks."""
+    scene = Scene(square, np.linspace(0, 1, 500, dtype=np.float32), frame_rate=25, max_side=512)
+    for number in range(0, 500, 25):
+        red = is_red(scene.frame(number))
+        assert red[:60, 200:300].any(axis=0).all()
+        assert red[-60:, 100:400].any()
+        assert red[200:300, :60].any(axis=1).all()
+        assert red[200:300, -60:].any(axis=1).all()
+
+
+def dark_spot(scene, number):
+    """Middle of the mouth's dark inside, as shares of the picture's sides; none if it is closed."""
+    pixels = scene.frame(number)[:440].astype(int)
+    down, across = np.nonzero(np.abs(pixels - THROAT_COLOUR).max(axis=-1) < 12)
+    return (across.mean() / 512, down.mean() / 512, down.size) if down.size else None
+
+
+def test_the_mouth_is_in_the_face_and_opens_with_the_voice(square):
+    """At the lower part of its box; wider the louder the voice, and the portrait's own while it is silent."""
+    levels = np.repeat(np.array([0, 0.5, 1], np.float32), 20)
+    scene = Scene(square, levels, frame_rate=25, max_side=512, face=(0.3, 0.2, 0.3, 0.4))
+    assert dark_spot(scene, 10) is None
+    (across, down, half), (_, _, whole) = dark_spot(scene, 30), dark_spot(scene, 50)
+    assert across == pytest.approx(0.45, abs=0.04)
+    assert down == pytest.approx(0.52, abs=0.04)
+    assert whole > 1.3 * half
+
+
+def test_the_parts_of_a_voice_have_edges_and_a_clock(square):
+    """An amber line in the waveform where a part begins and ends; the time changes from one tenth to the next."""
+    scene = Scene(square, np.full(100, 0.5, np.float32), frame_rate=25, max_side=512)
+    amber = [
+        (np.abs(scene.frame(at)[450:480].astype(int) - EDGE_COLOUR).max(axis=-1) < 20).any() for at in (5, 95)
+    ]
+    assert amber == [True, True]
+    clocks = [scene.frame(at)[22:34, 380:480].astype(int) for at in (0, 2, 3)]
+    assert np.abs(clocks[0] - clocks[1]).max() == 0
+    assert np.abs(clocks[1] - clocks[2]).max() > 100
+    assert [clock_text(seconds) for seconds in (0, 59.96, 83.25)] == ["0:00.0", "0:59.9", "1:23.2"]
 
 
 async def test_looks_tell_state_and_progress(settings, store, example):
