@@ -263,8 +263,8 @@ class _Mouth:
         left, top = max(0, math.floor(across - half_width) - 2), max(0, math.floor(down - half_height) - 2)
         right, end = math.ceil(across + half_width) + 3, math.ceil(down + half_height) + 3
         region = pixels[top:end, left:right]
-        x = np.arange(left, left + region.shape[1], dtype=np.float32)[None, :] + 0.5 - across
-        y = np.arange(top, top + region.shape[0], dtype=np.float32)[:, None] + 0.5 - down
+        x = np.arange(left, left + region.shape[1], dtype=np.float64)[None, :] + 0.5 - across
+        y = np.arange(top, top + region.shape[0], dtype=np.float64)[:, None] + 0.5 - down
         rim = max(1.0, 0.16 * half_width)
         _tint(region, _ellipse(x, y, half_width, half_height), LIP_COLOUR)
         _tint(region, _ellipse(x, y, half_width - rim, half_height - rim * 0.8), THROAT_COLOUR)
@@ -283,9 +283,9 @@ class _Mouth:
         )
 
 
-def _ellipse(x: Plane, y: Plane, across: float, down: float) -> Plane:
+def _ellipse(x: NDArray[np.float64], y: NDArray[np.float64], across: float, down: float) -> Plane:
     if min(across, down) <= 0:
         return np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
     distance = np.hypot(x / across, y / down)
-    coverage: Plane = np.clip((1 - distance) * min(across, down) + 0.5, 0, 1)
+    coverage: Plane = np.clip((1 - distance) * min(across, down) + 0.5, 0, 1).astype(np.float32)
     return coverage
