@@ -457,6 +457,7 @@ class Form(Stored):
     loudness: float = Field(description="LUFS, EBU R128")
     peak: float = Field(description="true peak, dBTP")
     quality: float = Field(description="SSIM of the picture beside what went into the encoder")
+    credentials: str = ""
     made_of: Sha256 = Field(description="the video it was made of")
     checks: tuple[Check, ...] = ()
 
@@ -494,6 +495,7 @@ class Video(Named):
     captions: tuple[Caption, ...] = ()
     disclosure: str = Field("", description="that it is AI-made, in its language, for whoever shows it")
     forms: tuple[Form, ...] = ()
+    credentials: str = Field("", description="who signed its content credentials (C2PA), or why nobody did")
     provider_marks: tuple[str, ...] = Field((), description="what the provider's files say of themselves")
     prompt: str
     take: int = 0

@@ -311,6 +311,22 @@ class FormSettings(Section):
     outro: str | None = Field(None, description="Video after it: a path, or s3://bucket/key.")
 
 
+class C2paSettings(Section):
+    """Content credentials in published files, signed with the user's certificate (docs/disclosure.md)."""
+
+    certificate: Path | None = Field(
+        None, description="File with the certificate and its chain (PEM). Unset: nothing is signed."
+    )
+    key: Path | None = Field(None, description="File with its private key (PEM).")
+    algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = Field(
+        "es256", description="Of the signature; the key must fit."
+    )
+    timestamp_url: HttpUrl | None = Field(
+        None,
+        description="Time-stamping service (RFC 3161), so that it holds after the certificate has expired.",
+    )
+
+
 class RetentionSettings(Section):
     """Days after which things are deleted; unset keeps them for ever."""
 
@@ -418,4 +434,5 @@ class AvatarSettings(BaseSettings):
     bridge: BridgeSettings = BridgeSettings()
     notify: NotifySettings = NotifySettings()
     forms: FormSettings = FormSettings()
+    c2pa: C2paSettings = C2paSettings()
     retention: RetentionSettings = RetentionSettings()

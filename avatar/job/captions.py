@@ -14,7 +14,6 @@ from avatar.job.record import (
     marks_of,
     place_captions,
     place_video,
-    video_prefix,
     write_record,
 )
 from avatar.media.captions import KINDS, as_vtt, language_of, read_captions
@@ -95,7 +94,7 @@ async def caption_video(workspace: Workspace, video: Video, sources: Sequence[st
         await workspace.store.download(video.key, source)
         tracks = await caption_files(workspace, captions, Path(folder))
         await asyncio.to_thread(finish, source, target, marks_of(video), tracks)
-        placed = await place_video(workspace, video_prefix(video.job_id), target)
+        placed = await place_video(workspace, video, target)
     changed = video.model_copy(
         update={
             **placed,

@@ -11,7 +11,7 @@ from typing import Any
 
 from avatar.errors import AvatarError
 from avatar.job.inputs import bring
-from avatar.job.record import caption_files, marks_of, place_video, video_prefix, write_record
+from avatar.job.record import caption_files, marks_of, place_video, write_record
 from avatar.media.formats import FormSpec, Made, form_of, make_form
 from avatar.media.inspect import inspect_video
 from avatar.models import Check, Form, Video
@@ -74,7 +74,7 @@ async def _made(workspace: Workspace, video: Video, name: str, folder: Path, ext
     made = await asyncio.to_thread(make_form, folder / "video.mp4", target, spec, marks_of(video), tracks)
     _, seen = await asyncio.to_thread(inspect_video, target, made.seconds)
     file = f"video-{name.replace(':', 'x').replace('/', '-')}"
-    placed = await place_video(workspace, video_prefix(video.job_id), target, file)
+    placed = await place_video(workspace, video, target, file)
     figures = {
         key: getattr(made, key)
         for key in ("seconds", "width", "height", "loudness_before", "loudness", "peak", "quality")

@@ -209,7 +209,7 @@ async def publish_video(
     """
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder, _naming_what_is_kept(renders):
         made = await assemble(workspace, plan, renders, Path(folder))
-        keys = await _put_in_place(workspace, video_prefix(plan.job_id), made)
+        keys = await _put_in_place(workspace, plan, made)
         captions = await place_captions(workspace, plan.job_id, plan.captions)
         passed = accept or all(check.passed for check in made.checks)
         video = _describe(
@@ -294,8 +294,9 @@ def require_published(video: Video) -> Video:
     )
 
 
-async def _put_in_place(workspace: Workspace, prefix: str, made: Assembled) -> dict[str, Any]:
-    store, placed = workspace.store, await place_video(workspace, prefix, made.path)
+async def _put_in_place(workspace: Workspace, plan: Plan, made: Assembled) -> dict[str, Any]:
+    store, prefix = workspace.store, video_prefix(plan.job_id)
+    placed = await place_video(workspace, plan, made.path)
     for name, picture in (("poster.jpg", made.stills.poster), ("contact.jpg", made.stills.contact)):
         digest = await asyncio.to_thread(hash_file, picture)
         await store.put_file(

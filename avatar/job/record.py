@@ -1,15 +1,19 @@
 """A job's folder in the store: its video, its captions, and the record that tells of all of it."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from avatar.job.index import add_video
+from avatar.media.credentials import Origin, sign
 from avatar.media.marking import CaptionTrack, Marks, disclosure_for
 from avatar.models import Caption, Plan, Video
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
+
+log = logging.getLogger("avatar.record")
 
 #: What captions are served as.
 VTT = "text/vtt"
@@ -19,13 +23,30 @@ def video_prefix(job_id: str) -> str:
     return f"videos/{job_id}/"
 
 
-async def place_video(workspace: Workspace, prefix: str, path: Path, name: str = "video") -> dict[str, Any]:
-    """Put a video beside the others of its job, and tell what its record says of it."""
+async def place_video(
+    workspace: Workspace, job: Plan | Video, path: Path, name: str = "video"
+) -> dict[str, Any]:
+    """Put a video beside the others of its job, signed if a certificate is set; what its record says of it."""
+    path, credentials = await asyncio.to_thread(_signed, workspace, job, path)
     sha256 = await asyncio.to_thread(hash_file, path)
-    key = await _free_key(workspace, f"{prefix}{name}", ".mp4", sha256)
+    key = await _free_key(workspace, f"{video_prefix(job.job_id)}{name}", ".mp4", sha256)
     await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
     uri = f"s3://{workspace.store.bucket}/{key}"
-    return {"sha256": sha256, "size": path.stat().st_size, "key": key, "uri": uri}
+    return {"sha256": sha256, "size": path.stat().st_size, "key": key, "uri": uri, "credentials": credentials}
+
+
+def _signed(workspace: Workspace, job: Plan | Video, path: Path) -> tuple[Path, str]:
+    """What cannot be signed is put in place as it is: it is paid for. Its record says so."""
+    if workspace.settings.c2pa.certificate is None:
+        return path, ""
+    inputs = {"portrait": job.portrait.source.sha256, "voice": job.voice.source.sha256}
+    target = path.with_suffix(".signed.mp4")
+    try:
+        signer = sign(path, target, Origin(job.job_id, job.title, job.model, inputs), workspace.settings.c2pa)
+    except ValueError as error:
+        log.warning("The video of job %s is published without content credentials: %s", job.job_id, error)
+        return path, f"not signed: {error}"
+    return target, signer
 
 
 async def place_captions(
