@@ -45,9 +45,10 @@ def open_media(path: Path, piece: Piece | None = None) -> InputContainer:
         with path.open("rb") as file:
             file.seek(piece.start if piece else 0)
             suffix = kind_of(file.read(HEAD)).suffix
-        if suffix not in ("mp3", "gsm"):
+        # FFmpeg has one reader for MPEG sound of layers II and III.
+        if suffix not in ("mp3", "mp2", "gsm"):
             raise
-        return _open(source, suffix)
+        return _open(source, "gsm" if suffix == "gsm" else "mp3")
 
 
 def _behind_zeros(path: Path) -> Piece | None:

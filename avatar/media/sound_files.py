@@ -194,6 +194,7 @@ LOST_BYTES = 2**20
 #: What may stand behind the last frame: tags, or the beginning of a frame that was cut off.
 TAGS_BEHIND, LEFT_OVER = (b"TAG", b"APETAGEX", b"LYRICSBE"), 2048
 SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
+OTHER_LAYER = re.compile(rb"\xff[\xe4-\xe7\xf4-\xf7\xfc-\xff]")
 
 
 @dataclass
@@ -228,7 +229,7 @@ class Mp3:
 
 
 def read_mp3(path: Path) -> Mp3 | None:
-    """The parts of an MP3; None if not one frame is found."""
+    """The parts of an MP3; None if not one frame is found, or it is of another layer."""
     with mapped(path) as data:
         return _Walk(data).walk()
 
@@ -245,6 +246,8 @@ class _Walk:
 
     def walk(self) -> Mp3 | None:
         at = self._past_tags(0)
+        if OTHER_LAYER.match(self._data, at):
+            return None
         while True:
             frame = _frame_at(self._data, at)
             if frame is None:
@@ -293,10 +296,8 @@ class _Walk:
 
     def _past_tags(self, at: int) -> int:
         while self._data[at : at + 3] == b"ID3":
-            size = sum(
-                (byte & 0x7F) << shift
-                for byte, shift in zip(self._data[at + 6 : at + 10], (21, 14, 7, 0), strict=False)
-            )
+            packed = self._data[at + 6 : at + 10]
+            size = sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(packed))
             at += 10 + size + 10 * bool(self._data[at + 5] & 0x10)
         return at
 
@@ -305,8 +306,8 @@ class _Walk:
         mp3.first = begins[0]
         mp3.pieces = [Piece(one, other) for one, other in zip(begins, [*self._ends, mp3.last], strict=True)]
         rest = self._data[mp3.last : mp3.last + 8]
-        ends_so = len(self._data) - mp3.last < LEFT_OVER or rest.startswith(TAGS_BEHIND)
-        mp3.is_bare = self._past_tags(0) == mp3.first and ends_so
+        mp3.is_bare = self._past_tags(0) == mp3.first
+        mp3.is_bare &= len(self._data) - mp3.last < LEFT_OVER or rest.startswith(TAGS_BEHIND)
         return mp3
 
 
@@ -357,8 +358,7 @@ def _boxes_begin(data: Data) -> list[int]:
     at, has_index = 0, False
     while at + 8 <= len(data):
         size, kind = struct.unpack(">I4s", data[at : at + 8])
-        if size == 1:
-            size = int.from_bytes(data[at + 8 : at + 16])
+        size = int.from_bytes(data[at + 8 : at + 16]) if size == 1 else size
         if size < 8:  # noqa: PLR2004 - to the end, or damaged
             break
         if kind == b"ftyp" and (has_index or not begins):

@@ -272,6 +272,12 @@ def filmed(codec: str, picture: str) -> Callable[[Path], object]:
     return write
 
 
+def short_layer_two(path: Path) -> None:
+    named = path.with_suffix(".mp2")
+    encode(named, tone(2.5, 48000, 2), "mp2", 48000)
+    named.rename(path)
+
+
 def live(path: Path) -> None:
     with av.open(str(path), "w", options={"live": "1"}) as output:
         _add(output, output.add_stream("libopus", rate=48000, layout="mono"), tone(3, 48000))
@@ -313,6 +319,7 @@ CASES = [
     FileCase("MXF, as cameras have it", "accepted: a video file: its sound is used; converted to MP3", "voice.mxf", filmed("pcm_s16le", "mpeg2video")),
     FileCase("AAC as broadcasters send it (LATM)", "accepted: converted to MP3", "voice.loas", lambda path: encode(path, tone(3), "aac", container="latm")),
     FileCase("AMR, as telephones record it", "accepted: converted to MP3", "voice.amr", encoded("libopencore_amrnb", 8000)),
+    FileCase("MP2 under a name that says nothing", "accepted: converted to MP3", "voice.bin", short_layer_two),
     FileCase("AIFF-C", "accepted: converted to MP3", "voice.aif", lambda path: encode(path, tone(3), "pcm_s16le", container="aiff")),
     FileCase("Core Audio (CAF)", "accepted: converted to MP3", "voice.caf", encoded("alac")),
     FileCase("a browser's recording (WebM of no length)", "accepted: converted to MP3", "voice.webm", live),
