@@ -15,7 +15,7 @@ AT_A_WRITE, RANDOM, RANDOM_LONG = "kill -9 at a write", "kill -9 at random", "ki
 WRITES = (
     ("PUT asset", 0), ("PUT result", 0), ("PUT plan", 0), ("PUT budget-open", 0), ("PUT probe", 0),
     ("PUT probe", 1), ("DELETE probe", 0), ("PUT open", 0), ("PUT journal-intent", 0),
-    ("PUT journal-submitted", 0), ("PUT open", 1), ("PUT result", 1), ("PUT journal-rendered", 0),
+    ("PUT journal-submitted", 0), ("PUT open", 1), ("PUT journal-rendered", 0),
     ("PUT render", 0), ("PUT journal-collected", 0), ("PUT budget-settled", 0), ("DELETE budget-open", 0),
     ("DELETE open", 0), ("PUT video", 0), ("PUT poster", 0), ("PUT manifest", 0),
 )  # fmt: skip
@@ -70,7 +70,8 @@ def at_unknown(trial: Trial, *, do: str) -> Shown:
 
 
 def at_silence(trial: Trial, *, do: str) -> Shown:
-    """A run dies in its request; the next dies around noting that it is gone."""
+    """A run dies in its request, and no list tells of it; the next dies around noting that it is gone."""
+    trial.sandbox.reset(payloads=False)
     die_before_the_answer(trial)
     trial.gated(Rule("PUT journal-unknown", do))
     trial.run()
@@ -87,7 +88,8 @@ def at_resolved(trial: Trial, *, do: str) -> Shown:
 
 
 def at_attached(trial: Trial, *, do: str) -> Shown:
-    """Die around a person's request id."""
+    """Die around a person's request id: no list of requests brought it."""
+    trial.sandbox.reset(payloads=False)
     trial.sandbox.behave("submit", "drop")
     shown = trial.run()
     trial.gated(Rule("PUT journal-submitted", do))

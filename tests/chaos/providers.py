@@ -77,7 +77,8 @@ def cases() -> Iterator[Case]:
     hidden = partial(misbehaving, deeds=[deed("submit", "fail")], final={"RenderFailed"})
     yield Case(ROW, "COMPLETED that hides a 422", hidden, published=False)
     lost = [deed("submit", "drop", fate={"failure": {"kind": "face_detection_error"}})]
-    yield Case(ROW, "answer lost of one that fails", partial(misbehaving, deeds=lost))
+    found = partial(misbehaving, deeds=lost, final={"RenderFailed"})
+    yield Case(ROW, "answer lost of one that fails", found, published=False)
 
 
 def misbehaving(trial: Trial, *, deeds: list[Deed], provider: str = "fal", **how: Any) -> Shown:

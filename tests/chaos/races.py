@@ -81,6 +81,8 @@ def asleep(trial: Trial) -> Shown:
 
 
 def both_settle(trial: Trial) -> Shown:
+    """Of what no list of requests tells."""
+    trial.sandbox.reset(payloads=False)
     trial.sandbox.behave("submit", "drop")
     render_id = trial.run().error["render_id"]
     found = on_the_dashboard(trial, render_id)
