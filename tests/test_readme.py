@@ -130,6 +130,7 @@ HOW: dict[str, Check] = {
     f"{GENERATE} --out out/hello.mp4": writes_a_video,
     "avatar status": prints("published"),
     "avatar status --spend": prints("at risk in unknown renders: $0"),
+    "avatar status --spend --by campaign --csv": prints("campaign,videos,seconds,billed"),
     "avatar batch examples/jobs.csv --on-bad-rows skip": prints("2 of 2 rows have a video"),
     "avatar doctor": prints("worker"),
     "avatar deploy": prints("take-uploads/sweep-inbox"),

@@ -114,7 +114,7 @@ def test_spending_is_told_by_label(avatar: Avatar) -> None:
     }
     table = avatar("status", "--spend", "--by", "campaign", "--csv").stdout.splitlines()
     assert table[0] == "campaign,videos,seconds,billed"
-    assert "'=spring,1,8.1,0.0000" in table
+    assert "'=spring,1,8.2,0.0000" in table
     later = json.loads(avatar("status", "--by", "campaign", "--since", "2999-01-01", "--json").stdout)
     assert later["rows"] == []
     assert_told(avatar("status", "--by", "campaign", "--since", "spring"), 2, "is not a day")
