@@ -139,8 +139,13 @@ class Offers:
             except InvalidInput as error:
                 pricing.fault = in_words(error)
                 return
-        made = await asyncio.gather(*(self._offer(order, *asked) for asked in self._asked()))
-        pricing.offers = _without_repeated_faults(made)
+        made: dict[tuple[ProviderName, str, str], Offer] = {}
+
+        async def add(asked: tuple[ProviderName, str, str]) -> None:
+            made[asked] = await self._offer(order, *asked)
+            pricing.offers = _without_repeated_faults([made[each] for each in self._asked() if each in made])
+
+        await asyncio.gather(*(add(asked) for asked in self._asked()))
 
     async def _offer(self, order: Order, name: ProviderName, model: str, title: str) -> Offer:
         try:
@@ -209,7 +214,7 @@ def _model(name: ProviderName, model: str) -> dict[str, str]:
     return {} if name is ProviderName.PREVIEW else {"model": model}
 
 
-def _without_repeated_faults(offers: "list[Offer] | tuple[Offer, ...]") -> list[Offer]:
+def _without_repeated_faults(offers: list[Offer]) -> list[Offer]:
     """A provider without a key says so once, not for each of its models."""
     seen: set[tuple[ProviderName, str]] = set()
     kept = []

@@ -19,7 +19,9 @@ from avatar.store.store import Store
 from tests.browser.conftest import ROOT, Up, screenshot
 from tests.sandbox import samples
 from tests.sandbox.running import Sandbox
-from tests.web.gallery.manifests import FAILED, make_video, put_manifest
+from tests.web.gallery.manifests import FAILED, put_video
+
+expect.set_options(timeout=30_000)
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -64,7 +66,7 @@ async def put_rejected(up: Up) -> None:
         "title": "Spring greeting",
         "checks": (FAILED,),
     }
-    await put_manifest(store, make_video(1, **facts))
+    await put_video(store, 1, **facts)
     await store.aclose()
 
 
