@@ -23,7 +23,8 @@ from tests.web.gallery.manifests import FAILED, put_video
 
 expect.set_options(timeout=30_000)
 
-pytestmark = [pytest.mark.browser, pytest.mark.server]
+#: One story, whose first test waits for all of `avatar up`.
+pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.timeout(900)]
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
 EXAMPLES = ROOT / "examples"
@@ -116,9 +117,10 @@ def drop(page: Page, *files: Path) -> None:
 
 
 def offer(page: Page, provider: str) -> Locator:
+    """What a provider asks with the settings' model: the first of its offers."""
     found = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=provider, exact=True))
-    expect(found).to_be_visible(timeout=60_000)
-    return found
+    expect(found.first).to_be_visible(timeout=60_000)
+    return found.first
 
 
 def waits(page: Page, amount: str) -> Locator:
