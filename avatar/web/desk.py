@@ -100,7 +100,7 @@ class Desk:
     async def order(self, request: Request) -> Response:
         """Keep an order, and go where its price is shown."""
         order = Order.of(await self._form(request, LARGEST_ORDER, MOST_ORDER_FIELDS))
-        return self._to(request, f"orders/{await keep_order(self.workspace, order)}")
+        return self._to(request, f"orders/{await keep_order(self.workspace, order)}#live")
 
     async def look_at_order(self, request: Request) -> Response:
         order_id = request.path_params["id"]
@@ -185,6 +185,7 @@ class Desk:
         state, question = run.get("state") or {}, await self.runs.question(run)
         job_id, batch_id = (_id(request.query_params.get(name, "")) for name in ("job", "batch"))
         facts = {
+            "about": _about(request),
             "run": run,
             "state": state,
             "question": question,
@@ -192,7 +193,8 @@ class Desk:
             "batch_id": batch_id,
             "cards_of": await self._cards(batch_id),
             "progress": await self.runs.progress(run["id"]),
-            "refresh": state.get("type") not in FINAL and question is None,
+            # A run that waits, too: somebody else may answer, and just after an answer it still seems to.
+            "refresh": state.get("type") not in FINAL,
             "prefect": self.runs.page(run["id"]),
         }
         return self._page(request, "run.html", **facts)
@@ -218,7 +220,7 @@ class Desk:
                 HTTPStatus.CONFLICT, "The amount has changed since it was shown. Nothing was approved."
             )
         await self.runs.answer(run["id"], question, approve=fields["answer"] == "approve")
-        return self._to(request, f"runs/{run['id']}{'?' * bool(request.url.query)}{request.url.query}")
+        return self._to(request, f"runs/{run['id']}{_about(request)}")
 
     # Videos that are there.
     async def accept(self, request: Request) -> Response:
@@ -347,6 +349,12 @@ class Desk:
     def _to(request: Request, path: str) -> Response:
         """See other, by a relative address: the gallery works below any path."""
         return RedirectResponse("../" * (request.url.path.count("/") - 1) + path, HTTPStatus.SEE_OTHER)
+
+
+def _about(request: Request) -> str:
+    """What a run makes, as its page's address has it."""
+    found = {name: _id(request.query_params.get(name, "")) for name in ("job", "batch")}
+    return "".join(f"?{name}={known}" for name, known in found.items() if known)
 
 
 def _id(text: str) -> str:

@@ -188,11 +188,11 @@ class Offers:
 
         assert pricing.rows  # noqa: S101 - the caller wrote them
         batch = batch_of(order, pricing.rows, name, _model(name, model).get("model"))
+        batch = batch.of(datetime.now(UTC).date())  # as the run will: so its rows are found as they are
         try:
             provider = self.workspace.provider(name, model)
             provider.check_configured()
             async with open_manifest(self.workspace, batch) as manifest:
-                # Labels and title are no part of a batch's name, which the run finds again.
                 checked = await check_rows(self.workspace, batch, manifest, told)
             bad = [
                 each async for each in each_outcome(self.workspace, checked, "") if each.state is RowState.BAD

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +19,7 @@ GENERATE, BATCH = "generate-avatar/generate-avatar", "generate-batch/generate-ba
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _AMOUNT = re.compile(r"\$([0-9]+\.[0-9]{2})")
+_LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 #: Waiting runs on one page.
 MOST_WAITING = 50
 
@@ -35,6 +36,13 @@ class Question:
         found = _AMOUNT.search(self.text)
         return found[1] if found else ""
 
+    @property
+    def lines(self) -> list[list[tuple[str, str]]]:
+        """Its sentences as pieces of text with where they lead: Markdown without headings, tables and marks."""
+        kept = [line.strip() for line in self.text.splitlines() if line.strip()]
+        kept = [line.replace("`", "").replace("**", "") for line in kept if not line.startswith(("#", "|"))]
+        return [list(_pieces(line)) for line in kept]
+
     def answer(self, *, approve: bool) -> dict[str, Any]:
         """In the form that the run asks for: a switch, or a choice of two."""
         for name, asked in (self.schema.get("properties") or {}).items():
@@ -48,6 +56,15 @@ class Question:
         raise HTTPException(
             HTTPStatus.CONFLICT, "This run asks for something else; answer it in the Prefect UI."
         )
+
+
+def _pieces(line: str) -> Iterator[tuple[str, str]]:
+    end = 0
+    for link in _LINK.finditer(line):
+        yield line[end : link.start()], ""
+        yield link[1], link[2]
+        end = link.end()
+    yield line[end:], ""
 
 
 def _options(schema: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Any]:

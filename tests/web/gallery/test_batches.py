@@ -75,6 +75,7 @@ async def test_a_manifest_and_its_files_become_a_batch(desk, prefect, store, inp
     # The run finds the rows that were looked at here.
     page = (await desk.get(f"/batches/{batch_id}")).text
     assert "Hello" in page
+    assert "<h1>May</h1>" in page
     assert "waiting" in page
     assert f"batch={batch_id}" in answer.headers["location"]
     assert (await desk.get(f"/runs/{RUN}?batch={batch_id}")).text.count("<h3>") >= 2

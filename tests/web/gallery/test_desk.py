@@ -21,7 +21,10 @@ from tests.web.gallery.manifests import FAILED, put_video
 
 RUN = "0190a1b2-0000-7000-8000-000000000001"
 ORIGIN = {"origin": BASE, "sec-fetch-site": "same-origin"}
-QUESTION = "## Pay $11.04 to fal?"
+QUESTION = (
+    "## Pay $11.04 to fal?\n\n96 s billed.\n\n| segment |\n| --- |\n\n"
+    "[Watch the free preview](http://127.0.0.1:4299/videos/abc): of `a.mp3` [<b>](javascript:1)."
+)
 
 
 class Prefect:
@@ -131,10 +134,11 @@ async def priced_order(desk, fields):
     """The address of an order's page, and the page once every price is known."""
     kept = await desk.post("/orders", data=fields | {"token": await token_of(desk)})
     assert kept.status_code == 303, kept.text
+    address = kept.headers["location"].partition("#")[0]
     while True:
-        page = await desk.get(kept.headers["location"])
+        page = await desk.get(address)
         if "data-live" not in page.text:
-            return f"../{kept.headers['location']}/start", page
+            return f"../{address}/start", page
 
 
 @pytest.fixture
@@ -293,6 +297,10 @@ async def test_a_waiting_run_is_answered(desk, prefect, press, said):
     html = (await desk.get(f"/runs/{RUN}")).text
     assert "Waiting for you" in html
     assert "Approve $11.04" in html
+    assert (
+        '<a href="http://127.0.0.1:4299/videos/abc">Watch the free preview</a>: of a.mp3 [&lt;b&gt;]' in html
+    )
+    assert "segment" not in html
     answer = await desk.post(f"/runs/{RUN}/answer", data=form(html, f"../runs/{RUN}/answer", answer=press))
     assert (answer.status_code, prefect.resumed) == (303, [{"approved": said}])
 
