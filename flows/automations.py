@@ -17,10 +17,11 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from avatar.events import NOTICES, VideoPublished
+from avatar.local.prefect_api import TAG
 from avatar.settings import AvatarSettings, NotifySettings, RecoverySettings
 from avatar.workspace import Workspace
 from tasks.context import name_store
-from tasks.runs import RESUMED, TAG
+from tasks.runs import RESUMED
 from tasks.turns import ensure_limits
 
 BLOCK = "avatar-notify"

@@ -1,6 +1,5 @@
 """What Prefect says of runs: whether one is under way, and dead ones started again."""
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -21,7 +20,8 @@ from prefect.exceptions import ObjectNotFound, Pause
 from prefect.runtime import deployment, flow_run
 from prefect.states import AwaitingRetry, Cancelled, Failed
 
-from avatar.errors import AvatarError, Transient
+from avatar.errors import AvatarError
+from avatar.local.prefect_api import FORGOTTEN_AFTER, TAG, failed_for_now, heartbeat_query
 from avatar.settings import RecoverySettings
 
 # Whether a flow run that has taken something still works on it, or will go on with it.
@@ -63,10 +63,6 @@ async def _is_started_again(client: PrefectClient, run: FlowRun, recovery: Recov
 #
 # Prefect's own automation can miss a crash (an event emitted while the server starts is not acted upon), so this asks
 # the server, not its events. A run that turns out to be alive does no harm: the journal lets nobody pay twice.
-#: Only runs of our own deployments are touched: the server may have others.
-TAG = "avatar"
-#: A run that began longer ago than this is history, not an accident to be mended.
-FORGOTTEN_AFTER = timedelta(days=2)
 
 
 #: The state's message by which a start that nobody asked for is known.
@@ -74,8 +70,6 @@ RESUMED = "Started again by itself: its process was gone."
 #: That of one that failed of what may have passed; and how long after, the first time. Each further rest is twice as long.
 PASSED = "Started again by itself: what it failed of may have passed."
 PASSING_AFTER = timedelta(minutes=1)
-#: Tags of the deployments that spend money for whoever asked.
-JOBS = {"video", "batch"}
 #: That of a run that was cancelled and could not say so itself.
 CANCELLED = (
     "Cancelled; its process was gone. What it had sent goes on at the provider, and is collected by itself."
@@ -117,27 +111,12 @@ def _rested(run: FlowRun, rest: timedelta) -> bool:
 
 
 async def _failed_for_now(client: PrefectClient) -> list[FlowRun]:
-    """Runs of jobs and batches that ended in an error which may pass by itself, as Prefect's message names it.
-
-    What a shard left undone is done by the run of its batch; what the inbox and upkeep did not do, by their next run.
-    """
     ended = FlowRunFilterEndTime(after_=datetime.now(UTC) - FORGOTTEN_AFTER)
-    runs = await _runs(client, StateType.FAILED, end_time=ended)
     return [
         run
-        for run in runs
-        if JOBS & set(run.tags)
-        and "shard" not in run.parameters
-        and run.state is not None
-        and _PASSING.search(run.state.message or "")
+        for run in await _runs(client, StateType.FAILED, end_time=ended)
+        if run.state is not None and failed_for_now(run.tags, run.parameters, run.state.message)
     ]
-
-
-def _kinds_of(error: type[Exception]) -> list[str]:
-    return [error.__name__, *(name for kind in error.__subclasses__() for name in _kinds_of(kind))]
-
-
-_PASSING = re.compile(rf"\b(?:{'|'.join(_kinds_of(Transient))}): ")
 
 
 async def end_cancelled_runs(recovery: RecoverySettings) -> list[str]:
@@ -292,16 +271,7 @@ async def is_stale(client: PrefectClient, run: FlowRun, recovery: RecoverySettin
     since = datetime.now(UTC) - timedelta(seconds=recovery.stale_seconds)
     if run.state is None or run.state.timestamp > since:
         return False
-    response = await client._client.post(  # noqa: SLF001 - the client has no public call for events
-        "/events/filter",
-        json={
-            "filter": {
-                "occurred": {"since": since.isoformat(), "until": datetime.now(UTC).isoformat()},
-                "event": {"name": ["prefect.flow-run.heartbeat"]},
-                "resource": {"id": [f"prefect.flow-run.{run.id}"]},
-            },
-            "limit": 1,
-        },
-    )
+    query = heartbeat_query(str(run.id), since, datetime.now(UTC))
+    response = await client._client.post("/events/filter", json=query)  # noqa: SLF001 - there is no public call
     response.raise_for_status()
     return not response.json()["events"]

@@ -1,18 +1,23 @@
 """`avatar approve` and `avatar refuse`: answer a run that waits for a person. Its price is shown before it is paid."""
 
 import argparse
+import asyncio
 import getpass
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-import httpx
+from starlette.exceptions import HTTPException
 
 from avatar.errors import InvalidInput, NotConfigured
-from avatar.local import find, prefect_api
+from avatar.local import find
+from avatar.local.prefect_api import TAG
 from avatar.settings import AvatarSettings
-from avatar.web.runs import Question
+from avatar.web.runs import Question, Runs
+
+#: Waiting runs that are looked through.
+MOST = 200
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,27 +28,29 @@ def run(arguments: argparse.Namespace) -> int:
             hint="Set PREFECT_API_URL, or start `avatar up`.",
         )
     try:
-        waiting = _waiting(api_url)
-        if not arguments.run:
-            return _list(waiting, as_json=arguments.json)
-        return _answer(api_url, _the_one(waiting, arguments.run), arguments)
-    except httpx.HTTPError as error:
+        return asyncio.run(_run(Runs(api_url), arguments))
+    except HTTPException as error:
         raise NotConfigured(
-            f"{api_url} did not take it ({type(error).__name__}). Ask again: an answer counts once.",
+            f"{api_url}: {error.detail} Ask again: an answer counts once.",
             hint="`avatar doctor` says whether it answers.",
         ) from error
 
 
-def _waiting(api_url: str) -> list[Mapping[str, Any]]:
-    """Our runs that are suspended."""
-    wanted = {"state": {"type": {"any_": ["PAUSED"]}}, "tags": {"all_": ["avatar"]}}
-    found = prefect_api.ask(
-        api_url, "/flow_runs/filter", {"flow_runs": wanted, "sort": "EXPECTED_START_TIME_ASC"}
-    )
-    return [row for row in found if (row["state"]["state_details"] or {}).get("run_input_keyset")]
+async def _run(runs: Runs, arguments: argparse.Namespace) -> int:
+    waiting = [run for run in await runs.suspended(TAG, most=MOST) if _asks(run)]
+    if not arguments.run:
+        return _list(waiting, as_json=arguments.json)
+    one = _the_one(waiting, arguments.run)
+    if (question := await runs.question(one)) is None:
+        raise InvalidInput(f"The run {one['name']} asks nothing. Nothing was changed.")
+    return await _answer(runs, one, question, arguments)
 
 
-def _the_one(waiting: list[Mapping[str, Any]], wanted: str) -> Mapping[str, Any]:
+def _asks(run: dict[str, Any]) -> bool:
+    return bool((run["state"]["state_details"] or {}).get("run_input_keyset"))
+
+
+def _the_one(waiting: Sequence[dict[str, Any]], wanted: str) -> dict[str, Any]:
     """The run of this id, of which the beginning is enough, or of this name."""
     found = [row for row in waiting if row["id"].startswith(wanted) or row["name"] == wanted]
     if len(found) != 1:
@@ -54,7 +61,7 @@ def _the_one(waiting: list[Mapping[str, Any]], wanted: str) -> Mapping[str, Any]
     return found[0]
 
 
-def _list(waiting: list[Mapping[str, Any]], *, as_json: bool) -> int:
+def _list(waiting: Sequence[dict[str, Any]], *, as_json: bool) -> int:
     rows = [
         {"run": row["id"], "name": row["name"], "state": row["state"]["message"] or ""} for row in waiting
     ]
@@ -68,23 +75,13 @@ def _list(waiting: list[Mapping[str, Any]], *, as_json: bool) -> int:
     return 0
 
 
-def _answer(api_url: str, waiting: Mapping[str, Any], arguments: argparse.Namespace) -> int:
-    approves, keys = arguments.command == "approve", waiting["state"]["state_details"]["run_input_keyset"]
-    path = f"/flow_runs/{waiting['id']}/input"
-    schema = prefect_api.read(api_url, f"{path}/{keys['schema']}") or {}
-    text = (
-        str(prefect_api.read(api_url, f"{path}/{keys['description']}") or "")
-        if keys.get("description")
-        else ""
-    )
-    question = Question(text, schema)
-    amount = question.amount
+async def _answer(
+    runs: Runs, waiting: dict[str, Any], question: Question, arguments: argparse.Namespace
+) -> int:
+    approves, amount = arguments.command == "approve", question.amount
     if approves:
-        _require_price(arguments.price, amount, text)
-    given = question.answer(approve=approves) | {"who": arguments.who or getpass.getuser()}
-    told = prefect_api.ask(api_url, f"/flow_runs/{waiting['id']}/resume", {"run_input": given})
-    if told.get("status") != "ACCEPT":
-        raise InvalidInput(f"Prefect did not take the answer: {(told.get('details') or {}).get('reason')}.")
+        _require_price(arguments.price, question)
+    await runs.answer(waiting["id"], question, approve=approves, who=arguments.who or getpass.getuser())
     said = "approved" if approves else "refused"
     if arguments.json:
         print(json.dumps({"run": waiting["id"], "name": waiting["name"], "answer": said, "amount": amount}))
@@ -93,8 +90,9 @@ def _answer(api_url: str, waiting: Mapping[str, Any], arguments: argparse.Namesp
     return 0
 
 
-def _require_price(price: str | None, amount: str, text: str) -> None:
+def _require_price(price: str | None, question: Question) -> None:
     """Nobody approves a price that was not shown: by --price, or by an answer at the terminal."""
+    amount = question.amount
     if price is not None:
         if price.strip().lstrip("$") != amount:
             raise InvalidInput(f"The run asks for ${amount}, not {price}. Nothing was approved.")
@@ -103,7 +101,7 @@ def _require_price(price: str | None, amount: str, text: str) -> None:
         raise InvalidInput(
             f"The run asks for ${amount}. Nothing was approved.", hint=f"Approve it with --price {amount}."
         )
-    print(text, file=sys.stderr)
+    print(question.text, file=sys.stderr)
     if input(f"Approve ${amount}? [y/N] ").strip().lower() not in {"y", "yes"}:
         raise InvalidInput(
             "Nothing was approved; the run goes on waiting.", hint="`avatar refuse RUN` ends it."

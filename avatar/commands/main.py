@@ -30,41 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resolve(commands)
     _add_cancel(commands)
     _add_approve(commands)
-    commands.add_parser(
-        "up",
-        help="run store, Prefect server, deployments, worker, gallery and bridge on this machine; Ctrl-C stops all",
-    )
-    deploy = commands.add_parser(
-        "deploy", help="create deployments, limits and automations on the server of PREFECT_API_URL"
-    )
-    deploy.add_argument(
-        "--pool", metavar="NAME", default="avatar", help="the work pool; made if it is not there"
-    )
-    deploy.add_argument(
-        "--type", choices=["process", "docker", "kubernetes"], default="process", help="its type"
-    )
-    deploy.add_argument(
-        "--image", metavar="IMAGE", default="", help="what runs of docker and kubernetes start from"
-    )
-    _add_json(deploy)
-    doctor = commands.add_parser(
-        "doctor", help="check that store, Prefect, worker and provider settings are usable"
-    )
-    _add_json(doctor)
+    _add_services(commands)
     _add_label(commands)
-    captions = commands.add_parser(
-        "captions", help="give a video other captions, or captions in further languages; costs nothing"
-    )
-    captions.add_argument("job", metavar="JOB", help="job id, as `avatar status` lists it")
-    captions.add_argument("files", metavar="FILE", nargs="+", help=".srt, .vtt or .txt, as in welcome.de.srt")
-    _add_json(captions)
-    forms = commands.add_parser(
-        "formats",
-        help="make further forms of a video, such as 9:16; made from what was bought, costs nothing",
-    )
-    forms.add_argument("job", metavar="JOB", help="job id, as `avatar status` lists it")
-    forms.add_argument("forms", metavar="FORM", nargs="+", help="9:16, 1:1/crop, 1080x1920/plain, same")
-    _add_json(forms)
+    _add_outputs(commands)
     _add_gallery(commands)
     _add_bridge(commands)
     _add_export(commands)
@@ -259,6 +227,46 @@ def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("job", metavar="JOB", help="job id, as `avatar status` lists it")
     _add_names(parser)
     _add_json(parser)
+
+
+def _add_services(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    commands.add_parser(
+        "up",
+        help="run store, Prefect server, deployments, worker, gallery and bridge on this machine; Ctrl-C stops all",
+    )
+    deploy = commands.add_parser(
+        "deploy", help="create deployments, limits and automations on the server of PREFECT_API_URL"
+    )
+    deploy.add_argument(
+        "--pool", metavar="NAME", default="avatar", help="the work pool; made if it is not there"
+    )
+    deploy.add_argument(
+        "--type", choices=["process", "docker", "kubernetes"], default="process", help="its type"
+    )
+    deploy.add_argument(
+        "--image", metavar="IMAGE", default="", help="what runs of docker and kubernetes start from"
+    )
+    _add_json(deploy)
+    doctor = commands.add_parser(
+        "doctor", help="check that store, Prefect, worker and provider settings are usable"
+    )
+    _add_json(doctor)
+
+
+def _add_outputs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    captions = commands.add_parser(
+        "captions", help="give a video other captions, or captions in further languages; costs nothing"
+    )
+    captions.add_argument("job", metavar="JOB", help="job id, as `avatar status` lists it")
+    captions.add_argument("files", metavar="FILE", nargs="+", help=".srt, .vtt or .txt, as in welcome.de.srt")
+    _add_json(captions)
+    forms = commands.add_parser(
+        "formats",
+        help="make further forms of a video, such as 9:16; made from what was bought, costs nothing",
+    )
+    forms.add_argument("job", metavar="JOB", help="job id, as `avatar status` lists it")
+    forms.add_argument("forms", metavar="FORM", nargs="+", help="9:16, 1:1/crop, 1080x1920/plain, same")
+    _add_json(forms)
 
 
 def _add_gallery(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

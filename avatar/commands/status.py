@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from avatar.batch.report import safe_cell
 from avatar.commands.generate import names_of
 from avatar.commands.serve import with_store
 from avatar.errors import InvalidInput
@@ -75,10 +76,10 @@ def _day(text: str | None) -> date:
 
 
 def _as_cells(row: dict[str, Any], first: str) -> dict[str, str]:
-    """A row of a spreadsheet; what begins like a formula is made text."""
+    """A row of a spreadsheet."""
     cells = {first: row.get("value", row.get("day", "")), **row}
     shown = {name: str(value) for name, value in cells.items() if name not in {"value", "not_as_quoted"}}
-    return {name: f"'{text}" if text[:1] in set("=+-@\t\r") else text for name, text in shown.items()}
+    return {name: safe_cell(text) for name, text in shown.items()}
 
 
 async def spend_by(workspace: Workspace, label: str, since: date) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 import base64
 import json
 import os
+import re
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from typing import Any, cast
@@ -16,6 +18,7 @@ import httpx
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from avatar.errors import Transient
 from avatar.settings import from_env_file
 
 #: Seconds to wait for an answer before a server counts as not there.
@@ -214,3 +217,35 @@ def _csrf_token(client: httpx.Client) -> dict[str, str]:
         if answer.is_success:
             return {"Prefect-Csrf-Token": answer.json()["token"], "Prefect-Csrf-Client": name}
     return {}
+
+
+# What the bridge, over plain HTTP, and `tasks.runs`, by Prefect's client, go by when they look for runs to mend.
+#: The tag of our deployments and their runs: a server may have others. And the tags of those that spend money.
+TAG, JOBS = "avatar", frozenset({"video", "batch"})
+#: A run that began, or ended, longer ago is history, not an accident to be mended.
+FORGOTTEN_AFTER = timedelta(days=2)
+
+
+def heartbeat_query(run_id: str, since: datetime, until: datetime) -> dict[str, Any]:
+    """Asks /events/filter whether a run gave a sign of life in a time."""
+    wanted = {
+        "occurred": {"since": since.isoformat(), "until": until.isoformat()},
+        "event": {"name": ["prefect.flow-run.heartbeat"]},
+        "resource": {"id": [f"prefect.flow-run.{run_id}"]},
+    }
+    return {"filter": wanted, "limit": 1}
+
+
+def failed_for_now(tags: Collection[str], parameters: Collection[str], message: str | None) -> bool:
+    """Whether a failed run of a job or a batch ended in an error which may pass by itself, as its state's message names it.
+
+    What a shard left undone is done by the run of its batch; what the inbox and upkeep did not do, by their next run.
+    """
+    return bool(JOBS & set(tags)) and "shard" not in parameters and bool(_PASSING.search(message or ""))
+
+
+def _kinds_of(error: type[Exception]) -> list[str]:
+    return [error.__name__, *(name for kind in error.__subclasses__() for name in _kinds_of(kind))]
+
+
+_PASSING = re.compile(rf"\b(?:{'|'.join(_kinds_of(Transient))}): ")

@@ -115,15 +115,23 @@ class Runs:
         text = await self._ask("GET", f"{path}/{keys['description']}") if keys.get("description") else ""
         return Question(text if isinstance(text, str) else json.dumps(text), schema or {})
 
-    async def answer(self, run_id: str, question: Question, *, approve: bool) -> None:
-        body = {"run_input": question.answer(approve=approve)}
-        await self._ask("POST", f"/flow_runs/{run_id}/resume", body)
+    async def answer(self, run_id: str, question: Question, *, approve: bool, who: str = "") -> None:
+        """Raises 409 if Prefect does not take it: the run was answered meanwhile, or its form asks for more."""
+        given = question.answer(approve=approve) | ({"who": who} if who else {})
+        told = await self._ask("POST", f"/flow_runs/{run_id}/resume", {"run_input": given})
+        if told.get("status") != "ACCEPT":
+            reason = (told.get("details") or {}).get("reason")
+            raise HTTPException(HTTPStatus.CONFLICT, f"Prefect did not take the answer: {reason}.")
+
+    async def suspended(self, *tags: str, most: int = MOST_WAITING) -> list[dict[str, Any]]:
+        """Runs with these tags that are suspended."""
+        wanted = {"state": {"type": {"any_": ["PAUSED"]}}} | ({"tags": {"all_": list(tags)}} if tags else {})
+        body = {"flow_runs": wanted, "limit": most, "sort": "EXPECTED_START_TIME_ASC"}
+        return [dict(run) for run in await self._ask("POST", "/flow_runs/filter", body)]
 
     async def waiting(self) -> Sequence[tuple[dict[str, Any], Question | None]]:
         """The runs that wait for a person, with what they ask."""
-        body = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}, "limit": MOST_WAITING}
-        runs = await self._ask("POST", "/flow_runs/filter", body)
-        return [(dict(run), await self.question(run)) for run in runs]
+        return [(run, await self.question(run)) for run in await self.suspended()]
 
     def page(self, run_id: str) -> str | None:
         """Where the Prefect UI shows a run."""

@@ -15,6 +15,7 @@ from avatar.inbox.sweep import Sweep
 from avatar.inbox.uploads import Inbox
 from avatar.job.open_work import left_behind, left_in_the_books
 from avatar.local import prefect_api
+from avatar.local.prefect_api import FORGOTTEN_AFTER, TAG
 from avatar.workspace import Workspace
 
 SWEEP, RECONCILE = "take-uploads/sweep-inbox", "reconcile/reconcile"
@@ -24,12 +25,8 @@ INBOX_EVERY, OPEN_EVERY, BOOKS_EVERY = 20.0, 120.0, 900.0
 MISSED_SECONDS = 20.0
 #: Seconds between two runs for the same thing: doubled each time, up to the last. It may wait for a person.
 FIRST_PAUSE, LONGEST_PAUSE = 120.0, 3600.0
-#: A run that ended longer ago is history; `tasks.runs` has the same.
-FORGOTTEN_AFTER = timedelta(days=2)
 #: A crashed run is started again by an automation, within seconds; after this many it was missed.
 CRASHED_SECONDS = 60.0
-#: Deployments whose runs are ours have it.
-TAG = "avatar"
 _OVER = {None, "COMPLETED", "FAILED", "CANCELLED"}
 
 
@@ -99,12 +96,8 @@ class FlowRuns:
             return False
         if _time(run["state"]["timestamp"]) > now - self._stale:
             return False
-        wanted = {
-            "occurred": {"since": (now - self._stale).isoformat(), "until": now.isoformat()},
-            "event": {"name": ["prefect.flow-run.heartbeat"]},
-            "resource": {"id": [f"prefect.flow-run.{run['id']}"]},
-        }
-        return not (await self._ask("/events/filter", {"filter": wanted, "limit": 1}))["events"]
+        query = prefect_api.heartbeat_query(run["id"], now - self._stale, now)
+        return not (await self._ask("/events/filter", query))["events"]
 
     async def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
         return await asyncio.to_thread(prefect_api.ask, self.api_url, path, body)

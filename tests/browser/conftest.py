@@ -94,6 +94,19 @@ def page(browser: Browser, up: Up) -> Iterator[Page]:
     opened.close()
 
 
+@contextlib.contextmanager
+def window(browser: Browser, url: str, width: int, height: int) -> Iterator[Page]:
+    """A window on a page of ours, in which nothing may go wrong unseen."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(url)
+    yield page
+    page.close()
+    assert complaints == []
+
+
 def send(button: Locator, url: str) -> None:
     """Press a form's button until the server has taken it: while SQLite is locked Prefect answers 503, and says so."""
     for _ in range(6):

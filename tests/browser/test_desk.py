@@ -16,7 +16,7 @@ from avatar.local import find
 from avatar.models import VideoState
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
-from tests.browser.conftest import ROOT, Up, screenshot
+from tests.browser.conftest import ROOT, Up, screenshot, window
 from tests.sandbox import samples
 from tests.sandbox.running import Sandbox
 from tests.web.gallery.manifests import FAILED, put_video
@@ -88,15 +88,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Browser, gallery: str) -> Iterator[Page]:
-    """A window on the list, in which nothing may go wrong unseen."""
-    opened = browser.new_page(viewport={"width": 1400, "height": 1000})
-    complaints: list[str] = []
-    opened.on("console", lambda message: complaints.append(message.text))
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.goto(gallery)
-    yield opened
-    opened.close()
-    assert complaints == []
+    """A window on the list."""
+    with window(browser, gallery, 1400, 1000) as opened:
+        yield opened
 
 
 def drop(page: Page, *files: Path) -> None:

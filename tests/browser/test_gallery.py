@@ -19,7 +19,7 @@ from avatar.local import find
 from avatar.models import Check, Video, VideoState
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
-from tests.browser.conftest import ROOT, SCREENSHOTS, Up, screenshot
+from tests.browser.conftest import ROOT, SCREENSHOTS, Up, screenshot, window
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -93,15 +93,9 @@ def gallery_url(up: Up, job_id: str) -> str:
 
 @pytest.fixture
 def shelf(browser: Browser, gallery_url: str) -> Iterator[Page]:
-    """A window on the list, in which nothing may go wrong unseen."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(gallery_url)
-    yield page
-    page.close()
-    assert complaints == []
+    """A window on the list."""
+    with window(browser, gallery_url, 1280, 900) as page:
+        yield page
 
 
 def play(video: Locator) -> None:
