@@ -15,7 +15,7 @@ from avatar.inbox.sweep import Sweep
 from avatar.inbox.uploads import Inbox
 from avatar.job.open_work import left_behind, left_in_the_books
 from avatar.local import prefect_api
-from avatar.local.prefect_api import FORGOTTEN_AFTER, TAG
+from avatar.local.prefect_api import FORGOTTEN_AFTER, TAG, failed_for_now
 from avatar.workspace import Workspace
 
 SWEEP, RECONCILE = "take-uploads/sweep-inbox", "reconcile/reconcile"
@@ -27,6 +27,8 @@ MISSED_SECONDS = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 120.0, 3600.0
 #: A crashed run is started again by an automation, within seconds; after this many it was missed.
 CRASHED_SECONDS = 60.0
+#: A failed run is started again for what may have passed only after so long, and for so long (`tasks.runs`).
+PASSING_AFTER, PASSING_FOR = timedelta(minutes=1), timedelta(hours=1)
 _OVER = {None, "COMPLETED", "FAILED", "CANCELLED"}
 
 
@@ -55,7 +57,17 @@ class FlowRuns:
         begun = {"after_": (datetime.now(UTC) - FORGOTTEN_AFTER).isoformat()}
         runs = await self._ours({"start_time": begun}, "CRASHED", "RUNNING")
         runs += await self._ours({}, "PENDING", "CANCELLING")
-        return {f"run {run['id']} {run['state_id']}" for run in runs if await self._is_dead(run)}
+        dead = [run for run in runs if await self._is_dead(run)]
+        return {f"run {run['id']} {run['state_id']}" for run in (*dead, *await self._failed_for_now())}
+
+    async def _failed_for_now(self) -> list[Any]:
+        """Those whose error may have passed. One that failed for longer was started again as often as it may be."""
+        now = datetime.now(UTC)
+        ended = {"after_": (now - PASSING_FOR).isoformat(), "before_": (now - PASSING_AFTER).isoformat()}
+        runs = await self._ours({"end_time": ended}, "FAILED")
+        return [
+            run for run in runs if failed_for_now(run["tags"], run["parameters"], run["state"]["message"])
+        ]
 
     async def start(self, deployment: str) -> None:
         """Start a run, unless one waits to be begun."""

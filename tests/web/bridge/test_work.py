@@ -21,13 +21,16 @@ class Prefect:
     def __init__(self):
         self.runs, self.alive, self.waiting, self.started = {}, set(), 0, []
 
-    def add(self, run_id, state, *, at=LONG_AGO, deployment="d"):
+    def add(self, run_id, state, *, at=LONG_AGO, deployment="d", tags=("avatar",), message=""):
         self.runs[run_id] = {
             "id": run_id,
             "state_id": f"{run_id}-{state}",
             "state_type": state,
-            "state": {"timestamp": at.isoformat()},
+            "state": {"timestamp": at.isoformat(), "message": message},
+            "tags": list(tags),
+            "parameters": {},
             "start_time": at.isoformat(),
+            "end_time": at.isoformat(),
             "deployment_id": deployment,
         }
 
@@ -45,8 +48,11 @@ class Prefect:
         if path == "flow_runs/count":
             return web.json_response(self.waiting)
         if path == "flow_runs/filter":
-            wanted = body["flow_runs"]["state"]["type"]["any_"]
-            return web.json_response([run for run in self.runs.values() if run["state_type"] in wanted])
+            wanted, ended = body["flow_runs"]["state"]["type"]["any_"], body["flow_runs"].get("end_time")
+            found = [run for run in self.runs.values() if run["state_type"] in wanted]
+            if ended:
+                found = [run for run in found if ended["after_"] < run["end_time"] < ended["before_"]]
+            return web.json_response(found)
         if path == "events/filter":
             (run,) = body["filter"]["resource"]["id"]
             beats = [1] if run.rpartition(".")[2] in self.alive else []
@@ -108,6 +114,20 @@ async def test_dead_runs_are_due_and_living_ones_are_not(server, runs):
     server.alive.add("living")
     dead = await runs.dead()
     assert {name.split()[1] for name in dead} == {"crashed", "silent", "never-begun", "told-to-stop"}
+
+
+async def test_what_failed_of_something_that_passes_is_due(server, runs):
+    """A job's run that the store was away for, once it has rested; not what failed for good, nor a sweep's."""
+    said = "Flow run encountered an exception: StoreUnavailable: The store did not answer."
+    job, rested = ("avatar", "video"), datetime.now(UTC) - timedelta(minutes=5)
+    server.add("passing", "FAILED", at=rested, tags=job, message=said)
+    server.add("just-now", "FAILED", at=datetime.now(UTC), tags=job, message=said)
+    server.add("given-up", "FAILED", at=LONG_AGO - timedelta(hours=1), tags=job, message=said)
+    server.add(
+        "for-good", "FAILED", at=rested, tags=job, message=said.replace("StoreUnavailable", "InvalidInput")
+    )
+    server.add("sweep", "FAILED", at=rested, tags=("avatar", "inbox"), message=said)
+    assert {name.split()[1] for name in await runs.dead()} == {"passing"}
 
 
 @pytest.mark.parametrize(
