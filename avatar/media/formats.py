@@ -12,8 +12,6 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.container import OutputContainer
-from av.error import BlockingIOError as Empty
-from av.error import EOFError as Ended
 from av.error import FFmpegError
 from av.filter import Graph
 from av.video.format import VideoFormat
@@ -24,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from avatar.errors import VideoRejected
 from avatar.media.captions import as_vtt, from_vtt
 from avatar.media.confined import confined
+from avatar.media.loudness import RATE, gain_to, joined, levelled, measure, pulled, read_sound
 from avatar.media.marking import CaptionTrack, Marks, finish
 from avatar.media.sound import open_media, reason
 from avatar.models import FORMAT
@@ -31,12 +30,8 @@ from avatar.models import FORMAT
 LONGEST_SIDE, SHORTEST_SIDE = 1920, 96
 #: H.264 at this quality (CRF) is within 0.98 of its source by SSIM for speaking faces.
 CRF, PRESET = "20", "veryfast"
-#: Hz and bits per second of the sound, two channels.
-RATE, BITS = 48_000, 192_000
-#: What the limiter keeps the peaks under, dBTP; AAC adds up to half a decibel, and the bound is -1.
-CEILING = -1.8
-#: Sound below this has no loudness to speak of, LUFS.
-SILENT = -60.0
+#: Bits per second of the sound.
+BITS = 192_000
 #: Pictures that are compared with their source.
 COMPARED = 24
 #: Of the picture's shorter side: the logo's width, the label's height, the space around both.
@@ -140,9 +135,9 @@ def _make(
         size = size_for(form.shape, stream.width, stream.height, crop=form.fit == "crop")
         rate = Fraction(stream.average_rate or 25)
     lengths = [_seconds(clip, rate) for clip in clips]
-    sounds = [_sound(clip, length) for clip, length in zip(clips, lengths, strict=True)]
-    before, peak = measure(_joined(sounds))
-    gain = _gain(sounds, form.loudness, before, peak)
+    sounds = [read_sound(clip, length) for clip, length in zip(clips, lengths, strict=True)]
+    before, peak = measure(joined(sounds))
+    gain = gain_to(sounds, form.loudness, before, peak)
     kept = _encode(
         clips=clips,
         sounds=sounds,
@@ -174,101 +169,12 @@ def _later(captions: Sequence[CaptionTrack], seconds: float, folder: Path) -> tu
     return tuple(moved)
 
 
-# The sound: each clip as long as its picture, measured by EBU R128, brought to its loudness.
 def _seconds(clip: Path, rate: Fraction) -> Fraction:
     """Length of its picture, in whole frames."""
     with open_media(clip) as container:
         stream = container.streams.video[0]
         length = float((stream.duration or 0) * (stream.time_base or 0)) or (container.duration or 0) / 1e6
     return Fraction(max(1, round(length * rate))) / rate
-
-
-def _sound(clip: Path, seconds: Fraction) -> "NDArray[np.float32]":
-    """Two channels at `RATE`; silence where there is none."""
-    whole = np.zeros((2, round(seconds * RATE)), np.float32)
-    with open_media(clip) as container:
-        if not container.streams.audio:
-            return whole
-        resampler, at = av.AudioResampler("fltp", "stereo", RATE), 0
-        for frame in (*_untimed(container.decode(audio=0)), None):
-            for ready in resampler.resample(frame):
-                block = ready.to_ndarray()[:, : whole.shape[1] - at]
-                whole[:, at : at + block.shape[1]] = block
-                at += block.shape[1]
-    return whole
-
-
-def _untimed(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
-    for frame in frames:
-        frame.pts = None
-        yield frame
-
-
-def _gain(sounds: "Sequence[NDArray[np.float32]]", wanted: float | None, before: float, peak: float) -> float:
-    """Decibels to the loudness that is wanted. What the limiter takes of it is given back, once."""
-    if wanted is None or before < SILENT:
-        return 0.0
-    gain = wanted - before
-    return gain + wanted - measure(_levelled(_joined(sounds), gain, peak))[0]
-
-
-def _joined(sounds: "Sequence[NDArray[np.float32]]") -> Iterator[AudioFrame]:
-    samples, block = 0, RATE // 10
-    for sound in sounds:
-        for at in range(0, sound.shape[1], block):
-            piece = np.ascontiguousarray(sound[:, at : at + block])
-            frame = AudioFrame.from_ndarray(piece, "fltp", "stereo")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, samples, Fraction(1, RATE)
-            samples += piece.shape[1]
-            yield frame
-
-
-def measure(frames: Iterator[AudioFrame]) -> tuple[float, float]:
-    """Integrated loudness in LUFS and true peak in dBTP (EBU R128)."""
-    told: dict[str, str] = {}
-    for frame in _filtered(frames, ("ebur128", "metadata=1:peak=true")):
-        told = frame.metadata or told
-    peak = float(told.get("lavfi.r128.true_peak", 0))
-    return float(told.get("lavfi.r128.I", -70)), 20 * float(np.log10(max(peak, 1e-6)))
-
-
-def _filtered(frames: Iterator[AudioFrame], *filters: tuple[str, str]) -> Iterator[AudioFrame]:
-    graph, entry = None, None
-    for frame in frames:
-        if graph is None:
-            graph = Graph()
-            entry = graph.add_abuffer(
-                sample_rate=frame.sample_rate,
-                format=frame.format.name,
-                layout=frame.layout.name,
-                time_base=frame.time_base,
-            )
-            graph.link_nodes(
-                entry, *(graph.add(*each) for each in filters), graph.add("abuffersink")
-            ).configure()
-        graph.push(frame)
-        yield from _pulled(graph)
-    if graph is not None:
-        graph.push(None)
-        yield from _pulled(graph)
-
-
-def _pulled(graph: Graph) -> Iterator[Any]:
-    while True:
-        try:
-            yield graph.pull()
-        except (Empty, Ended):
-            return
-
-
-def _levelled(frames: Iterator[AudioFrame], gain: float, peak: float) -> Iterator[AudioFrame]:
-    """Louder by `gain` dB; limited between the samples, too, where the peaks would pass the ceiling."""
-    filters = [("volume", f"{gain:.3f}dB:precision=float")]
-    if peak + gain > CEILING:
-        limit = f"limit={10 ** (CEILING / 20):.4f}:level=false:latency=true:attack=5:release=50"
-        filters += [("aresample", str(4 * RATE)), ("alimiter", limit), ("aresample", str(RATE))]
-    filters.append(("aformat", f"sample_fmts=fltp:channel_layouts=stereo:sample_rates={RATE}"))
-    yield from _filtered(frames, *filters)
 
 
 # The picture.
@@ -292,7 +198,7 @@ def _encode(
         picture.options = {"preset": PRESET, "crf": CRF}
         picture.time_base = picture.codec_context.time_base = 1 / rate
         sound: Any = output.add_stream("aac", rate=RATE, layout="stereo", bit_rate=BITS)
-        heard = _levelled(_joined(sounds), gain, peak)
+        heard = levelled(joined(sounds), gain, peak)
         number = 0
         for place, (clip, length) in enumerate(zip(clips, lengths, strict=True)):
             own = place == len(form.intro)
@@ -328,7 +234,7 @@ def _pictures(
         graph, entry = _graph(stream, form, size, rate)
         for frame in _all(container, stream):
             entry.push(frame)
-            for ready in _pulled(graph):
+            for ready in pulled(graph):
                 if wanted:
                     shown, wanted = ready, wanted - 1
                     yield ready
