@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Heard:
     """Our events on the session's server, of this test's runs only."""
 
     def __init__(self, api_url: str) -> None:
-        self.url, self.since = f"{api_url}/events/filter", time.time()
+        self.url, self.since = f"{api_url}/events/filter", datetime.now(UTC).isoformat()
 
     def until(self, count: int, *runs: Any) -> list[dict[str, Any]]:
         """The events of these runs, oldest first, once there are so many: they come with a delay."""
@@ -44,7 +45,8 @@ class Heard:
             time.sleep(0.3)
 
     def _all(self) -> list[dict[str, Any]]:
-        wanted = {"filter": {"event": {"prefix": ["avatar."]}, "order": "ASC"}, "limit": 50}
+        ours = {"event": {"prefix": ["avatar."]}, "occurred": {"since": self.since}, "order": "ASC"}
+        wanted = {"filter": ours, "limit": 50}  # the server's highest
         events: list[dict[str, Any]] = httpx.post(self.url, json=wanted, timeout=20).json()["events"]
         return events
 
