@@ -157,7 +157,7 @@ def _price(job: AvatarJob, plan: Plan, owed: Decimal) -> str:
     return (
         f"## Pay ${owed:.2f} to {plan.provider}?\n\n"
         f"{plan.voice.seconds:.1f} s of voice, {plan.quote.seconds:g} s billed at ${plan.quote.price_per_second}/s, "
-        f"in {len(plan.segments)} segment(s).{paid}\n\n"
+        f"in {'one segment' if len(plan.segments) == 1 else f'{len(plan.segments)} segments'}.{paid}\n\n"
         f"| segment | from | length |\n| --- | --- | --- |\n{rows}{more}\n\n"
         f"{_warnings(plan)}"
         f"Portrait `{_name(job.portrait)}`, voice `{_name(job.voice)}`. Nothing has been sent yet."

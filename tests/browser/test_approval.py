@@ -64,9 +64,16 @@ def question(page: Page) -> Locator:
 
 
 def answer(form: Locator, *, approved: bool) -> None:
-    """Resume the run with what a person says."""
-    form.get_by_role("combobox").click()
-    form.page.get_by_role("option", name="Approve" if approved else "Refuse").click()
+    """Resume the run with what a person says. Nothing is preset: without a choice the form stays, and says why."""
+    choice = form.get_by_role("button", name="Select Answer")
+    expect(choice).to_have_text("Select")
+    form.get_by_role("button", name="Resume").click()
+    expect(form.page.get_by_text("'answer' is a required property")).to_be_visible()
+    choice.click()
+    options = form.page.get_by_role("option")
+    expect(options).to_have_text(["Approve", "Refuse"])
+    screenshot(form.page, "approval-choices")
+    options.filter(has_text="Approve" if approved else "Refuse").click()
     form.get_by_role("textbox").fill("Anna")
     screenshot(form.page, "approval")
     send(form.get_by_role("button", name="Resume"), "**/resume")
