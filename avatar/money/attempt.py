@@ -78,7 +78,7 @@ class Attempt:
         Returns:
             What stands in the journal then: ours, or what others wrote if there is no place for ours any more.
         """
-        while self._is_news(state):
+        while self._is_news(state, facts.get("failure")):
             written = await self.journal.append(self.record, state, **facts)
             if written is not None:
                 self.record = written
@@ -89,10 +89,16 @@ class Attempt:
             self.record = newest
         return self.record
 
-    def _is_news(self, state: RenderState) -> bool:
-        """Whether the journal has a place for it after what is known to stand there."""
-        now = self.record.state
-        return now is not state and now in _UNDECIDED and state in TRANSITIONS[now]
+    def _is_news(self, state: RenderState, failure: Failure | None) -> bool:
+        """Whether the journal has a place for it after what is known to stand there.
+
+        An attempt that others gave up for want of a sign of life may have got an answer that nobody understands.
+        """
+        now, known = self.record.state, self.record.entry.failure
+        if state is now:
+            told = failure is not None and (failure.answer or failure.request_id)
+            return state is RenderState.UNKNOWN and bool(told) and failure != known
+        return now in _UNDECIDED and state in TRANSITIONS[now]
 
     async def write_for_sure(self, state: RenderState, **facts: Any) -> Record:
         """`write`, for minutes if the store is away, whoever cancels it."""

@@ -274,8 +274,9 @@ async def _keep_unplayable(
             record, RenderState.RENDERED, failure=failure, tries=entry.tries + 1
         )
         if noted is not None and last:
-            await give_up(workspace, noted, "unplayable", text)
+            # In this order: a render that has stalled so is not looked at again, and its bill would stay open.
             await book_bill(workspace, entry, _billed_unseen(workspace, entry))
+            await give_up(workspace, noted, "unplayable", text)
     return VideoRejected(
         text,
         provider=entry.provider,

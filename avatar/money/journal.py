@@ -59,7 +59,8 @@ TRANSITIONS: dict[RenderState | None, frozenset[RenderState]] = {
     _S.NOT_SENT: frozenset({_S.INTENT, _S.SUBMITTED}),
     _S.REFUSED: frozenset({_S.INTENT, _S.SUBMITTED}),
     # The holder may come back late with its answer; a person, a webhook or the provider's history may bring the id.
-    _S.UNKNOWN: frozenset({_S.SUBMITTED, _S.REFUSED, _S.NOT_SENT, _S.RESOLVED}),
+    # A second `unknown` brings an answer that could not be understood, and may name the request.
+    _S.UNKNOWN: frozenset({_S.UNKNOWN, _S.SUBMITTED, _S.REFUSED, _S.NOT_SENT, _S.RESOLVED}),
     _S.RESOLVED: frozenset({_S.INTENT, _S.SUBMITTED}),
     _S.SUBMITTED: frozenset({_S.RENDERED, _S.STALLED, _S.FAILED}),
     # A second `rendered` records a result that was fetched anew, or a video that did not play.

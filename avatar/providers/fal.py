@@ -153,14 +153,17 @@ def confirmed(kind: ResultKind, look: Snapshot) -> ResultKind:
 
 
 def failure_billed(exchange: Exchange, kind: str) -> bool | None:
-    """Whether a failure is charged: by the units header; never for a 5xx (fal's FAQ); a 422 "may still be".
+    """Whether a failure is charged: by the units header; never for a 5xx of fal's (its FAQ); a 422 "may still be".
+
+    A 5xx that names no kind of error is the gateway's, and says nothing of the request.
 
     An input that was never read cannot have been rendered, and only output is billed (fal.ai/docs, pricing).
     """
     units = billable_units(exchange)
     if units is not None:
         return units > 0
-    return False if exchange.status in BREAKDOWN or kind == UNREACHABLE_INPUT else None
+    named = bool(error_kind(exchange.object) or exchange.headers.get("x-fal-error-type"))
+    return False if (exchange.status in BREAKDOWN and named) or kind == UNREACHABLE_INPUT else None
 
 
 def billable_units(exchange: Exchange) -> Decimal | None:

@@ -255,6 +255,19 @@ async def test_a_copy_at_the_provider_is_known_by_the_end_of_its_name(make_works
     assert len(workspace.provider(plan.provider).seen) == 1
 
 
+async def test_an_answer_that_comes_after_the_attempt_was_given_up_is_kept_all_the_same(store):
+    """The machine slept, another declared it unknown: the odd answer may name the request. Kept once, verbatim."""
+    a, b = journal(store, "A"), journal(store, "B")
+    attempt = Attempt(a, await a.begin(None, **WHAT), Moment.now())
+    await b.append(attempt.record, RenderState.UNKNOWN, failure=Failure(kind="holder_gone", message="x"))
+    odd = Failure(kind="answer_lost", message="odd", answer='{"data": {"request_id": "req-odd"}}')
+    for _ in range(2):
+        record = await attempt.write(RenderState.UNKNOWN, failure=odd)
+        await attempt.write(RenderState.UNKNOWN, failure=Failure(kind="answer_lost", message="cut"))
+    assert record.entry.failure == odd
+    assert await told(b) == [("A", "intent", 1), ("B", "unknown", 1), ("A", "unknown", 1)]
+
+
 async def test_an_id_that_the_provider_does_not_know_settles_nothing(make_workspace, plan):
     """A number that was an error's code, say."""
     lost = [Snapshot(state=RemoteState.LOST)]

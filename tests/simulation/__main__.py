@@ -4,13 +4,14 @@ With `--mutations`: exit 1 if a defect went unnoticed.
 """
 
 import argparse
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
@@ -67,22 +68,34 @@ def parse() -> argparse.Namespace:
 
 
 def try_mutations(arguments: argparse.Namespace) -> int:
-    """Carry out schedules with each defect in turn, in a program of its own."""
-    with ThreadPoolExecutor(arguments.abreast) as pool:
-        caught = sum(pool.map(lambda mutation: _is_caught(mutation, arguments), mutations.MUTATIONS))
-    print(f"seed {arguments.seed}: {caught} of {len(mutations.MUTATIONS)} mutations caught")
-    return 0 if caught == len(mutations.MUTATIONS) else 1
+    """Carry out schedules with each defect in turn, in a process of its own."""
+    from tests.simulation import run  # noqa: F401 - what the product needs is imported once, before the others are made
+
+    mutations.forget_product()
+    context = multiprocessing.get_context("fork")
+    with context.Pool(arguments.abreast, maxtasksperchild=1) as pool:
+        noticed = list(pool.imap(partial(_notice, arguments), range(len(mutations.MUTATIONS)), chunksize=1))
+    caught = len(noticed) - noticed.count(None)
+    print(f"seed {arguments.seed}: {caught} of {len(noticed)} mutations caught")
+    return 0 if None not in noticed else 1
 
 
-def _is_caught(mutation: mutations.Mutation, arguments: argparse.Namespace) -> bool:
-    command = [sys.executable, "-m", "tests.simulation", "--mutate", mutation.name]
-    command += ["--seed", str(arguments.seed), "--schedules", str(arguments.schedules)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    told = done.stdout.splitlines()
-    caught = done.returncode == 1 and len(told) > 1
-    noticed = told[0][:150] if caught else f"NOT NOTICED {done.stderr[-300:]}"
-    print(f"{mutation.kind:>3}  {mutation.name}: {noticed}", flush=True)
-    return caught
+def _notice(arguments: argparse.Namespace, number: int) -> str | None:
+    """What the first schedule with a defect tells of it; None if none did."""
+    mutation = mutations.MUTATIONS[number]
+    arguments.mutate, arguments.abreast, noticed = mutation.name, 1, None
+    try:
+        mutations.install(mutation)
+        from tests.simulation.run import prepare
+
+        prepare()
+        bad = (outcome for outcome in outcomes(arguments) if outcome.violations)
+        if (first := next(bad, None)) is not None:
+            noticed = f"seed {first.seed}: {first.violations[0]}"[:150]
+    except Exception as error:  # noqa: BLE001 - told: its text has gone from the code, or it ends the schedules
+        print(f"{mutation.name}: {error!r}", flush=True)
+    print(f"{mutation.kind:>3}  {mutation.name}: {noticed or 'NOT NOTICED'}", flush=True)
+    return noticed
 
 
 def outcomes(arguments: argparse.Namespace) -> "Iterator[Outcome]":

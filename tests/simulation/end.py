@@ -88,7 +88,8 @@ class End:
         if len(self.judge.paid[job.render_id]) > 1 or job.script.fate == "lost":
             return False
         listed = scenario.history == "full" and not any(scenario.skews) and not scenario.naps
-        return listed or job.named
+        died = {process.holder for process in self.world.processes if process.killed}
+        return listed or (job.named and job.holder not in died)
 
     def _is_home(self, job: Accepted) -> bool:
         """Whether a published record names the request."""

@@ -82,7 +82,7 @@ class Judge:
             self.wrong(f"{name}: no intent before it")
         elif state in DENIALS and self._author(entry) != entry["holder"]:
             self.wrong(f"{name} by {entry['holder']}, who did not make attempt {entry['attempt']}")
-        elif before == "collected" or (before in DENIALS and state != "intent"):
+        elif before == "collected" or (before in DENIALS and state != "intent" and not self._is_late(entry)):
             self.wrong(f"{name}: it was at rest")
 
     def _intent(self, last: dict[str, Any] | None, entry: dict[str, Any], name: str) -> None:
@@ -93,6 +93,15 @@ class Judge:
                 self.wrong(f"{name} of another's attempt")
         elif last["state"] not in FREE or entry["attempt"] != last["attempt"] + 1:
             self.wrong(f"{name}, attempt {last['attempt']} → {entry['attempt']}")
+
+    def _is_late(self, entry: dict[str, Any]) -> bool:
+        """Whether it follows a request of an earlier attempt, which was given up before its answer came.
+
+        Nothing of this attempt was accepted, and that video is paid for: so it is followed, and not bought again.
+        """
+        followed = (entry.get("submission") or {}).get("request_id")
+        earlier = {job.request_id for job in self.paid[entry["render_id"]] if job.attempt < entry["attempt"]}
+        return entry["state"] == "submitted" and followed in earlier
 
     def _author(self, entry: dict[str, Any]) -> str | None:
         made = [

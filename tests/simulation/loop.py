@@ -26,11 +26,12 @@ class Process:
         slept: seconds its monotonic clock has stood still.
         holder: by what name it writes into the journal.
         well: whether it has ended, and without an error.
+        killed: whether it died.
     """
 
     def __init__(self, name: str, *, skew: float = 0.0) -> None:
         self.name, self.skew, self.slept, self.holder = name, skew, 0.0, ""
-        self.alive, self.asleep, self.well = True, False, False
+        self.alive, self.asleep, self.well, self.killed = True, False, False, False
         self.ready: deque[_Handle] = deque()
         self.waiting: list[Callable[[], None]] = []  # what reached it while it slept
         self.task: asyncio.Task[Any] | None = None
@@ -114,7 +115,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def kill(self, process: Process) -> None:
         """End a process where it stands: no more of its code runs. What it has asked for may still arrive."""
-        process.alive = False
+        process.alive, process.killed = False, True
         self._kept += [process, *process.ready]
         process.ready.clear()
         process.waiting.clear()

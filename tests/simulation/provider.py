@@ -21,6 +21,8 @@ FAILURES = {
     "unreachable": "file_download_error",
     "broke": "internal_server_error",
 }
+#: Words for the end beside which the status has no video.
+BARE_WORDS = {"COMPLETED", "OK"}
 VIDEO, BROKEN = b"\x00\x00\x00\x18ftyp", b"\x00junk"
 
 
@@ -65,7 +67,7 @@ class Accepted:
     links: int = 0
     fetched: int = 0
     cancelled: bool = False
-    named: bool = False  #: whether its id was in the answer, somewhere
+    named: bool = False  #: whether its id was somewhere in the answer, and that came in
 
     @property
     def done_at(self) -> float:
@@ -148,7 +150,7 @@ class Fal:
         if not self._done(job):
             return _json(202, {"status": "IN_PROGRESS", "logs": None}, job)
         body: dict[str, Any] = {"status": job.script.word, "logs": None, "metrics": {}}
-        if job.script.word != "COMPLETED":
+        if job.script.word not in BARE_WORDS:
             body["video"] = {"url": self.link(job)}
         if job.cancelled:
             body |= {"error": "The request was cancelled", "error_type": "client_cancelled"}

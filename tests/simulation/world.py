@@ -92,10 +92,10 @@ class World:
             key: Kept(b"?", Stat(key, 1, "", self.server.clock()))
             for key in (stray.replace("%s", "f" * 32) for stray in self.scenario.strays)
         }
-        self.server.buckets[BUCKET][product.IDENTITY_KEY] = Kept(
-            json.dumps({"id": "ours"}).encode(), Stat(product.IDENTITY_KEY, 1, "", self.server.clock())
-        )
+        self.server.buckets[BUCKET][product.IDENTITY_KEY] = self._identity(product.IDENTITY)
         self.other.buckets[BUCKET] = {}
+        if self.scenario.seed & 1:  # it is not new
+            self.other.buckets[BUCKET][product.IDENTITY_KEY] = self._identity("another's")
         for number, (at, kind) in enumerate(self.scenario.runs):
             self._begin_run(at, kind, number, self.scenario.restarts)
         for at in self.scenario.reconciles:
@@ -106,6 +106,9 @@ class World:
             self.loop.at(at, lambda: self.start("person", self._person))
         if self.scenario.forces:
             self.loop.at(self.scenario.span * 0.7, lambda: self.start("force", self._force))
+
+    def _identity(self, name: str) -> Kept:
+        return Kept(json.dumps({"id": name}).encode(), Stat(product.IDENTITY_KEY, 1, "", self.server.clock()))
 
     def _begin_run(self, at: float, kind: str, number: int, restarts: int) -> None:
         """A run of all jobs, begun again while it dies or fails and restarts are left."""
@@ -186,6 +189,9 @@ class World:
         """A run does not end because a request of it to the store failed, nor because the store was away for a while."""
         scenario = self.scenario
         a_while = all(end - begin <= 120 for begin, end in scenario.away)
+        # Its patience is for whatever fails: a video that cannot be had takes it all, and the last try may meet the store.
+        if any(not job.playable or job.script.delay >= PATIENCE for job in self.fal.accepted.values()):
+            return
         if (
             not isinstance(error, StoreUnavailable)
             or not a_while
@@ -379,6 +385,8 @@ class World:
         if fault in {"lost_unsent", "gateway_unsent"}:
             act = lambda: (502, {"content-type": "text/html"}, b"<html>bad gateway</html>")  # noqa: E731
         answer = await self.loop.request(act)
+        if fault == "nested_id" and paid:
+            self.fal.accepted[json.loads(answer[2])["data"]["request_id"]].named = True
         if fault in {"lost", "lost_unsent", "cut"}:
             raise httpx.ReadError("reset")
         if fault == "silence":
@@ -401,7 +409,6 @@ class World:
         if fault == "page":
             return 200, {"content-type": "text/html"}, b"<html>hello</html>"
         if fault == "nested_id":
-            job.named = True
             return 200, json_type, json.dumps({"code": 0, "data": {"request_id": job.request_id}}).encode()
         return self.fal.receipt(job)
 
