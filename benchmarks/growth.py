@@ -25,6 +25,7 @@ from avatar.models import ProviderName
 from avatar.money.journal import INDEXED, Entry, RenderState, request_key
 from avatar.money.state import find_holder
 from avatar.settings import AvatarSettings, BudgetSettings
+from avatar.store.by_day import KINDS, NOTES, RENDERS, RESULTS
 from avatar.store.objects import Stat
 from avatar.web.gallery import build_app
 from avatar.web.metrics import Metrics
@@ -37,8 +38,6 @@ from tests.web.gallery.manifests import make_video
 BENCH = "growth"
 SIZES = (1_000, 100_000)
 A_DAY, PAGE = 100, 1_000
-#: The one that lists all there is.
-EXPIRE = "expire, nothing old"
 Ask = Callable[[Workspace], Awaitable[Any]]
 
 
@@ -52,7 +51,7 @@ def measure(stage: Stage) -> list[Row]:
             "",
             many[what],
             None,
-            "one for each 1,000 objects, once a day" if what == EXPIRE else "the same",
+            "the same",
         )
         for what in few
     ]
@@ -113,6 +112,8 @@ def _seeds(kept: int) -> Iterator[tuple[str, Kept]]:
     manifest, summary = sample.model_dump_json(), summarise(sample).model_dump_json()
     head = _entry(sample, RenderState.COLLECTED)
     yield _kept(INDEXED, b"{}", datetime.now(UTC))
+    for kind in KINDS:
+        yield _kept(f"{NOTES}{kind}.json", b'{"whole": true}', datetime.now(UTC))
     for number in range(kept):
         at = datetime.now(UTC) - timedelta(days=number // A_DAY)
         day, job_id = f"{at:%Y-%m-%d}", f"{number + 0x1000:032x}"
@@ -124,6 +125,9 @@ def _seeds(kept: int) -> Iterator[tuple[str, Kept]]:
         yield _kept(f"journal/{job_id}/0001.json", head, at)
         yield _kept(f"renders/{job_id}/{job_id}.mp4", b"", at)
         yield _kept(f"plans/{job_id}.json", b"{}", at)
+        yield _kept(f"results/{job_id}", b"{}", at)
+        for kind, place in ((RENDERS, f"renders/{job_id}"), (RESULTS, f"results/{job_id}")):
+            yield _kept(f"{NOTES}{kind}/{day}/{place}", b"{}", at)
         yield _kept(request_key(ProviderName.FAL, f"req-{number}"), b"{}", at)
         yield _kept(f"budget/{day}/{job_id}.settled.9400.billed.json", b"{}", at)
 
@@ -173,5 +177,5 @@ QUESTIONS: dict[str, Ask] = {
     "a webhook of an unknown render": _unknown,
     "/metrics": lambda workspace: Metrics(workspace).answer(None),  # type: ignore[arg-type]
     "reconcile, nothing open": reconcile_renders,
-    EXPIRE: expire,
+    "expire, nothing old": expire,
 }

@@ -20,6 +20,7 @@ from pydantic import PrivateAttr
 
 from avatar.errors import Transient
 from avatar.settings import AvatarSettings
+from avatar.store.by_day import RESULTS, note_day
 from avatar.store.store import Store
 from avatar.workspace import Workspace
 
@@ -51,6 +52,7 @@ class AvatarStore(WritableFileSystem):
 
     async def awrite_path(self, path: str, content: bytes) -> None:
         async with self._opened() as store:
+            await note_day(store, RESULTS, self.prefix + path)
             await store.put(self.prefix + path, content, content_type="application/json")
 
     @asynccontextmanager

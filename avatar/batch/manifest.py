@@ -16,6 +16,7 @@ from avatar.errors import InvalidInput
 from avatar.job.inputs import bring, local_path
 from avatar.models import shown
 from avatar.settings import start_directory
+from avatar.store.by_day import BATCHES, note_day
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
 
@@ -81,6 +82,7 @@ async def open_manifest(workspace: Workspace, batch: Batch) -> AsyncIterator[Man
 
 async def _keep_copy(workspace: Workspace, manifest: Manifest, copy: Path) -> None:
     await asyncio.to_thread(_copy_without_queries, manifest.path, copy)
+    await note_day(workspace.store, BATCHES, batch_prefix(manifest.batch_id).removesuffix("/"))
     await workspace.store.put_file(
         batch_prefix(manifest.batch_id) + manifest.path.name,
         copy,

@@ -17,6 +17,7 @@ from avatar.errors import AvatarError, BatchIncomplete, ObjectNotFound, Refused,
 from avatar.events import BudgetRefusal, player_url
 from avatar.inbox.notes import Ending, Filed, Taken, forget, note, put_off
 from avatar.inbox.uploads import DONE, FAILED, ROWS, File, Inbox, file_of, in_turns
+from avatar.store.by_day import UPLOADS, note_day
 from avatar.workspace import Workspace
 
 # The jobs of the uploads that a run has taken, as one batch.
@@ -305,6 +306,8 @@ async def file_away(inbox: Inbox, taken: Taken) -> Filed:
         if not stat.key.endswith("/")
     ]
     ours = [file for file in here if file in taken.files]
+    place = f"{inbox.prefix}{_PLACES[taken.ending or Ending.FAILED][0]}{taken.name}"
+    await note_day(inbox.store, UPLOADS, place)
     copied = await in_turns(lambda file: _copy(inbox, taken, file), ours)
     await _tell(inbox, taken)
     changed = len(ours) < len(here) or not all(copied) or not await _remove(inbox, taken, ours)

@@ -6,19 +6,30 @@ render that an unfinished job may be made of; a video that cannot be read.
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from avatar.errors import AvatarError, ObjectNotFound
-from avatar.job.index import summarise
+from avatar.job.index import VIDEOS as VIDEOS_BY_DAY
+from avatar.job.index import in_turns, job_of, rebuild, summarise
 from avatar.models import Plan, Video, VideoState
-from avatar.money.collect import RENDERS, VIDEOS, Mark, mark_key, read_mark
-from avatar.money.commit import load_plan, plan_key
-from avatar.money.journal import RenderState
+from avatar.money.collect import VIDEOS, Mark, mark_key, read_mark
+from avatar.money.commit import load_plan, open_jobs
+from avatar.money.journal import RenderState, is_indexed
+from avatar.store.by_day import (
+    BATCHES,
+    RENDERS,
+    RESULTS,
+    UPLOADS,
+    is_whole,
+    note_day,
+    places_until,
+    set_whole,
+)
 from avatar.store.objects import Stat
 from avatar.store.store import Store
 from avatar.workspace import Workspace
@@ -35,6 +46,8 @@ class Thing:
         keys: its objects, in the order in which they are deleted.
         size: bytes of all.
         changed: when the newest of them was written, by the store's clock.
+        place: the folder or object that it is, without a slash at its end.
+        note: the note by which it was found (`avatar.store.by_day`), which goes with it.
     """
 
     kind: str
@@ -42,6 +55,8 @@ class Thing:
     keys: tuple[str, ...]
     size: int
     changed: datetime
+    place: str
+    note: str = ""
 
 
 async def store_clock(store: Store) -> datetime:
@@ -49,32 +64,51 @@ async def store_clock(store: Store) -> datetime:
     return (await store.put("probe/clock", b"{}", content_type="application/json")).modified
 
 
-async def things(
-    store: Store, kind: str, prefix: str, before: datetime, *, name: Callable[[str], str]
-) -> list[Thing]:
-    """The things under a prefix that were last changed before a moment, oldest first.
+@dataclass(frozen=True)
+class Shelf:
+    """Where the things of one kind lie, and how long they may. `whole`: each object is a thing, no folder."""
 
-    Args:
-        store: where to look.
-        kind: what they are.
-        prefix: where they lie.
-        before: by the store's clock.
-        name: the thing that a key belongs to.
-    """
+    kind: str
+    prefixes: Sequence[str]
+    days: int
+    whole: bool = False
+
+    def place(self, key: str, prefix: str) -> str:
+        """The folder or object that a key belongs to."""
+        return key if self.whole else prefix + key.removeprefix(prefix).split("/", 1)[0]
+
+
+async def everything(store: Store, shelf: Shelf) -> list[Thing]:
+    """All things of a kind, the oldest first: one request for each thousand objects."""
     groups: defaultdict[str, list[Stat]] = defaultdict(list)
-    for stat in await store.list(prefix):
-        groups[name(stat.key.removeprefix(prefix))].append(stat)
-    found = [_thing(kind, each, stats) for each, stats in groups.items()]
-    return sorted(
-        (thing for thing in found if thing.changed < before), key=lambda thing: (thing.changed, thing.name)
-    )
+    for prefix in shelf.prefixes:
+        for stat in await store.list(prefix):
+            groups[shelf.place(stat.key, prefix)].append(stat)
+    found = [_thing(shelf, place, stats) for place, stats in groups.items()]
+    return sorted(found, key=lambda thing: (thing.changed, thing.name))
 
 
-def _thing(kind: str, name: str, stats: list[Stat]) -> Thing:
+async def _look(store: Store, shelf: Shelf, place: str, note: str) -> Thing | None:
+    """What lies there now; None if nothing does."""
+    if shelf.whole:
+        stat = await store.exists(place)
+        stats = [stat] if stat else []
+    else:
+        stats = await store.list(f"{place}/")
+    return replace(_thing(shelf, place, stats), note=note) if stats else None
+
+
+def _thing(shelf: Shelf, place: str, stats: Sequence[Stat]) -> Thing:
     # A manifest goes first: without it, nobody takes the rest for a whole video.
     keys = sorted((stat.key for stat in stats), key=lambda key: (not key.endswith("/manifest.json"), key))
+    name = place.removeprefix(shelf.prefixes[0]) if shelf.whole else place.rpartition("/")[2]
     return Thing(
-        kind, name, tuple(keys), sum(stat.size for stat in stats), max(stat.modified for stat in stats)
+        shelf.kind,
+        name,
+        tuple(keys),
+        sum(stat.size for stat in stats),
+        max(stat.modified for stat in stats),
+        place,
     )
 
 
@@ -106,13 +140,18 @@ async def video_mark(workspace: Workspace, thing: Thing, now: datetime, days: in
 
 
 async def render_mark(
-    workspace: Workspace, thing: Thing, now: datetime, days: int, needed: frozenset[str]
+    workspace: Workspace, thing: Thing, now: datetime, days: int, waiting: frozenset[Piece]
 ) -> Mark | None:
-    """The mark that a render leaves. None: it is under way, unknown, broken, of no published video, or needed."""
+    """The mark that a render leaves. None: it is under way, unknown, broken, of no published video, or needed.
+
+    `waiting`: what the jobs without a video are to be made of.
+    """
     head = await workspace.journal.head(thing.name)
     if head is None or head.state is not RenderState.COLLECTED or head.entry.render is None:
         return None
-    if thing.name in needed or thing.name in await workspace.journal.open_renders():
+    if thing.name in await workspace.journal.open_renders():
+        return None
+    if waiting and waiting & await _pieces_of(workspace, head.entry.job_id):
         return None
     if head.entry.render.key not in await _keys_published(workspace, head.entry.job_id):
         return None
@@ -136,15 +175,11 @@ async def _manifest(workspace: Workspace, job_id: str) -> Video | None:
         return None
 
 
-async def needed_renders(workspace: Workspace, candidates: Iterable[str]) -> frozenset[str]:
-    """Those of `candidates` that a job without a video may still be made of."""
-    waiting = {piece for plan in await _unfinished(workspace) for piece in pieces(plan)}
-    needed = set()
-    for render_id in candidates if waiting else ():
-        head = await workspace.journal.head(render_id)
-        if head is not None and waiting & await _pieces_of(workspace, head.entry.job_id):
-            needed.add(render_id)
-    return frozenset(needed)
+async def waiting_pieces(workspace: Workspace) -> frozenset[Piece]:
+    """What the jobs that have no video yet may still be made of."""
+    jobs = await open_jobs(workspace)
+    found = [await _pieces_of(workspace, job_id) for job_id in jobs]
+    return frozenset[Piece]().union(*found)
 
 
 async def _pieces_of(workspace: Workspace, job_id: str) -> set[Piece]:
@@ -156,18 +191,6 @@ async def _pieces_of(workspace: Workspace, job_id: str) -> set[Piece]:
 
 def pieces(plan: Plan) -> set[Piece]:
     return {Piece(segment.sha256, plan.prompt, plan.model, plan.take) for segment in plan.segments}
-
-
-async def _unfinished(workspace: Workspace) -> list[Plan]:
-    """Plans of the jobs that have neither a video nor the mark of one."""
-    done = {stat.key.split("/")[1] for stat in await workspace.store.list("videos/")}
-    done |= {
-        stat.key.split("/")[2].removesuffix(".json")
-        for stat in await workspace.store.list(f"expired/{VIDEOS}/")
-    }
-    listed = await workspace.store.list(plan_key("").removesuffix(".json"))
-    waiting = [stat.key.split("/")[1].removesuffix(".json") for stat in listed]
-    return [await load_plan(workspace, job_id) for job_id in waiting if job_id not in done]
 
 
 log = logging.getLogger("avatar.retention")
@@ -195,10 +218,11 @@ class _Sweep:
     def before(self, days: int) -> datetime:
         return self.now - timedelta(days=days)
 
+    def is_full(self, kind: str) -> bool:
+        return self.done.counts[kind] >= self.most
+
     async def take(self, thing: Thing, mark: Callable[[], Awaitable[Mark | None]] | None = None) -> None:
         """Delete a thing; of what was paid for, leave its mark first. One that fails stops no other."""
-        if self.done.counts[thing.kind] >= self.most:
-            return
         try:
             left = await mark() if mark else None
             if mark is not None and left is None:
@@ -220,6 +244,73 @@ class _Sweep:
             )
         for key in mark.keys if mark else thing.keys:
             await self.workspace.store.remove(key)
+        if thing.note:
+            await self.workspace.store.remove(thing.note)
+
+    async def old(self, shelf: Shelf) -> AsyncIterator[Thing]:
+        """The things of a kind that are old enough, the oldest first, until `most` of it were deleted."""
+        before = self.before(shelf.days)
+        async for thing in self._candidates(shelf, f"{before:%Y-%m-%d}"):
+            if self.is_full(shelf.kind):
+                return
+            if thing.changed < before:
+                yield thing
+            elif thing.note and not self.dry_run:
+                await self._note_anew(shelf, thing)
+
+    async def _note_anew(self, shelf: Shelf, thing: Thing) -> None:
+        """It was written to again since it was noted: it is looked at when it is old enough."""
+        store, day = self.workspace.store, f"{thing.changed:%Y-%m-%d}"
+        if f"/{day}/" not in thing.note:
+            await note_day(store, shelf.kind, thing.place, day)
+            await store.remove(thing.note)
+
+    async def _candidates(self, shelf: Shelf, day: str) -> AsyncIterator[Thing]:
+        store = self.workspace.store
+        if not await self._is_by_day(shelf):
+            for thing in await self._everything(shelf):
+                yield thing
+            return
+        places = _videos_until(store, day) if shelf.kind == VIDEOS else places_until(store, shelf.kind, day)
+        async for note, place in places:
+            found = await _look(store, shelf, place, note)
+            if found is not None:
+                yield found
+            elif note and not self.dry_run:
+                await store.remove(note)
+
+    async def _is_by_day(self, shelf: Shelf) -> bool:
+        """Whether all of a kind can be found by its day. Videos whose index is not whole get it now."""
+        store = self.workspace.store
+        if shelf.kind != VIDEOS:
+            return await is_whole(store, shelf.kind)
+        if not self.dry_run and not await is_indexed(store):
+            await rebuild(store, self.workspace.journal)
+        return await is_indexed(store)
+
+    async def _everything(self, shelf: Shelf) -> list[Thing]:
+        """All there is, since not all of it has a note. Unless nothing is to be changed, it has one now."""
+        store = self.workspace.store
+        found = await everything(store, shelf)
+        if self.dry_run:
+            return found
+
+        async def noted(thing: Thing) -> Thing:
+            day = f"{thing.changed:%Y-%m-%d}"
+            return replace(thing, note=await note_day(store, shelf.kind, thing.place, day))
+
+        found = await in_turns(noted, found)
+        await set_whole(store, shelf.kind)
+        return found
+
+
+async def _videos_until(store: Store, day: str) -> AsyncIterator[tuple[str, str]]:
+    """Where the videos lie that were put in place on that day or before it. Their index goes with their marks."""
+    folders = await store.list(VIDEOS_BY_DAY, recursive=False)
+    for folder in sorted(stat.key for stat in folders):
+        if folder.split("/")[-2] <= day:
+            for stat in await store.list(folder):
+                yield "", f"videos/{job_of(stat.key)}"
 
 
 async def expire(workspace: Workspace, *, dry_run: bool = False, most: int = 10_000) -> Expired:
@@ -234,47 +325,37 @@ async def expire(workspace: Workspace, *, dry_run: bool = False, most: int = 10_
         StoreUnavailable: the store failed while it was listed.
     """
     sweep = _Sweep(workspace, await store_clock(workspace.store), dry_run, most)
-    rules = workspace.settings.retention
+    rules, inbox = workspace.settings.retention, workspace.settings.inbox.prefix
     if rules.videos_days is not None:
-        await _videos(sweep, rules.videos_days)
+        await _videos(sweep, Shelf(VIDEOS, ["videos/"], rules.videos_days))
     if rules.renders_days is not None:
-        await _renders(sweep, rules.renders_days)
-    inbox = workspace.settings.inbox.prefix
-    for kind, prefix, days, name in (
-        ("uploads", f"{inbox}.done/", rules.uploads_days, _folder),
-        ("uploads", f"{inbox}.failed/", rules.uploads_days, _folder),
-        ("batches", "batches/", rules.batches_days, _folder),
-        ("results", "results/", rules.results_days, _whole),
+        await _renders(sweep, Shelf(RENDERS, ["renders/"], rules.renders_days))
+    for kind, prefixes, days in (
+        (UPLOADS, [f"{inbox}.done/", f"{inbox}.failed/"], rules.uploads_days),
+        (BATCHES, ["batches/"], rules.batches_days),
+        (RESULTS, ["results/"], rules.results_days),
     ):
         if days is not None:
-            for thing in await things(workspace.store, kind, prefix, sweep.before(days), name=name):
+            async for thing in sweep.old(Shelf(kind, prefixes, days, whole=kind == RESULTS)):
                 await sweep.take(thing)
     return sweep.done
 
 
-async def _videos(sweep: _Sweep, days: int) -> None:
-    for thing in await things(sweep.workspace.store, VIDEOS, "videos/", sweep.before(days), name=_folder):
+async def _videos(sweep: _Sweep, shelf: Shelf) -> None:
+    async for thing in sweep.old(shelf):
 
         async def mark(thing: Thing = thing) -> Mark | None:
-            return await video_mark(sweep.workspace, thing, sweep.now, days)
+            return await video_mark(sweep.workspace, thing, sweep.now, shelf.days)
 
         await sweep.take(thing, mark)
 
 
-async def _renders(sweep: _Sweep, days: int) -> None:
-    old = await things(sweep.workspace.store, RENDERS, "renders/", sweep.before(days), name=_folder)
-    needed = await needed_renders(sweep.workspace, [thing.name for thing in old])
-    for thing in old:
+async def _renders(sweep: _Sweep, shelf: Shelf) -> None:
+    waiting: frozenset[Piece] | None = None
+    async for thing in sweep.old(shelf):
+        waiting = await waiting_pieces(sweep.workspace) if waiting is None else waiting
 
-        async def mark(thing: Thing = thing) -> Mark | None:
-            return await render_mark(sweep.workspace, thing, sweep.now, days, needed)
+        async def mark(thing: Thing = thing, waiting: frozenset[Piece] = waiting) -> Mark | None:
+            return await render_mark(sweep.workspace, thing, sweep.now, shelf.days, waiting)
 
         await sweep.take(thing, mark)
-
-
-def _folder(key: str) -> str:
-    return key.split("/", 1)[0]
-
-
-def _whole(key: str) -> str:
-    return key

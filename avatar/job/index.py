@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from avatar.errors import InvalidInput, ObjectNotFound
 from avatar.models import Video
 from avatar.money.journal import INDEXED, Journal
+from avatar.store.by_day import KINDS, set_whole
 from avatar.store.objects import Stat
 from avatar.store.store import Store
 
@@ -177,6 +178,8 @@ async def rebuild(store: Store, journal: Journal, *, say: Callable[[str], None] 
     say(f"{len(renders)} renders to index.")
     kept = await in_turns(lambda render_id: _index_requests(journal, render_id), renders)
     done.videos, done.requests = len(manifests), sum(kept)
+    for kind in KINDS:  # the next `expire` looks at all of it once more
+        await set_whole(store, kind, whole=False)
     await store.put(INDEXED, b'{"format": 1}', content_type="application/json")
     return done
 

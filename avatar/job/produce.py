@@ -36,11 +36,12 @@ from avatar.models import (
     VideoState,
     chained,
 )
-from avatar.money.collect import RENDERS, read_mark
+from avatar.money.collect import read_mark
 from avatar.money.commit import Claim, commit_job, job_orders, load_plan, open_job, release_unspent
 from avatar.money.follow import OnSnapshot, follow_render
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import check_price, order_for, quote_segments
+from avatar.store.by_day import RENDERS
 from avatar.store.objects import hash_file
 from avatar.waiting import LONG, patiently
 from avatar.workspace import Workspace

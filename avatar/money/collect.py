@@ -28,12 +28,13 @@ from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderStat
 from avatar.money.quote import CENT_FRACTION, bill_differs
 from avatar.money.webhooks import drop_hints
 from avatar.providers.base import Provider
+from avatar.store.by_day import RENDERS, note_day
 from avatar.store.objects import hash_file
 from avatar.store.store import Store
 from avatar.workspace import Workspace
 
 # What stays where something paid for was deleted by a rule: why it is gone, and what it was.
-VIDEOS, RENDERS = "videos", "renders"
+VIDEOS = "videos"
 
 
 class Mark(Model):
@@ -253,6 +254,7 @@ async def _store_video(workspace: Workspace, render_id: str, path: Path) -> tupl
     """Keep the file under its content: two collectors write the same key, and nothing is overwritten."""
     sha256 = await asyncio.to_thread(hash_file, path)
     key = f"renders/{render_id}/{sha256}.mp4"
+    await note_day(workspace.store, RENDERS, f"renders/{render_id}")
     await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
     return key, sha256
 

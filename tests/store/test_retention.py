@@ -9,7 +9,9 @@ import pytest
 from avatar.batch.models import Batch, RowState, Summary
 from avatar.job import expire as module
 from avatar.job.expire import Expired, expire
+from avatar.money.commit import close_job, open_job
 from avatar.settings import RetentionSettings
+from avatar.store import by_day
 from avatar.store.store import Store
 from tests.batch.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
 from tests.sandbox.running import Sandbox
@@ -61,7 +63,9 @@ async def test_nothing_is_deleted_without_a_rule_or_before_its_day(shop: Shop) -
     assert (await shop.later(days=29, **ALL)).deleted == []
     would = await shop.later(days=31, dry_run=True, **ALL)
     assert len(names(would, "videos")) == len(names(would, "renders")) == 2
-    assert set(await shop.keys("")) - set(before) <= {"probe/clock"}
+    there = set(await shop.keys(""))
+    assert set(before) <= there
+    assert {key for key in there - set(before) if not key.startswith("index/")} <= {"probe/clock"}
 
 
 async def test_an_expired_video_is_put_together_again_for_nothing(shop: Shop, sandbox: Sandbox) -> None:
@@ -111,8 +115,9 @@ async def test_a_render_that_another_job_still_needs_stays(shop: Shop) -> None:
     await shop.store.put(
         f"jobs/{'e' * 32}.json", (await shop.store.get(plan)).data, content_type="application/json"
     )
+    await open_job(shop.workspace, "e" * 32)
     assert (await shop.later(days=31, renders_days=30)).deleted == []
-    await shop.store.remove(f"jobs/{'e' * 32}.json")
+    await close_job(shop.workspace, "e" * 32)
     assert len(names(await shop.later(days=31, renders_days=30), "renders")) == 1
 
 
@@ -137,3 +142,28 @@ async def test_uploads_batches_and_results_go_by_their_own_rules(shop: Shop) -> 
     assert (names(found, "batches"), names(found, "results")) == ({"b1"}, set())
     left = await shop.keys("inbox/", "batches/", "results/")
     assert left == ["inbox/anna/voice.mp3", "results/plans/b", "results/polls/a"]
+
+
+async def test_what_is_old_is_found_by_its_day(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first look at everything only days are listed; what was written to again waits for its own day."""
+    await shop.render(1)
+    await shop.store.put("results/before", b"{}", content_type="application/json")
+    await shop.later(days=0, **ALL)
+    await shop.render(2, run="run-2")
+    (batch, _) = sorted({key.split("/")[1] for key in await shop.keys("batches/")})
+    await by_day.note_day(shop.store, "batches", f"batches/{batch}", "2020-01-01")  # of a run long ago
+    listed = list[str]()
+    real = shop.store.list
+
+    async def listing(prefix: str, *, recursive: bool = True) -> Any:
+        listed.append(prefix)
+        return await real(prefix, recursive=recursive)
+
+    monkeypatch.setattr(shop.store, "list", listing)
+    assert (await shop.later(days=1, **ALL)).deleted == []
+    monkeypatch.undo()
+    assert not {"videos/", "renders/", "batches/", "results/", "jobs/"} & set(listed)
+    assert not [key for key in await shop.keys("index/days/") if "2020-01-01" in key]
+    found = await shop.later(days=31, **ALL)
+    assert [len(names(found, kind)) for kind in ("videos", "renders", "batches", "results")] == [2, 2, 2, 1]
+    assert [key for key in await shop.keys("index/days/", "index/videos/") if key.count("/") > 2] == []
