@@ -359,9 +359,13 @@ async def is_leaked(workspace: Workspace, claim: Claim, claims: Sequence[Claim])
 
 
 async def _book_invoices(workspace: Workspace, day: str, found: Reconciled) -> None:
-    """Book what the providers' own books say, in place of what their answers said."""
-    bills = [claim for claim in await workspace.budget.claims(day) if claim.token in {BILLED, DIFFERS}]
-    heads = [await workspace.journal.head(claim.render_id) for claim in bills]
+    """Book what the providers' own books say, in place of what their answers said.
+
+    A failure that may have been charged has no bill but these: what was set aside for it stays so until then.
+    """
+    claims = [claim for claim in await workspace.budget.claims(day) if _wants_invoice(claim)]
+    found_heads = [(claim, await workspace.journal.head(claim.render_id)) for claim in claims]
+    heads = [head for claim, head in found_heads if claim.state == "settled" or _is_failure_on(head, claim)]
     for name in telling_bills(workspace):
         entries = {
             head.entry.submission.request_id: head.entry
@@ -373,6 +377,14 @@ async def _book_invoices(workspace: Workspace, day: str, found: Reconciled) -> N
                 if request_id in entries:
                     await book_invoice(workspace, entries[request_id], amount)
                     found.invoiced.append(entries[request_id].render_id)
+
+
+def _wants_invoice(claim: Claim) -> bool:
+    return claim.state == "open" or claim.token in {BILLED, DIFFERS}
+
+
+def _is_failure_on(head: Record | None, claim: Claim) -> bool:
+    return head is not None and head.state is RenderState.FAILED and head.entry.claim == claim.key
 
 
 def batched(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:

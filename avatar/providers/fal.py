@@ -155,15 +155,16 @@ def confirmed(kind: ResultKind, look: Snapshot) -> ResultKind:
 def failure_billed(exchange: Exchange, kind: str) -> bool | None:
     """Whether a failure is charged: by the units header; never for a 5xx of fal's (its FAQ); a 422 "may still be".
 
-    A 5xx that names no kind of error is the gateway's, and says nothing of the request.
+    A 5xx that names neither a kind of error nor the request is a gateway's, and says nothing of the render.
 
     An input that was never read cannot have been rendered, and only output is billed (fal.ai/docs, pricing).
     """
     units = billable_units(exchange)
     if units is not None:
         return units > 0
-    named = bool(error_kind(exchange.object) or exchange.headers.get("x-fal-error-type"))
-    return False if (exchange.status in BREAKDOWN and named) or kind == UNREACHABLE_INPUT else None
+    headers = {"x-fal-error-type", "x-fal-request-id"}
+    fals = bool(error_kind(exchange.object)) or not headers.isdisjoint(exchange.headers)
+    return False if (exchange.status in BREAKDOWN and fals) or kind == UNREACHABLE_INPUT else None
 
 
 def billable_units(exchange: Exchange) -> Decimal | None:

@@ -87,10 +87,17 @@ async def test_an_input_that_fal_cannot_read_is_told_as_what_it_is():
     [(500, MODEL_ERROR, {}), (503, FLAT, RETRYABLE), (500, BARE, OURS), (200, {"video": None}, {})],
 )
 async def test_a_status_that_names_a_failure_is_the_second_witness(status, body, headers):
-    """An answer that tells nothing for certain is a failure where the status names one; a 5xx is not charged."""
+    """An answer that tells nothing for certain is a failure where the status names one; a 5xx of fal's is not charged."""
     with pytest.raises(RenderFailed) as caught:
         await collect((status, body, headers), NAMED)
     assert caught.value.billed is (False if status >= 500 else None)
+
+
+async def test_a_gateway_says_nothing_of_what_a_failure_costs():
+    """Its 503 names neither a kind of error nor the request: the status tells of the failure, and nobody of the bill."""
+    with pytest.raises(RenderFailed) as caught:
+        await collect((503, {"detail": "down"}, {}), NAMED)
+    assert caught.value.billed is None
 
 
 @pytest.mark.parametrize(
