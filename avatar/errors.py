@@ -18,6 +18,7 @@ AvatarError
 ├── BatchIncomplete           some rows of a batch have no video; each is accounted for in its report   exit 3, 4, 5
 ├── Cancelled                 stopped on request                                                    exit 1
 └── Transient                 may pass by itself; the only errors that are ever retried             exit 1
+    ├── BatchInterrupted      a `BatchIncomplete`: what its rows failed of may have passed               exit 3, 4, 5
     ├── NotSent               the request provably never left this machine
     ├── Throttled             the provider refused for now (429) and may say when to come back
     ├── ProviderUnavailable   a free call (status, result, download) did not get through
@@ -200,6 +201,10 @@ class Cancelled(AvatarError):
 
 class Transient(AvatarError):
     """May pass by itself. Retry policies ask for this type and for nothing else."""
+
+
+class BatchInterrupted(BatchIncomplete, Transient):
+    """Rows of a batch ended without a video for a reason that may pass: its run is started again by itself."""
 
 
 class NotSent(Transient):

@@ -239,10 +239,15 @@ async def _state(client: PrefectClient, run_id: UUID) -> StateType | None:
 
 
 async def _finish_left_over(workspace: Workspace, shards: Sequence[Shard]) -> None:
-    """Carry out the chunks that a child run left when it died."""
+    """Carry out the chunks that a child run left when it died.
+
+    In a run that was started again also those of which rows may go on: their child run has ended, and does not.
+    """
+    again = (flow_run.run_count or 0) > 1
     for shard in shards:
         for chunk in shard.chunks:
-            if await read_outcomes(workspace, shard.batch_id, chunk, shard.run) is None:
+            outcomes = await read_outcomes(workspace, shard.batch_id, chunk, shard.run)
+            if outcomes is None or (again and any(each.may_go_on for each in outcomes)):
                 rows = min(CHUNK_ROWS, shard.rows - (chunk - shard.first) * CHUNK_ROWS)
                 part = shard.model_copy(update={"first": chunk, "last": chunk, "rows": rows})
                 await carry_out(workspace, part)

@@ -168,6 +168,11 @@ class Outcome(Stored):
     hint: str = ""
     passes: bool = Field(False, description="whether what stands against it may pass by itself")
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the row stopped at what passes by itself, and not at a limit or at what a person must settle."""
+        return self.state is RowState.FAILED and self.passes
+
 
 class Row(Stored):
     """A row that was read and checked: what it costs, or already how it ended."""
@@ -205,6 +210,7 @@ class Summary(Model):
     quoted: Decimal = Decimal(0)
     billed: Decimal = Field(Decimal(0), description="US dollars charged for the videos published by this run")
     at_risk: Decimal = Decimal(0)
+    passing: int = Field(0, description="rows without a video that another run may find nothing against")
     troubles: tuple[Outcome, ...] = Field((), description="the first rows without a video, the worst first")
     report_key: str = ""
     page_key: str = ""

@@ -16,7 +16,14 @@ from typing import Any
 from avatar.batch.chunks import read_outcomes, read_rows
 from avatar.batch.manifest import batch_prefix
 from avatar.batch.models import SERVED, Checked, Outcome, RowState, Summary
-from avatar.errors import BatchIncomplete, InvalidInput, OutcomeUnknown, ProviderFailure, Refused
+from avatar.errors import (
+    BatchIncomplete,
+    BatchInterrupted,
+    InvalidInput,
+    OutcomeUnknown,
+    ProviderFailure,
+    Refused,
+)
 from avatar.events import player_url
 from avatar.settings import AvatarSettings
 from avatar.store.objects import hash_file
@@ -52,7 +59,7 @@ def require_videos(summary: Summary) -> Summary:
     """The summary of a batch that was carried out. Bad rows were told before, and count only if there are no others.
 
     Raises:
-        BatchIncomplete: a row that could be rendered has no video.
+        BatchIncomplete: a row that could be rendered has no video; `BatchInterrupted` if some may go on by themselves.
         InvalidInput: every row is bad.
     """
     left = [(state, code) for state, code in _EXITS if summary.count(state)]
@@ -64,7 +71,9 @@ def require_videos(summary: Summary) -> Summary:
     number = summary.count(*(state for state, _ in left))
     named = [each for each in summary.troubles if each.state is not RowState.BAD]
     risk = f" Up to ${summary.at_risk:.2f} may have been charged for them." if summary.at_risk else ""
-    raise BatchIncomplete(
+    # Rows that wait were stopped for what a person must look at: no run goes on with them by itself.
+    goes_on = summary.passing and not summary.count(RowState.WAITING)
+    raise (BatchInterrupted if goes_on else BatchIncomplete)(
         f"{number} of {summary.rows} rows have no video ({counts}).{risk} {_name(named, number)} All are in "
         f"{summary.report_key}.",
         cost_at_risk=summary.at_risk or None,
@@ -137,10 +146,12 @@ class _Totals:
         self.batch_id, self.name = batch_id, name
         self.states: Counter[RowState] = Counter()
         self.money = {"quoted": Decimal(0), "billed": Decimal(0), "at_risk": Decimal(0)}
+        self.passing = 0
         self.troubles: dict[RowState, list[Outcome]] = {state: [] for state in WORST_FIRST}
 
     def add(self, outcome: Outcome) -> None:
         self.states[outcome.state] += 1
+        self.passing += outcome.may_go_on
         self.money["quoted"] += outcome.quoted or 0
         self.money["at_risk"] += outcome.at_risk or 0
         if outcome.state is RowState.PUBLISHED:
@@ -155,6 +166,7 @@ class _Totals:
             name=self.name,
             rows=self.states.total(),
             states=dict(self.states),
+            passing=self.passing,
             troubles=tuple(itertools.chain.from_iterable(self.troubles.values()))[:TOLD],
             **self.money,
             **keys,

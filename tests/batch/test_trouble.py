@@ -1,14 +1,17 @@
 """What one row, one chunk or one bad minute does to the rest of a batch: nothing."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from avatar import waiting
 from avatar.batch.chunks import share_out
-from avatar.batch.models import Checked, RowState
+from avatar.batch.models import Checked, Outcome, RowState, Summary
+from avatar.batch.report import require_videos
 from avatar.batch.run import RowRunner, run_chunks
-from avatar.errors import AvatarError, StoreUnavailable
+from avatar.errors import AvatarError, BatchIncomplete, BatchInterrupted, StoreUnavailable
+from avatar.local.prefect_api import failed_for_now
 from avatar.settings import BatchSettings
 from avatar.workspace import Workspace
 
@@ -119,3 +122,47 @@ async def test_inputs_that_the_provider_cannot_fetch_stop_the_batch_and_need_no_
     assert all("AVATAR_STORE__PUBLIC_ENDPOINT" in f"{row.reason} {row.hint}" for row in summary.troubles)
     again = await works.run(batch, run="run-2")
     assert again.count(RowState.PUBLISHED, RowState.ALREADY) == 8, again.troubles
+
+
+@pytest.mark.parametrize(
+    ("states", "passing", "goes_on"),
+    [
+        ({RowState.FAILED: 3, RowState.PUBLISHED: 2}, 1, True),
+        ({RowState.FAILED: 3, RowState.UNKNOWN: 1}, 3, True),
+        ({RowState.FAILED: 3}, 0, False),
+        ({RowState.UNKNOWN: 2, RowState.REFUSED: 1}, 0, False),
+        ({RowState.FAILED: 1, RowState.UNKNOWN: 3, RowState.WAITING: 9}, 1, False),
+    ],
+)
+def test_a_batch_goes_on_by_itself_where_what_its_rows_failed_of_may_pass(states, passing, goes_on):
+    """Not past a limit, nor with rows that wait because the outcome of others is not known: those are a person's."""
+    summary = Summary(batch_id="0" * 32, rows=sum(states.values()), states=states, passing=passing)
+    with pytest.raises(BatchIncomplete) as caught:
+        require_videos(summary)
+    error = caught.value
+    assert (type(error) is BatchInterrupted) is goes_on
+    said = f"Flow run encountered an exception: {type(error).__name__}: {error}"
+    assert failed_for_now(["avatar", "batch"], ["batch"], said) is goes_on
+
+
+@pytest.mark.parametrize(("runs", "carried_out"), [(1, [3]), (2, [2, 3])])
+async def test_a_run_that_was_started_again_takes_up_what_its_child_runs_left(monkeypatch, runs, carried_out):
+    """They have ended: a chunk without outcomes at once, one of whose rows the store was away for the next time."""
+    from flows import batch
+
+    outcome = Outcome(line=1, state=RowState.FAILED)
+    ended = {1: [outcome], 2: [outcome, outcome.model_copy(update={"passes": True})], 3: None}
+    seen: list[int] = []
+
+    async def read(_, __, chunk, ___):
+        return ended[chunk]
+
+    async def carry_out(_, shard):
+        seen.append(shard.first)
+
+    monkeypatch.setattr(batch, "read_outcomes", read)
+    monkeypatch.setattr(batch, "carry_out", carry_out)
+    monkeypatch.setattr(batch, "flow_run", SimpleNamespace(run_count=runs))
+    shard = batch.Shard(batch_id="0" * 32, run="run-1", first=1, last=3, rows=300, at_once=2)
+    await batch._finish_left_over(None, [shard])
+    assert seen == carried_out
