@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import re
-import time
+import threading
 import tomllib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -26,6 +26,12 @@ PATIENCE = 3.0
 #: Seconds between tries of a call that the server could not take just now: a locked database, a restart, a full queue.
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 NOT_NOW = frozenset({408, 429, 500, 502, 503, 504})
+_ending = threading.Event()
+
+
+def lose_patience() -> None:
+    """This process was told to end: no call is tried again, and those that wait to be fail now."""
+    _ending.set()
 
 
 class PrefectAccess(BaseSettings):
@@ -191,7 +197,8 @@ def _patiently(api_url: str, method: str, path: str, body: str = "") -> httpx.Re
             answer = _send(api_url, method, path, body)
             if answer.status_code not in NOT_NOW:
                 return answer
-        time.sleep(pause)
+        if _ending.wait(pause):
+            break
     return _send(api_url, method, path, body)
 
 

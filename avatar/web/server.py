@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from avatar.errors import AvatarError
+from avatar.local import prefect_api
 
 #: Seconds that requests under way get when a server is told to end.
 GRACE_SECONDS = 2
@@ -46,12 +47,16 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in _ENDING:
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            loop.add_signal_handler(number, self._told_to_end, number)
         try:
             yield
         finally:
             for number in _ENDING:
                 loop.remove_signal_handler(number)
+
+    def _told_to_end(self, number: int) -> None:
+        prefect_api.lose_patience()  # threads that ask Prefect are waited for
+        self.handle_exit(number, None)
 
 
 def is_loopback(host: str) -> bool:
