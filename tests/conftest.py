@@ -123,6 +123,26 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if is_quick(config) and here.startswith(PLACES) else None
 
 
+#: Files whose tests share what takes long to start, by the name of their group: one process runs all of a group.
+TOGETHER = {
+    "security/test_file_modes.py": "house", "security/test_guarded_prefect.py": "house",
+    "security/test_least_power.py": "house", "security/test_listening.py": "house", "security/test_secrets.py": "house",
+}  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, with the files of `TOGETHER` as if they were one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return TOGETHER.get(file.removeprefix("tests/"), file)
+
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what runs on real parts, so that the rest can be run between two thoughts (`make unit`).
 
