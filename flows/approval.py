@@ -129,6 +129,7 @@ async def _answer(workspace: Workspace, name: str, what: str, amount: Decimal, q
     await form.asave(keys)
     page = acreate_markdown_artifact(key=f"approval-{name[:12]}", markdown=question, description=waiting)
     await decorate(page, get_run_logger())
+    get_run_logger().warning("%s %s", waiting, HOW_TO_ANSWER)
     run = str(flow_run.id)
     facts = {"key": f"{run}:{name}", "run": run, "what": what, "amount": amount, "until": until}
     workspace.post(ApprovalWanted(**facts, reason=waiting, hint=HOW_TO_ANSWER))

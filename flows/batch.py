@@ -18,25 +18,27 @@ from pydantic import Field
 
 from avatar.batch.check import check_budget
 from avatar.batch.chunks import CHUNK_ROWS, read_outcomes, share_out
+from avatar.batch.manifest import batch_prefix
 from avatar.batch.models import Batch, Checked, OnBadRows, Summary
 from avatar.batch.report import refuse_bad_rows, require_videos
 from avatar.batch.run import RowRunner
+from avatar.events import batch_url
 from avatar.models import Model, shown
 from avatar.settings import BatchSettings
 from avatar.workspace import Workspace
 from flows.approval import ask, needs_approval
 from tasks.batch import check_batch, render_chunks, report_batch
-from tasks.context import with_workspace
+from tasks.context import typed_name, with_workspace
 from tasks.runs import leave_to_idle_worker
 
 
 # Many jobs: every row of a manifest is checked and priced, then all of them are rendered, and each is accounted for.
 def _batch_run_name() -> str:
-    """What people call the batch, else its manifest."""
+    """What a person called the run, or the batch; else its manifest."""
     given: Any = flow_run.parameters.get("batch")
     batch = given if isinstance(given, Batch) else Batch.model_validate(given)
     source = batch.manifest or f"{batch.portrait} in {len(batch.voices)} voices"
-    return f"batch {batch.name or shown(source).rsplit('/', 1)[-1]}"
+    return typed_name() or f"batch {batch.name or shown(source).rsplit('/', 1)[-1]}"
 
 
 @flow(name="generate-batch", flow_run_name=_batch_run_name, retries=0, persist_result=False)
@@ -67,9 +69,12 @@ async def generate_batch(workspace: Workspace, batch: Batch) -> Summary:
 async def approve_batch(workspace: Workspace, checked: Checked) -> None:
     """Return if the batch may be paid for. Raises `ApprovalDenied` as `approve` does."""
     if needs_approval(checked.owed, workspace.settings.budget):
+        page = batch_url(workspace.settings, checked.batch_id)
+        report = f"`s3://{workspace.store.bucket}/{batch_prefix(checked.batch_id)}report.csv`"
+        rows = f"[Every row with its quote]({page})." if page else f"The quote of every row is in {report}."
         question = (
             f"## Pay up to ${checked.owed:.2f} for {checked.ready} of {checked.rows} rows?\n\n"
-            f"The quote of every row is in `batches/{checked.batch_id}/report.csv`. Nothing has been sent yet."
+            f"{rows} Nothing has been sent yet."
         )
         await ask(workspace, checked.batch_id, "batch", checked.owed, question)
 

@@ -17,7 +17,7 @@ from avatar.money.quote import check_price, describe_plan
 from avatar.money.submit import its_turn
 from avatar.workspace import Workspace, ignore
 from flows.approval import approve
-from tasks.context import tell_again, with_workspace
+from tasks.context import tell_again, typed_name, with_workspace
 from tasks.job import (
     collect_render,
     poll_render,
@@ -30,10 +30,11 @@ from tasks.results import cached
 
 
 def _run_name() -> str:
-    """What is rendered, as people recognise it in a list of runs."""
+    """What a person called it, else what is rendered, as people recognise it in a list of runs."""
     job: Any = flow_run.parameters.get("job")
     job = job if isinstance(job, AvatarJob) else AvatarJob.model_validate(job)
-    return f"{PurePosixPath(shown(job.portrait)).stem} says {PurePosixPath(shown(job.voice)).stem}"
+    said = f"{PurePosixPath(shown(job.portrait)).stem} says {PurePosixPath(shown(job.voice)).stem}"
+    return typed_name() or job.title or said
 
 
 @flow(name="generate-avatar", flow_run_name=_run_name, retries=0, persist_result=False)
@@ -71,16 +72,20 @@ async def preview(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: 
     if video := await made_already(workspace, free, job_id_of(workspace, free, portrait, voice)):
         return video
     plan = await (await cached(validate_inputs, workspace))(workspace, free, portrait, voice)
-    renders = await render_all(workspace, free, plan, partial(render_segment, workspace))
-    return await publish_video(workspace, plan, list(renders))
+    renders = await render_all(
+        workspace, free, plan, partial(render_segment, workspace, shown_as="preview-render")
+    )
+    return await publish_video(workspace, plan, list(renders), as_preview=True)
 
 
 def job_id_of(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> str:
     return identify(job, portrait, voice, workspace.provider(job.provider, job.model))
 
 
-async def render_segment(workspace: Workspace, plan: Plan, segment: Segment, claim: str | None) -> Render:
+async def render_segment(
+    workspace: Workspace, plan: Plan, segment: Segment, claim: str | None, shown_as: str = "render"
+) -> Render:
     async with its_turn(workspace, plan, segment):
         submission = await submit_render(workspace, plan, segment, claim)
-        await poll_render(workspace, submission)
+        await poll_render(workspace, submission, shown_as)
     return await collect_render(workspace, submission)

@@ -14,7 +14,7 @@ from avatar.models import Model
 from avatar.money.settle import attach_request, attach_video, declare_not_charged, signed_by
 from avatar.web.export import Exported, export_gallery
 from avatar.workspace import Workspace
-from tasks.artifacts import decorate, show_expired, show_reconciled
+from tasks.artifacts import decorate, end_progress, show_expired, show_reconciled
 from tasks.context import with_workspace
 from tasks.runs import end_cancelled_runs, resume_dead_runs
 
@@ -118,6 +118,8 @@ async def reconcile(workspace: Workspace, upkeep: Upkeep = Upkeep()) -> None:  #
         len(resumed), len(cancelled),
     )  # fmt: skip
     await show_reconciled(found, resumed, cancelled)
+    for render_id in found.collected:
+        await decorate(end_progress(render_id, "done; fetched by reconcile"), get_run_logger())
 
 
 @flow(name="resolve", flow_run_name="settle {settlement.render_id}")

@@ -17,6 +17,15 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    ArtifactFilterType,
+)
+from prefect.client.schemas.sorting import ArtifactSort
+from prefect.runtime import flow_run
 
 from avatar.events import player_url
 from avatar.job.expire import Expired
@@ -46,12 +55,19 @@ async def decorate(artifact: Awaitable[Any], logger: "logging.Logger | LoggerAda
 
 
 class RenderProgress:
-    """The progress artifact of one polling attempt, and its line in the log when something changes."""
+    """The one progress artifact of a render, and its line in the log when something changes.
 
-    def __init__(self, render_id: str, logger: "logging.Logger | LoggerAdapter[Any]") -> None:
+    An attempt that comes after another, or a run after another, goes on with the artifact that is there.
+    """
+
+    def __init__(
+        self, render_id: str, logger: "logging.Logger | LoggerAdapter[Any]", what: str = "render"
+    ) -> None:
         self.render_id = render_id
         self.logger = logger
+        self._key = _key(what, render_id)
         self._artifact: UUID | None = None
+        self._percent = 0.0
         self._shown = 0.0
         self._told = ""
 
@@ -63,15 +79,37 @@ class RenderProgress:
         due = time.monotonic() - self._shown >= UPDATE_SECONDS or snapshot.state is RemoteState.DONE
         if due:
             self._shown = time.monotonic()
-            await decorate(self._update(round(_percent(snapshot), 1), text), self.logger)
+            self._percent = round(_percent(snapshot), 1)
+            await decorate(self._update(text), self.logger)
 
-    async def _update(self, percent: float, text: str) -> None:
+    async def end(self, error: Exception) -> None:
+        """Say that the wait is over without a video: what was shown last is not true any more."""
+        await decorate(self._update(f"Ended without a video: {error}"), self.logger)
+
+    async def _update(self, text: str) -> None:
+        facts: Any = {"progress": self._percent, "description": text}
         if self._artifact is None:
-            self._artifact = await acreate_progress_artifact(
-                progress=percent, key=_key("render", self.render_id), description=text
-            )
+            self._artifact = await _progress_of(self._key, flow_run.id)
+        if self._artifact is None:
+            self._artifact = await acreate_progress_artifact(key=self._key, **facts)
         else:
-            await aupdate_progress_artifact(artifact_id=self._artifact, progress=percent, description=text)
+            await aupdate_progress_artifact(artifact_id=self._artifact, **facts)
+
+
+async def _progress_of(key: str, run: str | None = None) -> UUID | None:
+    """The newest progress artifact of a key, of that flow run or of any."""
+    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]), type=ArtifactFilterType(any_=["progress"]))
+    if run is not None:
+        wanted.flow_run_id = ArtifactFilterFlowRunId(any_=[UUID(run)])
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC, limit=1)
+    return found[0].id if found else None
+
+
+async def end_progress(render_id: str, text: str) -> None:
+    """A render that was fetched after its run had died: what that run showed of it last is not true any more."""
+    if artifact := await _progress_of(_key("render", render_id)):
+        await aupdate_progress_artifact(artifact_id=artifact, progress=100.0, description=text)
 
 
 def _percent(snapshot: Snapshot) -> float:
@@ -102,6 +140,16 @@ async def show_video(workspace: Workspace, video: Video) -> None:
     await decorate(artifacts, get_run_logger())
     done = "Published" if video.state is VideoState.PUBLISHED else "Kept as rejected"
     get_run_logger().info("%s %.2f s of video as %s. Cost: %s", done, video.seconds, video.uri, _price(video))
+
+
+async def show_preview(workspace: Workspace, video: Video) -> None:
+    """Leave the page of the free preview that is shown before a paid video, apart from what that one leaves."""
+    artifact = acreate_markdown_artifact(
+        key=_key("preview", video.job_id),
+        markdown=f"**The free preview. Nothing of the paid video is in it but its voice and cuts.**\n\n{await _page(workspace, video)}",
+        description=f"Free preview: {video.seconds:.2f} s",
+    )
+    await decorate(artifact, get_run_logger())
 
 
 def _key(what: str, content_id: str) -> str:
@@ -147,7 +195,7 @@ async def _links(workspace: Workspace, video: Video) -> str:
 def _facts(video: Video) -> str:
     model = f" ({video.model})" if video.model != video.provider else ""
     rows = {
-        "Length": f"{video.seconds:.2f} s, {video.width}×{video.height}, {len(video.renders)} render(s)",
+        "Length": f"{video.seconds:.2f} s, {video.width}×{video.height}, {_count(len(video.renders), 'render')}",
         "Rendered by": f"{video.provider}{model}",
         "Cost": _price(video),
         "Stored as": f"`{video.uri}`",
@@ -156,6 +204,10 @@ def _facts(video: Video) -> str:
     rows |= {f"Warning {number}": warning.text for number, warning in enumerate(video.warnings, 1)}
     rows |= {f"Note {number}": note for number, note in enumerate(video.notes, 1)}
     return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _timeline(video: Video) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -42,6 +43,16 @@ R = TypeVar("R")
 STORE_VARIABLE = "avatar_store"
 #: Gives a run its workspace, and closes it at the end.
 Open = Callable[[], AbstractAsyncContextManager[Workspace]]
+
+
+#: What Prefect's server and UI call a run that nobody named: an adjective and an animal.
+_GENERATED = re.compile(r"[A-Za-z]+-[A-Za-z]+")
+
+
+def typed_name() -> str:
+    """What a person called this run when it was started; empty if nobody did."""
+    name = flow_run.name or ""
+    return "" if _GENERATED.fullmatch(name) else name
 
 
 class Events:

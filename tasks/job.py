@@ -6,6 +6,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
 from prefect.runtime import flow_run
 
+from avatar.errors import AvatarError
 from avatar.job.inputs import ingest
 from avatar.job.plan import plan_cache_key, plan_job
 from avatar.job.produce import wait_until_done
@@ -16,7 +17,7 @@ from avatar.money.collect import collect_render as collect
 from avatar.money.submit import submit_render as submit_once
 from avatar.providers.answers import clean
 from avatar.workspace import Step, Workspace
-from tasks.artifacts import RenderProgress, show_video
+from tasks.artifacts import RenderProgress, show_preview, show_video
 from tasks.results import passes_by_itself
 
 
@@ -83,15 +84,19 @@ async def submit_render(
     retry_condition_fn=passes_by_itself,
     cache_policy=NO_CACHE,
 )
-async def poll_render(workspace: Workspace, submission: Submission) -> None:
-    """Wait until the provider is done with the render."""
-    progress = RenderProgress(submission.render_id, get_run_logger())
+async def poll_render(workspace: Workspace, submission: Submission, shown_as: str = "render") -> None:
+    """Wait until the provider is done with the render. `shown_as` begins the key of its progress artifact."""
+    progress = RenderProgress(submission.render_id, get_run_logger(), shown_as)
 
     async def on_snapshot(snapshot: Snapshot, age: float) -> None:
         workspace.announce(Step("render", snapshot.state, submission.render_id, snapshot, age))
         await progress.show(snapshot, age)
 
-    await wait_until_done(workspace, submission.render_id, on_snapshot)
+    try:
+        await wait_until_done(workspace, submission.render_id, on_snapshot)
+    except AvatarError as error:
+        await progress.end(error)
+        raise
 
 
 # Collection: the finished render, fetched from the provider and kept in the store.
@@ -117,10 +122,13 @@ async def collect_render(workspace: Workspace, submission: Submission) -> Render
     cache_policy=NO_CACHE,
 )
 async def publish_video(
-    workspace: Workspace, plan: Plan, renders: list[Render], *, accept: bool = False
+    workspace: Workspace, plan: Plan, renders: list[Render], *, accept: bool = False, as_preview: bool = False
 ) -> Video:
-    """Assemble, inspect and publish; leave the artifacts that people look at; raise if it did not pass."""
+    """Assemble, inspect and publish; leave the artifacts that people look at; raise if it did not pass.
+
+    `as_preview`: it is shown before a paid video, whose artifacts it is kept apart from.
+    """
     workspace.announce(Step("publish", "checking and publishing"))
     video = await publish(workspace, plan, renders, accept=accept, flow_run_url=flow_run.ui_url)
-    await show_video(workspace, video)
+    await (show_preview if as_preview else show_video)(workspace, video)
     return require_published(video)
