@@ -69,10 +69,16 @@ def _list(waiting: Sequence[dict[str, Any]], *, as_json: bool) -> int:
         print(json.dumps({"waiting": rows}))
     else:
         print(
-            "\n".join(f"{row['run']}  {row['name']}  {row['state']}" for row in rows)
+            "\n".join(f"{row['run']}  {row['name']}  {_in_words(row['state'], row['run'])}" for row in rows)
             or "No run waits for an answer."
         )
     return 0
+
+
+def _in_words(state: str, run: str) -> str:
+    """The state's message with the next step as it is done here: the state names that of the UI."""
+    said = state.partition(" Next:")[0]
+    return f"{said} Next: avatar approve {run[:8]}, or avatar refuse {run[:8]}"
 
 
 async def _answer(

@@ -14,6 +14,7 @@ from avatar.batch.models import SERVED, Batch, RowState, Summary
 from avatar.batch.report import as_result
 from avatar.commands.generate import absolute, drain_prefect, print_links, quieten, run_url
 from avatar.errors import AvatarError
+from avatar.events import batch_url
 from avatar.settings import AvatarSettings
 from avatar.workspace import Listener, Step, Workspace
 
@@ -41,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise KeyboardInterrupt from None
     code = _tell(ended, arguments, flow_run_id)
     if not arguments.json:
-        print_links(None, run_url(running, flow_run_id))
+        batch_id = getattr(getattr(ended, "summary", ended), "batch_id", "")
+        page = batch_url(running.for_runs(AvatarSettings()), batch_id)
+        print_links(videos=page, run=run_url(running, flow_run_id))
     return code
 
 

@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise KeyboardInterrupt from None
     _print(video, arguments, began, url=url, flow_run_id=flow_run_id)
     if not arguments.json:
-        print_links(player_url(settings, video.job_id), run_url(running, flow_run_id))
+        print_links(player=player_url(settings, video.job_id), run=run_url(running, flow_run_id))
     return 0
 
 
@@ -236,12 +236,16 @@ def _print(
 
 def run_url(running: "Services", flow_run_id: str) -> str | None:
     """The run's page in the Prefect UI, unless that ends with this command."""
+    from avatar.web.pages import run_page
+
     lasts = running.gallery_url or not running.started_api
-    return f"{running.ui_url.rstrip('/')}/runs/flow-run/{flow_run_id}" if lasts and running.ui_url else None
+    ui = running.ui_url.rstrip("/") if lasts and running.ui_url else ""
+    return run_page(f"{ui}/runs/flow-run/{flow_run_id}") if ui else None
 
 
-def print_links(player: str | None, run: str | None) -> None:
-    for what, link in (("player", player), ("run", run)):
+def print_links(**links: str | None) -> None:
+    """Where people look at what was made, by what each leads to."""
+    for what, link in links.items():
         if link:
             print(f"  {what:6} {link}")
 

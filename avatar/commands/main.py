@@ -152,7 +152,9 @@ def _add_quote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--trim", action="store_true", help="leave out the silence before and after the speech"
     )
     parser.add_argument("--portrait", metavar="FILE", help="look at this portrait, too")
-    parser.add_argument("voice", metavar="VOICE", help="audio file, or a manifest (.csv, .jsonl)")
+    parser.add_argument(
+        "voice", metavar="VOICE", help="audio file, or a manifest (.csv, .jsonl); or s3://bucket/key of one"
+    )
     _add_provider(parser)
     _add_json(parser)
 

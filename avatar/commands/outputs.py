@@ -4,6 +4,7 @@ import argparse
 import json
 
 from avatar.commands.serve import with_store
+from avatar.commands.status import whole_id
 from avatar.errors import InvalidInput
 from avatar.job.captions import caption_video
 from avatar.job.forms import add_forms
@@ -52,7 +53,7 @@ def run_formats(arguments: argparse.Namespace) -> int:
 
 
 async def _video_of(workspace: Workspace, job_id: str) -> Video:
-    video = await find_video(workspace, job_id)
+    video = await find_video(workspace, await whole_id(workspace, job_id))
     if video is None:
         raise InvalidInput(f"There is no video of job {job_id!r}.", hint="`avatar status` lists job ids.")
     return video

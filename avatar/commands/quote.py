@@ -1,18 +1,29 @@
-"""`avatar quote`: length, cuts and price of a voice, or the price of a manifest. Needs no store, no server and no key."""
+"""`avatar quote`: length, cuts and price of a voice, or the price of a manifest.
+
+For files on this machine it needs no store, no server and no key; what lies in the store is fetched from there.
+"""
 
 import argparse
+import asyncio
 import json
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
-from avatar.batch.manifest import KINDS
-from avatar.batch.models import Batch
+from avatar.batch.check import check_rows
+from avatar.batch.manifest import KINDS, open_manifest
+from avatar.batch.models import Batch, Checked, Outcome, RowState
+from avatar.batch.report import each_outcome
 from avatar.batch.rows import as_job, read_rows
+from avatar.commands.serve import with_store
 from avatar.errors import InvalidInput, NotConfigured
+from avatar.job.inputs import bring
 from avatar.job.plan import warn_of_portrait, warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
 from avatar.media.facts import PortraitFacts, VoiceFacts
@@ -23,20 +34,40 @@ from avatar.models import AvatarJob, Limits, ProviderName, Quote
 from avatar.providers import describe_provider
 from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings
+from avatar.workspace import Workspace
 
 
 def run(arguments: argparse.Namespace) -> int:
+    sources = [source for source in (arguments.voice, arguments.portrait) if source]
+    if any("://" in source for source in sources):
+        if PurePosixPath(urlsplit(arguments.voice).path).suffix.lower() in KINDS:
+            return _quote_stored_manifest(arguments)
+        return with_store(lambda workspace: _fetch_and_quote(workspace, arguments))
     path = Path(arguments.voice).expanduser()
     if not path.is_file():
         raise InvalidInput(f"The voice {arguments.voice!r} is not a file on this machine.")
     if path.suffix.lower() in KINDS:
         return _quote_manifest(path, arguments)
+    return _quote_voice(path, arguments.portrait, arguments)
+
+
+async def _fetch_and_quote(workspace: Workspace, arguments: argparse.Namespace) -> int:
+    async with AsyncExitStack() as stack:
+        voice = await stack.enter_async_context(bring(workspace, arguments.voice, what="voice"))
+        portrait = None
+        if arguments.portrait:
+            source = arguments.portrait
+            portrait = str(await stack.enter_async_context(bring(workspace, source, what="portrait")))
+        return await asyncio.to_thread(_quote_voice, voice, portrait, arguments)
+
+
+def _quote_voice(path: Path, portrait: str | None, arguments: argparse.Namespace) -> int:
     settings = AvatarSettings()
     asked = _asked(settings, arguments.provider, arguments.model)
     with tempfile.TemporaryDirectory() as folder:
         found = probe_voice(path)
         alone = take_alone(path, found, Path(folder), trim=arguments.trim)
-        inputs = Inputs(alone, arguments.portrait)
+        inputs = Inputs(alone, portrait)
         offers = [offer(name, model, inputs, settings) for name, model in asked]
     notes = (*inputs.portrait_notes, *alone.facts.notes)
     if arguments.json:
@@ -156,6 +187,28 @@ def _quote_manifest(path: Path, arguments: argparse.Namespace) -> int:
     else:
         _print_manifest(quoted)
     return InvalidInput.exit_code if quoted.bad else 0
+
+
+def _quote_stored_manifest(arguments: argparse.Namespace) -> int:
+    """Price a manifest in the store as a batch does before it begins: what was bought before costs nothing."""
+    asked = {"manifest": arguments.voice, "provider": arguments.provider, "model": arguments.model}
+    batch = Batch.model_validate(asked)
+    checked, bad = with_store(lambda workspace: _check(workspace, batch))
+    if arguments.json:
+        told = checked.model_dump(mode="json", include={"rows", "ready", "quoted", "owed"})
+        print(json.dumps(told | {"bad": [{"line": row.line, "reason": row.reason} for row in bad]}))
+    else:
+        print(f"{checked.rows} rows, {checked.ready} to render: ${checked.owed:.2f} still to be paid")
+        for row in bad:
+            print(f"  line {row.line}: {row.reason}")
+    return InvalidInput.exit_code if bad else 0
+
+
+async def _check(workspace: Workspace, batch: Batch) -> tuple[Checked, list[Outcome]]:
+    async with open_manifest(workspace, batch.of(datetime.now(UTC).date())) as manifest:
+        checked = await check_rows(workspace, batch, manifest)
+    rows = each_outcome(workspace, checked, "")
+    return checked, [row async for row in rows if row.state is RowState.BAD]
 
 
 def _print_manifest(quoted: Quoted) -> None:

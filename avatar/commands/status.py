@@ -10,6 +10,7 @@ import csv
 import getpass
 import json
 import sys
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -181,7 +182,7 @@ def _spend_as_text(found: dict[str, Any]) -> str:
 
 
 async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
-    wanted = await _whole_id(workspace, wanted)
+    wanted = await whole_id(workspace, wanted)
     if video := await find_video(workspace, wanted):
         renders = [await workspace.journal.history(render.render_id) for render in video.renders]
         return {
@@ -193,7 +194,7 @@ async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
     raise InvalidInput(f"There is no job and no render {wanted!r} in {workspace.store.bucket!r}.")
 
 
-async def _whole_id(workspace: Workspace, wanted: str) -> str:
+async def whole_id(workspace: Workspace, wanted: str) -> str:
     """The job or render id that begins so, if there is only one: what people copy from a list is often cut."""
     if len(wanted) < SHORTEST_ID or not wanted.isalnum():
         return wanted
@@ -260,7 +261,25 @@ def _as_text(found: dict[str, Any]) -> str:
 
 def _line(row: dict[str, Any], *names: str) -> str:
     units = {"seconds": "{} s", "billed": "${}"}
-    return "  ".join(units.get(name, "{}").format(row[name]) for name in names)
+    shown = {name: row[name] for name in names} | {
+        name: _local(row[name]) for name in names if name in _TIMES
+    }
+    if "labels" in shown:
+        shown["labels"] = labels_as_text(shown["labels"])
+    return "  ".join(text for name in names if (text := units.get(name, "{}").format(shown[name])))
+
+
+#: Fields that are moments, in UTC.
+_TIMES = {"published_at", "at"}
+
+
+def _local(text: str) -> str:
+    """A moment in this machine's time zone, as people read it; `--json` has it in UTC."""
+    return f"{datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def labels_as_text(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 def _step(row: dict[str, Any]) -> str:
@@ -319,7 +338,7 @@ def run_label(arguments: argparse.Namespace) -> int:
     names = AvatarJob.model_validate({"portrait": "-", "voice": "-", **names_of(arguments)})
 
     async def change(workspace: Workspace) -> Video:
-        video = await find_video(workspace, arguments.job)
+        video = await find_video(workspace, await whole_id(workspace, arguments.job))
         if video is None:
             raise InvalidInput(
                 f"There is no video of job {arguments.job!r}.", hint="`avatar status` lists job ids."
@@ -333,6 +352,6 @@ def run_label(arguments: argparse.Namespace) -> int:
             json.dumps({"job_id": video.job_id, **video.model_dump(include={"title", "language", "labels"})})
         )
     else:
-        labels = ", ".join(f"{key}={value}" for key, value in sorted(video.labels.items()))
-        print("  ".join(filter(None, (video.job_id, video.title, video.language, labels))))
+        shown = (video.job_id, video.title, video.language, labels_as_text(video.labels))
+        print("  ".join(filter(None, shown)))
     return 0
