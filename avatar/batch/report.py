@@ -110,7 +110,7 @@ Write = Callable[[Outcome, str], None]
 
 
 async def write_report(workspace: Workspace, checked: Checked, run: str, *, name: str = "") -> Summary:
-    """Write `report.csv` and `report.html` of a batch as far as it is in `run`, and sum it up."""
+    """Write `report.csv`, `report.html` and `summary.json` of a batch as far as it is in `run`, and sum it up."""
     prefix = batch_prefix(checked.batch_id)
     totals = _Totals(checked.batch_id, name)
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
@@ -126,7 +126,15 @@ async def write_report(workspace: Workspace, checked: Checked, run: str, *, name
             await workspace.store.put_file(
                 prefix + path.name, path, content_type=kind, sha256=sha256, overwrite=True
             )
-    return totals.summary(report_key=f"{prefix}report.csv", page_key=f"{prefix}report.html")
+    summary = totals.summary(report_key=f"{prefix}report.csv", page_key=f"{prefix}report.html")
+    brief = summary.model_copy(update={"troubles": ()}).model_dump_json().encode()
+    await workspace.store.put(summary_key(checked.batch_id), brief, content_type="application/json")
+    return summary
+
+
+def summary_key(batch_id: str) -> str:
+    """Where the sum of a batch is kept, as its last report had it."""
+    return f"{batch_prefix(batch_id)}summary.json"
 
 
 async def each_outcome(workspace: Workspace, checked: Checked, run: str) -> AsyncIterator[Outcome]:

@@ -1,14 +1,19 @@
-"""A batch as a page of cards: its rows with their videos, as far as it is, and its report."""
+"""All batches, and one as a page of cards: its rows with their videos, as far as it is, and its report."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
+
+from pydantic import ValidationError
 
 from avatar.batch.chunks import outcomes_key, read_rows
 from avatar.batch.manifest import batch_prefix
-from avatar.batch.models import SERVED, Outcome, Row, RowState
-from avatar.errors import InvalidInput, ObjectNotFound
+from avatar.batch.models import SERVED, Outcome, Row, RowState, Summary
+from avatar.batch.report import summary_key
+from avatar.errors import AvatarError, InvalidInput, ObjectNotFound
 from avatar.job.index import in_turns
 from avatar.job.publish import find_video
 from avatar.models import Video, VideoState
@@ -68,6 +73,49 @@ async def read_cards(workspace: Workspace, batch_id: str, chunk: int) -> Cards:
     ended = await _ended(workspace, batch_id, chunk)
     cards = await in_turns(lambda row: _card(workspace, ended.get(row.line, row.outcome)), rows, abreast=16)
     return Cards(batch_id, _name(rows) or f"Batch {batch_id[:12]}", chunk, len(listed), tuple(cards))
+
+
+#: Batches on a page.
+PER_PAGE = 24
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A batch among others: what it is called, when it last changed, and what its last report said."""
+
+    batch_id: str
+    changed: datetime
+    name: str = ""
+    summary: Summary | None = None
+
+
+async def list_batches(workspace: Workspace, number: int) -> tuple[Sequence[Listed], bool]:
+    """A page of all batches, those that changed last first, and whether there are more. The first page is 1."""
+    listed = await workspace.store.list("batches/")
+    # Those that only had their price looked at have no report.
+    changed = {stat.key.split("/")[1]: stat.modified for stat in listed if stat.key.endswith("/report.csv")}
+    start = max(0, number - 1) * PER_PAGE
+    newest = sorted(changed.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)
+    shown = newest[start : start + PER_PAGE]
+    return await in_turns(lambda pair: _listed(workspace, *pair), shown, abreast=8), start + PER_PAGE < len(
+        newest
+    )
+
+
+async def _listed(workspace: Workspace, batch_id: str, changed: datetime) -> Listed:
+    summary = await _summary(workspace, batch_id)
+    name = summary.name if summary else ""
+    with suppress(AvatarError):
+        name = name or _name(await read_rows(workspace, batch_id, 0))
+    return Listed(batch_id, changed, name or f"Batch {batch_id[:12]}", summary)
+
+
+async def _summary(workspace: Workspace, batch_id: str) -> Summary | None:
+    """None for a batch that was reported before sums were kept."""
+    try:
+        return Summary.model_validate_json((await workspace.store.get(summary_key(batch_id))).data)
+    except (ObjectNotFound, InvalidInput, ValidationError):
+        return None
 
 
 def _name(rows: list[Row]) -> str:

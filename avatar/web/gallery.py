@@ -26,7 +26,7 @@ from avatar.models import PREVIEW, AvatarJob, Render, Video, job_id
 from avatar.money.journal import Journal, is_indexed
 from avatar.settings import AvatarSettings, GallerySettings
 from avatar.store.store import Store
-from avatar.web.batches import read_cards
+from avatar.web.batches import list_batches, read_cards
 from avatar.web.catalogue import Catalogue, Query
 from avatar.web.desk import Desk
 from avatar.web.media import send_object, serve_media
@@ -97,11 +97,16 @@ class Gallery:
         facts = {"pair": pair, "title_of": title_of, "links": links_from(request)} | self._visitor(request)
         return self._page(request, self.pages.render("compare.html", **facts))
 
+    async def batches(self, request: Request) -> Response:
+        """All batches, those that changed last first."""
+        number = max(1, _number(request))
+        batches, more = await list_batches(self.workspace, number)
+        facts = {"batches": batches, "number": number, "more": more, "links": links_from(request)}
+        return self._page(request, self.pages.render("batches.html", **facts, **self._visitor(request)))
+
     async def batch(self, request: Request) -> Response:
         """The rows of a batch as cards, a hundred to a page."""
-        number = request.query_params.get("page", "1")
-        chunk = int(number) - 1 if number.isdecimal() and len(number) < 6 else -1  # noqa: PLR2004
-        cards = await read_cards(self.workspace, request.path_params["id"], chunk)
+        cards = await read_cards(self.workspace, request.path_params["id"], _number(request) - 1)
         facts = {"batch": cards, "links": links_from(request)} | self._visitor(request)
         return self._page(request, self.pages.render("batch.html", **facts))
 
@@ -168,6 +173,7 @@ def _routes(gallery: Gallery) -> list[Route]:
         Route("/videos/{job_id}", gallery.player),
         Route("/media/{key:path}", gallery.media),
         Route("/compare/{one}/{two}", gallery.compare),
+        Route("/batches", gallery.batches),
         Route("/batches/{id}", gallery.batch),
         Route("/batches/{id}/report.csv", gallery.report),
         Route(HEALTH, health),
@@ -218,6 +224,12 @@ async def find_preview(store: Store, video: Video) -> str:
         return ""
     preview = take_id(video, video.take, model=PREVIEW)
     return preview if await store.exists(f"videos/{preview}/manifest.json") else ""
+
+
+def _number(request: Request) -> int:
+    """The page that is asked for, from 1; 0 for what is none."""
+    number = request.query_params.get("page", "1")
+    return int(number) if number.isdecimal() and len(number) < 6 else 0  # noqa: PLR2004
 
 
 def links_from(request: Request) -> Links:

@@ -270,6 +270,11 @@ def test_a_table_and_its_files_become_thirty_videos(
         page.get_by_role("link", name="Download the report").click()
     rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
     assert [row["state"] for row in rows] == ["published"] * ROWS
+    page.get_by_role("link", name="Batches", exact=True).click()
+    listed = page.get_by_role("listitem").filter(
+        has=page.get_by_role("link", name="May greetings", exact=True)
+    )
+    expect(listed).to_contain_text(f"{ROWS} published · {ROWS} rows")
     assert sandbox_process.state()["accepts"] == before + ROWS
 
 
@@ -305,6 +310,7 @@ def addresses(page: Page, gallery: str) -> dict[str, str]:
         "compare": f"{gallery}compare/{ids[0]}/{ids[1]}",
         "new": f"{gallery}new",
         "attention": f"{gallery}attention",
+        "batches": f"{gallery}batches",
     } | KEPT
 
 

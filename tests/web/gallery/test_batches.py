@@ -152,6 +152,10 @@ async def test_a_batch_is_a_page_of_its_videos(gallery, workspace, store, inputs
     html = (await gallery.get(f"/batches/{checked.batch_id}")).text
     assert f'href="../videos/{job_id}"' in html
     assert "1 published" in html
+    listed = (await gallery.get("/batches")).text
+    assert f'href="batches/{checked.batch_id}">May &amp; June</a>' in listed
+    assert ("1 waiting" in listed, "1 bad" in listed, "2 rows" in listed) == (True, True, True)
+    assert "No batches here" in (await gallery.get("/batches?page=2")).text
     report = await gallery.get(f"/batches/{checked.batch_id}/report.csv")
     assert report.headers["content-disposition"].startswith('attachment; filename="May___June.csv"')
     assert "Hello" in report.text
