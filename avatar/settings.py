@@ -330,7 +330,11 @@ class C2paSettings(Section):
 class RetentionSettings(Section):
     """Days after which things are deleted; unset keeps them for ever."""
 
-    uploads_days: int | None = Field(None, ge=1, description="Consumed uploads (`inbox/.done`, `.failed`).")
+    uploads_days: int | None = Field(
+        None,
+        ge=1,
+        description="Consumed uploads (`inbox/.done`, `.failed`); files and orders that were brought to the gallery.",
+    )
     renders_days: int | None = Field(
         None, ge=1, description="Renders as the provider made them, once published."
     )

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from avatar.errors import AvatarError, ObjectNotFound
+from avatar.job.brought import old_files, old_orders
 from avatar.job.index import VIDEOS as VIDEOS_BY_DAY
 from avatar.job.index import in_turns, job_of, rebuild, summarise
 from avatar.models import Plan, Video, VideoState
@@ -338,7 +339,20 @@ async def expire(workspace: Workspace, *, dry_run: bool = False, most: int = 10_
         if days is not None:
             async for thing in sweep.old(Shelf(kind, prefixes, days, whole=kind == RESULTS)):
                 await sweep.take(thing)
+    if rules.uploads_days is not None:
+        await _brought(sweep, rules.uploads_days)
     return sweep.done
+
+
+async def _brought(sweep: _Sweep, days: int) -> None:
+    """What people brought to the gallery; a run that waits for its approval may still read it for as long as it may wait."""
+    waits = timedelta(seconds=sweep.workspace.settings.budget.approval_seconds)
+    shelf, before = Shelf(UPLOADS, ["desk/"], days, whole=True), sweep.before(days) - waits
+    orders = await old_orders(sweep.workspace.store, before)
+    for stat in orders:
+        await sweep.take(_thing(shelf, stat.key, [stat]))
+    for stat in await old_files(sweep.workspace, before, {stat.key for stat in orders}):
+        await sweep.take(_thing(shelf, stat.key, [stat]))
 
 
 async def _videos(sweep: _Sweep, shelf: Shelf) -> None:

@@ -20,6 +20,8 @@ from avatar.workspace import Workspace
 # Inputs given as https:// addresses: fetched with limits, and never told with more than their host and path.
 #: Connections for one input. There is no money in it yet, so patience ends sooner than for a video.
 ATTEMPTS = 3
+#: What people bring to the gallery: files by content and name, and what they asked to be made of them.
+BROUGHT, ORDERS = "desk/files/", "desk/orders/"
 #: A portrait may be this many times as large as what the provider takes: it is converted.
 ROOM_TO_CONVERT = 20
 

@@ -21,11 +21,11 @@ from avatar.batch.manifest import CONTENT_TYPES
 from avatar.batch.models import Batch, OnBadRows
 from avatar.batch.rows import NEEDED, RawRow, read_rows
 from avatar.errors import InvalidInput, ObjectNotFound
+from avatar.job.inputs import BROUGHT, ORDERS
 from avatar.models import Asset, AvatarJob, ProviderName, Stored
-from avatar.web.uploads import FILES, asset_key
+from avatar.web.uploads import asset_key
 from avatar.workspace import Workspace
 
-ORDERS = "desk/orders/"
 #: Files of one order.
 MOST_FILES = 1000
 _ONCE = re.compile(r"[A-Za-z0-9_-]{16,64}")
@@ -177,7 +177,7 @@ async def write_manifest(workspace: Workspace, order: Order) -> Rows:
     good = [values for _, values in found if not isinstance(values, str)]
     data = _as_csv(good) if kind == "csv" else _as_jsonl(good)
     name = PurePosixPath(order.manifest).name if order.manifest else "voices.jsonl"
-    key = f"{FILES}{hashlib.sha256(data).hexdigest()}/{name}"
+    key = f"{BROUGHT}{hashlib.sha256(data).hexdigest()}/{name}"
     if good:
         await workspace.store.put(key, data, content_type=CONTENT_TYPES[kind])
     return Rows(address(workspace, key), len(good), bad)

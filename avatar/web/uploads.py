@@ -23,13 +23,13 @@ from starlette.routing import Route
 
 from avatar.batch.manifest import CONTENT_TYPES, KINDS
 from avatar.errors import InvalidInput, ObjectNotFound
-from avatar.job.inputs import store_file
+from avatar.job.inputs import BROUGHT, store_file
 from avatar.media.kinds import sniff
 from avatar.store.objects import Stat, hash_file
 from avatar.web.people import COOKIE, Rate, Visitors
 from avatar.workspace import Workspace
 
-UPLOADS, FILES = "desk/uploads/", "desk/files/"
+UPLOADS = "desk/uploads/"
 #: Largest part, in bytes, and how many are held in memory at a time.
 LARGEST_PART, PARTS_AT_ONCE = 8 * 1024 * 1024, 4
 #: New files and parts a minute, over all visitors.
@@ -180,15 +180,14 @@ class Uploads:
 
     async def _keep_media(self, upload: Upload, path: Path) -> tuple[str, str]:
         asset = await store_file(self.workspace, path)
-        key = f"{FILES}{asset.sha256}/{plain_name(upload.name)}.{asset.key.rpartition('.')[2]}"
-        if await self.workspace.store.exists(key) is None:
-            await self.workspace.store.copy(asset.key, key)
+        key = f"{BROUGHT}{asset.sha256}/{plain_name(upload.name)}.{asset.key.rpartition('.')[2]}"
+        await self.workspace.store.copy(asset.key, key)  # over an older one, too: its days begin anew
         return key, _WHAT[asset.content_type.partition("/")[0]]
 
     async def _keep_manifest(self, upload: Upload, path: Path) -> tuple[str, str]:
         kind = KINDS[PurePosixPath(upload.name).suffix.lower()]
         sha256 = await asyncio.to_thread(hash_file, path)
-        key = f"{FILES}{sha256}/{plain_name(upload.name)}.{kind}"
+        key = f"{BROUGHT}{sha256}/{plain_name(upload.name)}.{kind}"
         await self.workspace.store.put_file(key, path, content_type=CONTENT_TYPES[kind], sha256=sha256)
         return key, "manifest"
 
@@ -237,7 +236,7 @@ def plain_name(name: str) -> str:
 
 def asset_key(key: str) -> str:
     """Where a brought file lies by its content. Raises `InvalidInput` for what was not brought here."""
-    found = re.fullmatch(rf"{FILES}([0-9a-f]{{64}})/[A-Za-z0-9._=-]+\.([a-z0-9]+)", key)
+    found = re.fullmatch(rf"{BROUGHT}([0-9a-f]{{64}})/[A-Za-z0-9._=-]+\.([a-z0-9]+)", key)
     if found is None:
         raise InvalidInput("Only files that were brought to this page can be used.")
     return f"assets/{found[1]}.{found[2]}"

@@ -39,7 +39,8 @@ POLICY, EXPIRE, MAKE, LOOK = (
 #: Under each prefix of the policy: whether objects may be removed, with the policy alone and with the statement for old ones.
 PREFIXES = {
     "assets": (False, False), "batches": (False, True), "bridge": (False, False), "budget": (True, True),
-    "desk": (False, False), "expired": (False, False), "hints": (True, True), "inbox": (True, True), "jobs": (False, False),
+    "desk": (False, False), "desk/files": (False, True), "desk/orders": (False, True), "desk/uploads": (True, True),
+    "expired": (False, False), "hints": (True, True), "inbox": (True, True), "jobs": (False, False),
     "index": (False, False), "index/videos": (True, True), "journal": (False, False), "open": (True, True),
     "plans": (False, False), "probe": (True, True),
     "renders": (False, True), "results": (False, True), "videos": (False, True),
@@ -255,6 +256,9 @@ def test_who_only_looks_sees_all_videos(house: House, guarded: Users) -> None:
         client.put_object("avatar", "videos/x", io.BytesIO(b"1"), 1)
 
 
+OLD = ("results/old", "desk/files/0/old.png", "desk/orders/old.json")
+
+
 async def test_old_things_go_with_the_statement_for_them(
     guarded: Users, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -267,13 +271,14 @@ async def test_old_things_go_with_the_statement_for_them(
     monkeypatch.setattr("avatar.job.expire.store_clock", in_two_days)
     for name, kept in (("worker", 1), ("tidy", 0)):
         async with opened(guarded(name)) as store:
-            await store.put("results/old", b"{}", content_type="application/json")
-        given = AvatarSettings(_env_file=None, state_dir=tmp_path, store=guarded(name), retention={"results_days": 1})  # fmt: skip
+            for key in OLD:
+                await store.put(key, b"{}", content_type="application/json")
+        given = AvatarSettings(_env_file=None, state_dir=tmp_path, store=guarded(name), retention={"results_days": 1, "uploads_days": 1}, budget={"approval_seconds": 60})  # fmt: skip
         workspace = Workspace(given)
         done = await expire(workspace)
         await workspace.aclose()
         assert len([text for text in done.kept.values() if "denied" in text]) >= kept
-        assert ("results results/old" in done.kept or "old" in {thing.name for thing in done.deleted}) or kept
+        assert {key for thing in done.deleted for key in thing.keys} >= set(() if kept else OLD)
         assert bool(done.deleted) is not bool(kept)
 
 

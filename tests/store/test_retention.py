@@ -9,7 +9,7 @@ import pytest
 from avatar.batch.models import Batch, RowState, Summary
 from avatar.job import expire as module
 from avatar.job.expire import Expired, expire
-from avatar.money.commit import close_job, open_job
+from avatar.money.commit import close_job, open_job, open_key
 from avatar.settings import RetentionSettings
 from avatar.store import by_day
 from avatar.store.store import Store
@@ -167,3 +167,27 @@ async def test_what_is_old_is_found_by_its_day(shop: Shop, monkeypatch: pytest.M
     found = await shop.later(days=31, **ALL)
     assert [len(names(found, kind)) for kind in ("videos", "renders", "batches", "results")] == [2, 2, 2, 1]
     assert [key for key in await shop.keys("index/days/", "index/videos/") if key.count("/") > 2] == []
+
+
+async def test_what_was_brought_goes_with_its_last_order(shop: Shop) -> None:
+    """Files and orders a day after the rule's, as a run may wait for approval; not what a paid job still waits for."""
+    await shop.render(1)
+    (video,) = {key.split("/")[1] for key in await shop.keys("videos/")}
+    await shop.store.put(
+        open_key(video), b"{}", content_type="application/json"
+    )  # bought, and without a video yet
+    voice = next(each for each in await shop.keys("assets/") if each.endswith(".wav"))
+    sha256 = voice.removeprefix("assets/").partition(".")[0]
+    files = [f"desk/files/{name}/x.wav" for name in ("used", "idle", sha256)]
+    for key in files:
+        await shop.store.put(key, b"1", content_type="audio/wav")
+    order = b'{"portraits": [], "voices": ["desk/files/used/x.wav"], "manifest": ""}'
+    await shop.store.put("desk/orders/one.json", order, content_type="application/json")
+    assert (await shop.later(days=7.5, uploads_days=7)).deleted == []
+    would = await shop.later(days=9, dry_run=True, uploads_days=7)
+    assert sorted(key for thing in would.deleted for key in thing.keys) == [
+        *sorted(files[:2]),
+        "desk/orders/one.json",
+    ]
+    await shop.later(days=9, uploads_days=7)
+    assert await shop.keys("desk/") == [files[2]]
