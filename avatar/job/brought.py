@@ -1,7 +1,6 @@
 """What people brought to the gallery and need no more: old orders, and old files that nothing names or waits for."""
 
 import json
-from collections.abc import Set
 from contextlib import suppress
 from datetime import datetime
 
@@ -18,7 +17,7 @@ async def old_orders(store: Store, before: datetime) -> list[Stat]:
     return [stat for stat in await store.list(ORDERS) if stat.modified < before]
 
 
-async def old_files(workspace: Workspace, before: datetime, gone: Set[str]) -> list[Stat]:
+async def old_files(workspace: Workspace, before: datetime, gone: frozenset[str]) -> list[Stat]:
     """Files brought before a moment of the store's clock that no order names and no open job is made of.
 
     Args:
@@ -33,7 +32,7 @@ async def old_files(workspace: Workspace, before: datetime, gone: Set[str]) -> l
     return [stat for stat in old if stat.key not in named and stat.key.split("/")[2] not in needed]
 
 
-async def _ordered(store: Store, gone: Set[str]) -> set[str]:
+async def _ordered(store: Store, gone: frozenset[str]) -> set[str]:
     """Keys of the files that orders name."""
     named: set[str] = set()
     for stat in await store.list(ORDERS):
@@ -41,7 +40,9 @@ async def _ordered(store: Store, gone: Set[str]) -> set[str]:
             with suppress(ObjectNotFound, ValueError):
                 order = json.loads((await store.get(stat.key)).data)
                 if isinstance(order, dict):
-                    named.update(order.get("portraits", ()), order.get("voices", ()), [order.get("manifest")])
+                    named.update(
+                        order.get("portraits", ()), order.get("voices", ()), [order.get("manifest", "")]
+                    )
     return named
 
 

@@ -351,7 +351,7 @@ async def _brought(sweep: _Sweep, days: int) -> None:
     orders = await old_orders(sweep.workspace.store, before)
     for stat in orders:
         await sweep.take(_thing(shelf, stat.key, [stat]))
-    for stat in await old_files(sweep.workspace, before, {stat.key for stat in orders}):
+    for stat in await old_files(sweep.workspace, before, frozenset(stat.key for stat in orders)):
         await sweep.take(_thing(shelf, stat.key, [stat]))
 
 
