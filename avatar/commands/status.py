@@ -34,6 +34,7 @@ from avatar.money.settle import (
     declare_not_charged,
     signed_by,
     what_history_shows,
+    what_to_look_for,
 )
 from avatar.workspace import Workspace
 
@@ -315,7 +316,9 @@ async def _resolve(workspace: Workspace, arguments: argparse.Namespace) -> dict[
         await attach_request(workspace, render_id, request_id, by=by)
     else:
         raise InvalidInput(
-            "Nothing to settle it by.", hint="Give --request-id, --video-url or --not-charged."
+            f"Nothing to settle it by.{await what_to_look_for(workspace, render_id)}",
+            hint="Give what you find there: --request-id ID, --video-url URL (with --request-id if no request is known), or "
+            "--not-charged if there is no such request.",
         )
     found = await finish_render(workspace, render_id)
     told = {"request_id": request_id} if request_id else {}

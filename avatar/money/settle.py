@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from avatar.errors import InvalidInput, RenderFailed
 from avatar.models import CancelOutcome, RemoteVideo
-from avatar.money.failures import record_failure, release_claim
+from avatar.money.failures import record_failure, release_claim, where_to_look
 from avatar.money.journal import Failure, Record, RenderState
 from avatar.money.state import attach, confirm_request, current, look_in_history
 from avatar.workspace import Workspace
@@ -125,10 +125,26 @@ async def what_history_shows(workspace: Workspace, render_id: str) -> str:
     record = await workspace.journal.head(render_id)
     found = await look_in_history(workspace, record) if record is not None else None
     if record is None or found is None:
-        return "The provider's list of requests cannot be read."
+        return (
+            "The provider's list of requests cannot be read: your word stands alone. If the request was accepted after all, "
+            "running its job again pays a second time."
+        )
     if found:
         return f"{record.entry.provider}'s list of requests shows {', '.join(found)}."
-    return f"{record.entry.provider}'s list of requests does not show it, which proves nothing: it may be incomplete."
+    return (
+        f"{record.entry.provider}'s list of requests does not show it, which proves nothing: it may be incomplete. If the "
+        "request was accepted after all, running its job again pays a second time."
+    )
+
+
+async def what_to_look_for(workspace: Workspace, render_id: str) -> str:
+    """What a person who is to settle a render can find on the provider's own pages; nothing if it needs no settling."""
+    record = await current(workspace, render_id)
+    if record is None or record.state not in _OPEN:
+        return ""
+    held = record.entry.submission
+    named = f" It is request {held.request_id}." if held else ""
+    return f" Render {render_id} is {record.state}.{named} {where_to_look(record.entry)}"
 
 
 async def _unsettled(workspace: Workspace, render_id: str) -> Record:

@@ -12,6 +12,7 @@ from avatar.money import receipts, submit
 from avatar.money.attempt import Attempt
 from avatar.money.journal import Failure, Journal, RenderState
 from avatar.money.quote import order_for
+from avatar.money.settle import declare_not_charged, what_history_shows, what_to_look_for
 from avatar.money.state import current
 from avatar.money.submit import submit_render
 from avatar.providers.base import Listed
@@ -334,3 +335,14 @@ async def test_a_holder_that_wakes_to_a_collected_render_writes_nothing(given_up
     assert not await b.renew()
     record = await b.write(RenderState.UNKNOWN, failure=Failure(kind="answer_lost", message="cut"))
     assert record.state is RenderState.COLLECTED
+
+
+async def test_a_person_is_told_what_to_look_for_and_that_the_word_stands_alone(make_workspace, plan):
+    """Before anything is settled by it: where to look, and what it costs if the word is wrong."""
+    workspace, error = await lost_answer(make_workspace, plan, None)
+    told = await what_to_look_for(workspace, error.render_id)
+    assert f"{plan.prompt!r}" in told
+    assert "UTC" in told
+    assert "pays a second time" in await what_history_shows(workspace, error.render_id)
+    await declare_not_charged(workspace, error.render_id, by="Anna")
+    assert await what_to_look_for(workspace, error.render_id) == ""
