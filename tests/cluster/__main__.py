@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ from tests.sandbox.samples import make_inputs, write_voice
 
 #: Seconds a voice and, at the stand-in, a render take.
 VOICE_SECONDS, RENDER_SECONDS = 2.2, 2.0
+WORKERS = 3
+#: What is killed, once such a share of the videos is published: a worker that has a part of the batch is the first.
+FAULTS = ((0.05, "worker1"), (0.15, "api0"), (0.25, "redis"), (0.35, "postgres"), (0.5, "worker2"))
+#: Seconds that the parts of a batch have to find a worker each.
+SPREAD_SECONDS = 60.0
 
 
 class Installation:
@@ -44,7 +49,7 @@ class Installation:
         command = [str(BIN / "avatar"), "bridge", "--host", "127.0.0.1", "--port", "0"]
         variables = self.environment | {"AVATAR_STATE_DIR": str(self._home("bridge") / "state")}
         self._add(Program("bridge", "bridge", command, self._home("bridge"), variables))
-        for number in range(3):
+        for number in range(WORKERS):
             self._start_worker(number)
 
     def _start_prefect(self) -> None:
@@ -158,20 +163,17 @@ def installed() -> Iterator[Installation]:
             yield Installation(folder, stack)
 
 
-def start_work(site: Installation, singles: int, rows: int) -> None:
-    """Inputs and a manifest in the bucket, one run a single job, one run for the batch."""
+def bring_inputs(site: Installation, rows: int) -> dict[str, str]:
+    """A portrait, a voice and a manifest, in the bucket. Returns a job of the first two."""
     make_inputs(site.folder)
     write_voice(site.folder / "short.wav", VOICE_SECONDS)
-    client = open_client(site.store)
-    for name in ("portrait.png", "short.wav"):
-        client.fput_object("avatar", f"in/{name}", str(site.folder / name))
     job = {"portrait": "s3://avatar/in/portrait.png", "voice": "s3://avatar/in/short.wav"}
     lines = "\n".join(json.dumps(job | {"prompt": f"row {number}"}) for number in range(rows))
     (site.folder / "manifest.jsonl").write_text(lines)
-    client.fput_object("avatar", "in/manifest.jsonl", str(site.folder / "manifest.jsonl"))
-    site.start_run("generate-batch/generate-batch", {"batch": {"manifest": "s3://avatar/in/manifest.jsonl"}})
-    for number in range(singles):
-        site.start_run("generate-avatar/generate-avatar", {"job": job | {"prompt": f"single {number}"}})
+    client = open_client(site.store)
+    for name in ("portrait.png", "short.wav", "manifest.jsonl"):
+        client.fput_object("avatar", f"in/{name}", str(site.folder / name))
+    return job
 
 
 def published(site: Installation) -> int:
@@ -182,12 +184,39 @@ def published(site: Installation) -> int:
     )
 
 
-def workers_of_parts(site: Installation) -> Counter[str]:
-    """How many parts of the batch ended on each worker, that of the batch's own run included."""
+def parts(site: Installation) -> list[dict[str, Any]]:
+    """The runs that a batch is spread over, its own included."""
     wanted = {"flows": {"name": {"any_": ["generate-batch", "render-shard"]}}}
     with httpx.Client(base_url=site.api_url, timeout=60, trust_env=False) as client:
-        runs = client.post("/flow_runs/filter", json=wanted).raise_for_status().json()
-    return Counter(run["labels"].get("prefect.worker.name", run["state_name"]) for run in runs)
+        found: list[dict[str, Any]] = client.post("/flow_runs/filter", json=wanted).raise_for_status().json()
+    return found
+
+
+def places(site: Installation) -> Counter[str]:
+    """How many parts of the batch run on each worker."""
+    running = [run for run in parts(site) if run["state_type"] == "RUNNING"]
+    return Counter(run["labels"].get("prefect.worker.name", "?") for run in running)
+
+
+def begin(site: Installation, singles: int, rows: int) -> Counter[str]:
+    """The batch first, until idle workers have its parts; then a run for each single job. Returns where the parts are."""
+    job = bring_inputs(site, rows)
+    site.start_run("generate-batch/generate-batch", {"batch": {"manifest": "s3://avatar/in/manifest.jsonl"}})
+    with suppress(TimeoutError):
+        until(lambda: len(places(site)) == WORKERS, "", SPREAD_SECONDS)
+    spread = places(site)
+    for number in range(singles):
+        site.start_run("generate-avatar/generate-avatar", {"job": job | {"prompt": f"single {number}"}})
+    return spread
+
+
+def harm(site: Installation, wanted: int, seconds: float) -> None:
+    """One fault after the other, each once so much is published: early, so that what they leave is done meanwhile."""
+    for share, name in FAULTS:
+        until(
+            lambda share=share: published(site) >= share * wanted, f"it stands still before {name}", seconds
+        )
+        site.fault(name)
 
 
 def main() -> int:
@@ -196,40 +225,41 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=25.0, help="at the most")
     options = parser.parse_args()
-    wanted, began = options.singles + options.rows, time.monotonic()
+    wanted, began, most = options.singles + options.rows, time.monotonic(), options.minutes * 60
     with installed() as site:
         ready = time.monotonic()
-        start_work(site, options.singles, options.rows)
-        for share, name in (
-            (0.1, "worker1"),
-            (0.25, "api0"),
-            (0.4, "redis"),
-            (0.55, "postgres"),
-            (0.7, "worker2"),
-        ):
-            until(
-                lambda share=share: published(site) >= share * wanted, "it stands still", options.minutes * 60
-            )
-            site.fault(name)
+        spread = begin(site, options.singles, options.rows)
         with suppress(TimeoutError):
-            until(
-                lambda: published(site) >= wanted,
-                "",
-                max(60.0, options.minutes * 60 - (time.monotonic() - ready)),
-            )
+            harm(site, wanted, most)
+            until(lambda: published(site) >= wanted, "", max(60.0, most - (time.monotonic() - ready)))
         wall, state, there = time.monotonic() - ready, site.sandbox.state(brief=True), published(site)
-        parts = workers_of_parts(site)
-    print(f"installation ready after {ready - began:.0f} s; {wanted} jobs took {wall:.0f} s")
-    print(f"faults: {', '.join(site.faults)}")
-    print(f"parts of the batch, by worker: {', '.join(f'{name} {count}' for name, count in parts.items())}")
-    used = Counter[str]()
-    for program in site.programs.values():
-        used[program.group] += program.used / wanted
-    print("processor seconds a job:", ", ".join(f"{group} {used[group]:.2f}" for group in used))
-    print(f"payments {state['accepts']}, published {there}, of {wanted}")
-    good = state["accepts"] == there == wanted
+        ended = Counter(f"{run['state_name']}" for run in parts(site))
+    good = state["accepts"] == there == wanted and len(spread) == WORKERS and len(site.faults) == len(FAULTS)
+    table = {
+        "jobs": f"{options.singles} single, {options.rows} rows of a batch",
+        "installation": f"PostgreSQL, Redis, 2 API servers, {WORKERS} workers; ready after {ready - began:.0f} s",
+        "wall": f"{wall:.0f} s",
+        "processor seconds a job": told(used(site, wanted), ".2f"),
+        "parts of the batch on": told(spread),
+        "they ended as": told(ended),
+        "faults": ", ".join(site.faults),
+        "payments": f"{state['accepts']} of {wanted}",
+        "published": f"{there} of {wanted}",
+    }
+    print("\n".join(f"{name:<24} {value}" for name, value in table.items()))
     print(f"{int(good)} passed, {int(not good)} failed")
     return 0 if good else 1
+
+
+def used(site: Installation, jobs: int) -> dict[str, float]:
+    found = Counter[str]()
+    for program in site.programs.values():
+        found[program.group] += program.used / jobs
+    return dict(found) | {"all": sum(found.values())}
+
+
+def told(counts: Mapping[str, float], form: str = "") -> str:
+    return ", ".join(f"{name} {format(count, form)}" for name, count in sorted(counts.items()))
 
 
 if __name__ == "__main__":
