@@ -5,12 +5,13 @@ import os
 import re
 import textwrap
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from avatar.media.kinds import KINDS
+from avatar.media.kinds import KINDS, Kind
 from tests.cases import ACCEPTED
 
 HERE = Path(__file__).parent
@@ -19,32 +20,33 @@ PAGE = HERE.parent / "docs" / "bad-input.md"
 NAMES = ("portraits", "voices", "urls", "manifests", "videos", "answers", "webhooks")
 #: Tables whose causes are told: the others' texts say it themselves.
 WITH_CAUSES = ("portraits", "voices")
-#: Examples that are named of what is seen.
-EXAMPLES = 2
+#: What only those meet who run the bridge or write an adapter: the text above tells it.
+UNTOLD = ("answers", "webhooks")
 HEAD = """# Bad input, and what its user sees
 
-Everything that comes in is untrusted. What is refused is refused before money is spent, in one paragraph that names the
-file as its user does, says what it is, and what to do. What is taken with a change is told beside the result; what may
-be regretted is warned of before it is paid for ([the quote](../README.md) shows it too), and `AVATAR_WARNINGS=refuse`
-makes refusals of the warnings.
+What is refused is refused before money is spent, with the file's name, what it is, and what to do. What is taken with a
+change is told beside the result. What may be regretted is warned of before it is paid for (see the quote in the
+[README](../README.md)); `AVATAR_WARNINGS=refuse` makes refusals of the warnings.
 
-Pictures, sounds and videos are decoded by a child process without network, other programs or our environment (so no
-secrets), with at most 1 GiB of memory, 8 s of processor time and 6 s more for each megabyte of the file. A decoder that
-crashes, hangs or asks for more is an error message like the others. On Linux the system enforces all of it; on macOS
-it limits time, files and the environment.
+Media are decoded by a child process without network, other programs or secrets, with 1 GiB of memory, 8 s of processor
+time and 6 s more for each megabyte of the file (on macOS memory and network are not limited). A decoder that crashes,
+hangs or asks for more is an error message like the others.
 
 <!-- generated from avatar/media/kinds.py and tests/cases by tests/test_docs_bad_input.py -->
 """
 KINDS_HEAD = """## Kinds of files
 
-Told by their first bytes, never by their names: "FILE is *kind*, which is not read as a portrait."
+Told by their first bytes, never by their names.
 
 """
 #: What the table of kinds says already.
 BY_KIND = re.compile(r"is (.*), which is (not read as a (portrait|voice)|no (picture|sound))")
 FILE = re.compile(r"^(portrait|voice|video)(\.\w+)?(?= |:)")
-#: Alike but for their numbers: the same is seen.
-NUMBER = re.compile(r"\d[\d,.:×]*")
+ARTICLE = re.compile(r"^an? ")
+#: Alike but for their numbers, their parts or what the decoder says: the same is seen.
+ALIKE = re.compile(
+    r"\(image file.*\)|a (ZIP|PDF|web page)[\w ]*(?= in one)|\S+(?= by its name).*|(?<=converted from )\w+|\d[\d,.:×]*"
+)
 DAMAGED = re.compile(r"FILE is an? [^,]*, but damaged")
 
 
@@ -53,31 +55,33 @@ def tables() -> list[ModuleType]:
 
 
 def section(module: ModuleType) -> str:
-    """Cases in which the same is seen are one row, of which a few are named; those the table of kinds tells are none."""
+    """What is taken, with which notes, and what is refused, each once; what the table of kinds tells is left out."""
     title, _, about = (module.__doc__ or "").strip().partition("\n")
     taken: list[str] = []
-    told: dict[str, tuple[str, list[str]]] = {}
+    told: dict[str, tuple[str, str]] = {}
     for name, seen, *_ in module.CASES:
         if seen == ACCEPTED:
             taken.append(name)
         elif not BY_KIND.search(seen):
             for part in _parts(seen):
-                told.setdefault(NUMBER.sub("0", part), (part, []))[1].append(name)
-    as_it_is = f"Taken as it is: {cell('; '.join(taken))}." if taken else ""
-    if module.__name__.rpartition(".")[2] in WITH_CAUSES:
-        rows = "".join(f"| {cell(seen)} | {_some(names)} |\n" for seen, names in told.values())
-        table = f"| What is seen | When |\n| --- | --- |\n{rows}"
-    else:
-        table = (
-            "\n".join(textwrap.wrap(cell(f"Told: {' · '.join(seen for seen, _ in told.values())}"), 120))
-            + "\n"
-        )
-    return "\n\n".join(part for part in (f"## {title.rstrip('.')}", about.strip(), as_it_is, table) if part)
+                told.setdefault(ALIKE.sub("0", part), (part, name))
+    parts = [f"## {title.rstrip('.')}", about.strip()]
+    kind = module.__name__.rpartition(".")[2]
+    if taken and kind in WITH_CAUSES:
+        parts.append(f"Taken as it is: {cell('; '.join(taken))}.")
+    if kind in WITH_CAUSES:
+        notes = [seen.removeprefix(f"{ACCEPTED}: ") for seen, _ in told.values() if seen.startswith(ACCEPTED)]
+        refused = [f"| {cell(seen)} | {cell(name)} |" for seen, name in told.values() if ACCEPTED not in seen]
+        parts.append(f"Taken, and told: {cell(' · '.join(notes))}.")
+        parts.append("\n".join(["| Refused | For example |", "| --- | --- |", *refused]))
+    elif kind not in UNTOLD:
+        texts = (seen.removeprefix("could not be fetched: ").rstrip(".") for seen, _ in told.values())
+        parts.append(f"Told: {cell(' · '.join(texts))}.")
+    return "\n\n".join(_wrapped(part) for part in parts if part) + "\n"
 
 
-def _some(names: list[str]) -> str:
-    more = len(names) - EXAMPLES
-    return cell("; ".join(names[:EXAMPLES])) + (f"; {more} more" if more > 0 else "")
+def _wrapped(text: str) -> str:
+    return text if text.startswith("|") else textwrap.fill(text, 120)
 
 
 def _parts(seen: str) -> list[str]:
@@ -94,18 +98,18 @@ def cell(text: str) -> str:
 
 def kinds() -> str:
     """The table of kinds, as the product has it: what is read, and what to do with what is not."""
-    read = {
-        what: ", ".join(kind.name for kind in KINDS if what in kind.taken) for what in ("portrait", "voice")
-    }
-    names = defaultdict(list)
+    read = {what: _names(kind for kind in KINDS if what in kind.taken) for what in ("portrait", "voice")}
+    others = defaultdict(list)
     for kind in KINDS:
         if not kind.taken:
-            names[kind.advice].append(kind.name)
-    rows = "".join(f"| {cell(', '.join(each))} | {cell(advice)} |\n" for advice, each in names.items())
-    return (
-        f"{KINDS_HEAD}Read as a portrait: {read['portrait']}.\n\nRead as a voice: {read['voice']}.\n\n"
-        f"| Not read | What to do |\n| --- | --- |\n{rows}"
-    )
+            others[kind.advice].append(kind)
+    rows = "".join(f"| {cell(_names(each))} | {cell(advice)} |\n" for advice, each in others.items())
+    lines = (_wrapped(f"Read as a {what}: {names}.") for what, names in read.items())
+    return KINDS_HEAD + "\n\n".join(lines) + f"\n\n| Not read | What to do |\n| --- | --- |\n{rows}"
+
+
+def _names(kinds: Iterable[Kind]) -> str:
+    return ", ".join(ARTICLE.sub("", kind.name) for kind in kinds)
 
 
 def page() -> str:

@@ -17,7 +17,16 @@ from PIL import Image
 
 from avatar.media.colours import Space, by_code, by_gamma
 
-__all__ = ["Parts", "coded_colours", "deep_samples", "is_adobe_rgb", "is_raw", "parts_of", "unusual_jpeg"]
+__all__ = [
+    "Parts",
+    "coded_colours",
+    "deep_samples",
+    "is_adobe_rgb",
+    "is_raw",
+    "jp2_profile",
+    "parts_of",
+    "unusual_jpeg",
+]
 
 #: JPEG's markers (ITU-T T.81 table B.1) that decide; of the frames those that every reader knows.
 SOI, EOI, SOS, COM, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE
@@ -203,6 +212,14 @@ def coded_colours(data: bytes) -> tuple[Space | None, bytes | None]:
     except (struct.error, IndexError):
         return None, None
     return space, profile
+
+
+def jp2_profile(data: bytes) -> bytes | None:
+    """The ICC profile of a JPEG 2000 (ISO/IEC 15444-1, I.5.3.3), which Pillow does not hand over."""
+    for kind, body in _boxes(dict(_boxes(data)).get(b"jp2h", b"")):
+        if kind == b"colr" and body[:1] in (b"\2", b"\3"):
+            return body[3:]
+    return None
 
 
 def _properties(data: bytes) -> list[tuple[bytes, bytes]]:

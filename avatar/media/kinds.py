@@ -5,6 +5,7 @@
 
 import base64
 import binascii
+import codecs
 import itertools
 import re
 import zipfile
@@ -13,7 +14,18 @@ from typing import Literal, NamedTuple
 
 from avatar.errors import InvalidInput
 
-__all__ = ["HEAD", "KINDS", "Kind", "kind_of", "second_kind", "sniff", "sniff_file", "unreadable"]
+__all__ = [
+    "HEAD",
+    "KINDS",
+    "Kind",
+    "head_of",
+    "kind_of",
+    "not_read",
+    "second_kind",
+    "sniff",
+    "sniff_file",
+    "unreadable",
+]
 
 What = Literal["portrait", "voice"]
 
@@ -21,9 +33,12 @@ What = Literal["portrait", "voice"]
 HEAD = 65536
 #: Bytes at either end in which readers of web pages and of PDF look for a beginning.
 ENDS = 1024
+#: Bytes from which it can be told that a file was taken for text on its way.
+ENOUGH = 512
 HTML = (b"<!doctype html", b"<html", b"<script", b"<?php", b"<svg")
 JPEG_OR_PNG, MP3_OR_WAV = "Use a JPEG or PNG file.", "Use an MP3 or WAV file."
 DEVELOP = "Develop it, and export a JPEG."
+BY_FFMPEG = "Convert it (`ffmpeg -i IN OUT.wav`)."
 
 
 class Kind(NamedTuple):
@@ -70,20 +85,22 @@ OTHER_PICTURES = (
     Kind("an OpenEXR picture", (), "Export it as JPEG or PNG.", ((0, b"\x76\x2f\x31\x01"),)),
     Kind("a Radiance HDR picture", (), "Export it as JPEG or PNG.", ((0, b"#\\?RADIANCE"), (0, b"#\\?RGBE"))),
     Kind("a DDS texture", (), "Export it as JPEG or PNG.", ((0, b"DDS \\|"),)),
-    Kind("a DjVu document", (), "Export its picture as JPEG or PNG.", ((0, b"AT&TFORM"),)),
+    Kind("a picture of a rare kind (QOI, PCX, SGI, PAM)", (), "Export it as JPEG or PNG.", ((0, b"qoif"), (0, b"\x0a[\x02-\x05]\x01"), (0, b"\x01\xda[\0\1][\1\2]"), (0, b"P7\n"))),
+    Kind("an icon (ICO)", (), "Export it as JPEG or PNG.", ((0, b"\0\0\1\0[\1-\x20]\0"),)),
+    Kind("a DjVu document", (), "Export its picture as JPEG.", ((0, b"AT&TFORM"),)),
     Kind("a TIFF", PICTURE, JPEG_OR_PNG, ((0, b"II[*+]\0"), (0, b"MM\0[*+]")), "tif", "image/tiff"),
     Kind("a JPEG 2000", PICTURE, JPEG_OR_PNG, ((0, b"\0\0\0\x0cjP  "), (0, b"\xff\x4f\xff\x51")), "jp2", "image/jp2"),
     Kind("a BMP", PICTURE, JPEG_OR_PNG, ((0, b"BM....\0\0\0\0"),), "bmp", "image/bmp"),
 )  # fmt: skip
 TAKEN_SOUNDS = (
-    Kind("a WAV of reversed bytes (RIFX)", (), "Export it as WAV or MP3.", ((0, b"RIFX....WAVE"),)),
+    Kind("a WAV of reversed bytes (RIFX)", (), "Export it as MP3 or WAV.", ((0, b"RIFX....WAVE"),)),
     Kind("a WAV", SOUND, MP3_OR_WAV, ((0, b"(RIFF|RF64)....WAVE"),), "wav", "audio/wav"),
     Kind("an MP3", SOUND, MP3_OR_WAV, ((0, b"ID3"), (0, b"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")), "mp3", "audio/mpeg"),
     Kind("an AAC stream", SOUND, MP3_OR_WAV, ((0, b"\xff[\xf0\xf1\xf8\xf9]"), (0, b"ADIF")), "aac", "audio/aac"),
     Kind("an Ogg", SOUND, MP3_OR_WAV, ((0, b"OggS"),), "ogg", "audio/ogg"),
     Kind("a FLAC", SOUND, MP3_OR_WAV, ((0, b"fLaC"),), "flac", "audio/flac"),
     Kind("an M4A", SOUND, MP3_OR_WAV, _ftyp(b"M4[AB]"), "m4a", "audio/mp4"),
-    Kind("an MP4 or QuickTime file", SOUND, MP3_OR_WAV, (*_ftyp(b""), (4, b"(moov|mdat|wide)")), "mp4", "video/mp4"),
+    Kind("an MP4 or QuickTime file", SOUND, MP3_OR_WAV, (*_ftyp(b""), (4, b"(moov|mdat|wide|free|skip)")), "mp4", "video/mp4"),
     Kind("a Matroska or WebM", SOUND, MP3_OR_WAV, ((0, b"\x1aE\xdf\xa3"),), "mkv", "video/x-matroska"),
     Kind("an AIFF", SOUND, MP3_OR_WAV, ((0, b"FORM....AIF[FC]"),), "aiff", "audio/aiff"),
     Kind("an AMR", SOUND, MP3_OR_WAV, ((0, b"#!AMR"),), "amr", "audio/amr"),
@@ -112,19 +129,26 @@ OTHERS = (
     Kind("a telephone's QCP or iLBC recording", (), "Export it as MP3 or WAV.", ((0, b"(RIFF|RIFX)....QLCM"), (0, b"#!iLBC"))),
     Kind("a NIST SPHERE file", (), "Convert it to WAV (`sph2pipe -f wav IN OUT.wav`).", ((0, b"NIST_1A"),)),
     Kind("a Musepack file", (), "Export it as MP3 or WAV.", ((0, b"MP\\+"), (0, b"MPCK"))),
-    Kind("a DSD recording", (), "Export it as WAV.", ((0, b"DSD "), (0, b"FRM8"))),
-    Kind("a playlist", (), "Give the sound itself, not the list.", ((0, b"#EXTM3U"), (0, b"ffconcat"), (0, b"\\[playlist\\]"))),
+    Kind("a DTS sound", (), BY_FFMPEG, ((0, b"\x7f\xfe\x80\x01"), (0, b"\xfe\x7f\x01\x80"))),
+    Kind("a Dolby TrueHD or MLP sound", (), BY_FFMPEG, ((4, b"\xf8\x72\x6f[\xba\xbb]"),)),
+    Kind("a Codec 2 recording", (), BY_FFMPEG, ((0, b"\xc0\xde\xc2"),)),
+    Kind("a NUT or SoX file", (), BY_FFMPEG, ((0, b"nut/multimedia"), (0, b"\\.SoX|XoS\\."))),
+    Kind("a television recording (WTV)", (), BY_FFMPEG, ((0, b"\xb7\xd8\0\x20\x37\x49\xda\x11"),)),
+    Kind("a piece of a stream (m4s)", (), "Save the whole: a piece is no use without the first.", ((4, b"(styp|moof|sidx)"),)),
+    Kind("a DSD recording", (), "Export it as MP3 or WAV.", ((0, b"DSD "), (0, b"FRM8"))),
+    Kind("a playlist", (), "Give the sound itself.", ((0, b"#EXTM3U"), (0, b"ffconcat"), (0, b"\\[playlist\\]"))),
     Kind("a description of a stream (SDP)", (), "Give the sound itself.", ((0, b"v=0\r?\no="),)),
-    Kind("an SVG drawing", (), "Export it as PNG.", ()),
+    Kind("an SVG drawing", (), "Export it as JPEG or PNG.", ()),
     Kind("a web page", (), "Perhaps a download that failed: fetch it again, and look at what came.", ()),
     Kind("a PDF", (), "Export its picture as JPEG.", ((0, b"%PDF-"),)),
     Kind("PostScript", (), "Export its picture as JPEG.", ((0, b"%!PS"),)),
-    Kind("a ZIP archive, or a document that is one inside", (), "Take the file out of it.", ((0, b"PK\x03\x04"),)),
+    Kind("a ZIP archive, or a document that is one inside", (), "Unpack it.", ((0, b"PK\x03\x04"),)),
     Kind("compressed (gzip)", (), "Unpack it.", ((0, b"\x1f\x8b"),)),
+    Kind("a file whose bytes were changed as if they were text", (), "Fetch it anew, as bytes: no text mode, no `response.text`.", ()),
     Kind("XML", (), "Perhaps a service's answer: look into it.", ((0, b"<\\?xml"),)),
     Kind("JSON", (), "Perhaps a service's answer: it tells what went wrong, or holds the file as base64.", ()),
     Kind("base64 text", (), "Decode it (`base64 -d IN > OUT`).", ()),
-    Kind("a text", (), "Give a file, not the words.", ()),
+    Kind("a text", (), "Give the file itself; or it is a service's answer: look into it.", ()),
 )  # fmt: skip
 #: In the order in which they are tried.
 KINDS = (*TAKEN_PICTURES, *OTHER_PICTURES, *TAKEN_SOUNDS, *OTHERS)
@@ -134,12 +158,24 @@ UNKNOWN = Kind("of no kind that is known here", (), "", ())
 #: GSM 06.10 has no header: every frame of 33 bytes begins with the same four bits.
 GSM = Kind("a GSM recording", SOUND, MP3_OR_WAV, (), "gsm", "audio/x-gsm")
 GSM_FRAME, GSM_MARK = 33, 0xD0
+SPOILED = _NAMED["a file whose bytes were changed as if they were text"]
+#: What has no header is known by its name alone: what it is, and FFmpeg's options for it.
+BARE = {
+    **dict.fromkeys((".g722", ".722"), ("G.722", "g722")),
+    **dict.fromkeys((".al", ".alaw"), ("A-law", "alaw -ar 8000")),
+    **dict.fromkeys((".ul", ".ulaw", ".mulaw"), ("µ-law", "mulaw -ar 8000")),
+    **dict.fromkeys((".sbc", ".aptx"), ("Bluetooth sound", "sbc")),
+}
+#: Where a sound begins behind what a form, a download or a recorder put before it.
+INNER = re.compile(b"RIFF....WAVEfmt |OggS\0\2|fLaC[\0\x80]\0\0\x22", re.DOTALL)
 
 
 def kind_of(head: bytes) -> Kind:
     """The kind of a file that begins like this."""
     if (text := _text_kind(head)) is not None:
         return text
+    if _is_spoiled(head):
+        return SPOILED
     found = next((kind for kind, offset, mark in _PATTERNS if mark.match(head, offset)), None)
     if found is None and _is_gsm(head):
         return GSM
@@ -153,6 +189,21 @@ def kind_of(head: bytes) -> Kind:
 def _is_gsm(head: bytes) -> bool:
     frames = head[: len(head) // GSM_FRAME * GSM_FRAME : GSM_FRAME]
     return len(frames) > 3 and all(byte & 0xF0 == GSM_MARK for byte in frames)  # noqa: PLR2004
+
+
+def _is_spoiled(head: bytes) -> bool:
+    """Whether it holds what only bytes that were read and written as text do: no byte alone, or no line end."""
+    size = len(head) - head.count(0)
+    if size < ENOUGH:
+        return False
+    # Of bytes that mean nothing, one in 256 is a line end.
+    ends = head.count(b"\n")
+    if ends == head.count(b"\r\n") and ends > 16 and size // 1024 < ends < size // 100:  # noqa: PLR2004
+        return True
+    if not _is_written(head):
+        return False
+    odd = sum(letter == "\ufffd" or "\x80" <= letter <= "\xff" for letter in head.decode(errors="ignore"))
+    return odd > size // 16
 
 
 def _text_kind(head: bytes) -> Kind | None:
@@ -182,7 +233,8 @@ def _is_base64(head: bytes) -> bool:
 
 def _is_written(head: bytes) -> bool:
     try:
-        head[:-3].decode()
+        # The last letter may be cut.
+        codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
     return True
@@ -200,6 +252,25 @@ def sniff_file(path: Path) -> tuple[str, str]:
         return sniff(file.read(HEAD))
 
 
+def head_of(path: Path, name: str) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        InvalidInput: it is not there, or empty.
+    """
+    if not path.is_file():
+        raise InvalidInput(f"{name}: there is no such file.")
+    with path.open("rb") as file:
+        if head := file.read(HEAD):
+            return head
+    raise InvalidInput(f"{name} is empty (0 bytes).", hint="Copy or download it again.")
+
+
+def not_read(name: str, kind: str, what: What, advice: str) -> InvalidInput:
+    """A kind that is known, and not taken for what it was given."""
+    return InvalidInput(f"{name} is {kind}, which is not read as a {what}.", hint=advice)
+
+
 def unreadable(path: Path, name: str, what: What) -> InvalidInput:
     """Why a file is no portrait or no voice: what it is, and what to do."""
     with path.open("rb") as file:
@@ -214,16 +285,23 @@ def unreadable(path: Path, name: str, what: What) -> InvalidInput:
         other = kind.taken[0]
         return InvalidInput(f"{name} is {kind.name}, which is no {noun}: is it the {other}?", hint=instead)
     if kind is not UNKNOWN:
-        return InvalidInput(f"{name} is {kind.name}, which is not read as a {what}.", hint=kind.advice)
+        return not_read(name, kind.name, what, kind.advice)
     return _unknown(head, name, what, instead)
 
 
 def _unknown(head: bytes, name: str, what: What, instead: str) -> InvalidInput:
     suffix = Path(name).suffix.lower()
-    if what == "voice" and suffix in (".g722", ".722"):
+    if what == "voice" and (inner := INNER.search(head)):
+        at, kind = inner.start(), kind_of(head[inner.start() :])
         return InvalidInput(
-            f"{name} is G.722 by its name, which has no header to know it by.",
-            hint=f"Convert it (`ffmpeg -f g722 -i {name} voice.wav`).",
+            f"{name} is {kind.name} behind {at} bytes that are none of it.",
+            hint=f"Leave them out: `tail -c +{at + 1} {name} > OUT.{kind.suffix}`.",
+        )
+    if what == "voice" and suffix in BARE:
+        bare, options = BARE[suffix]
+        return InvalidInput(
+            f"{name} is {bare} by its name, which has no header to know it by.",
+            hint=f"Convert it (`ffmpeg -f {options} -i {name} voice.wav`).",
         )
     if (
         what == "voice"

@@ -29,10 +29,11 @@ from avatar.media.image_files import (
     deep_samples,
     is_adobe_rgb,
     is_raw,
+    jp2_profile,
     parts_of,
     unusual_jpeg,
 )
-from avatar.media.kinds import kind_of, second_kind, unreadable
+from avatar.media.kinds import DEVELOP, head_of, kind_of, not_read, second_kind, unreadable
 from avatar.models import Limits
 
 __all__ = ["PORTRAIT_SPEC", "RECOLOURED_SPEC", "PortraitFacts", "prepare_portrait"]
@@ -42,7 +43,7 @@ __all__ = ["PORTRAIT_SPEC", "RECOLOURED_SPEC", "PortraitFacts", "prepare_portrai
 PORTRAIT_SPEC, RECOLOURED_SPEC = "p1", "p2"
 
 #: Formats read. Not EPS or PDF: Pillow hands those to an outside interpreter.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA")
 #: Pixels above which an image is refused undecoded: 8 bytes of upload can claim gigabytes of picture.
 MAX_PIXELS = 90_000_000
 #: Bytes beside the picture that its decoder may hold and still fit.
@@ -60,6 +61,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 #: What Pillow's decoders raise over damaged files.
+SMALLER = "Export it smaller."
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError, struct.error)
 
 
@@ -166,35 +168,26 @@ def _facts(draft: _Draft, image_format: str, target: Path, spec: str, *, changed
 
 
 def _open(path: Path, name: str) -> Image.Image:
-    if not path.is_file():
-        raise InvalidInput(f"{name}: there is no such file.")
-    if not path.stat().st_size:
-        raise InvalidInput(f"{name} is empty (0 bytes).")
-    with path.open("rb") as file:
-        head = file.read(64)
+    head = head_of(path, name)
     if head[12:16] == b"CgBI":  # Pillow takes it for a PNG until it comes to the picture
         raise unreadable(path, name, "portrait")
     try:
         image = Image.open(path, formats=_formats(head))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidInput(
-            f"{name} claims too many pixels for a portrait; the bound is {MAX_PIXELS:,} in all."
+            f"{name} claims too many pixels for a portrait; the bound is {MAX_PIXELS:,} in all.", hint=SMALLER
         ) from error
     except DAMAGED as error:
         raise _unusual(path, name) or unreadable(path, name, "portrait") from error
     if is_raw(image):
-        raise InvalidInput(
-            f"{name} is a camera's raw picture, which is not read as a portrait.",
-            hint="Develop it, and export a JPEG.",
-        )
+        raise not_read(name, "a camera's raw picture", "portrait", DEVELOP)
     return image
 
 
 def _unusual(path: Path, name: str) -> InvalidInput | None:
     data = path.read_bytes()
     kind = unusual_jpeg(data) if data.startswith(b"\xff\xd8\xff") else ""
-    text = f"{name} is {kind}, which is not read as a portrait."
-    return InvalidInput(text, hint="Export it as a usual JPEG, or as PNG.") if kind else None
+    return not_read(name, kind, "portrait", "Export it as a usual JPEG, or as PNG.") if kind else None
 
 
 def _formats(head: bytes) -> tuple[str, ...]:
@@ -220,7 +213,9 @@ def _size(image: Image.Image) -> str:
 
 def _check_pixels(name: str, image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise InvalidInput(f"{name} is {_size(image)}; the bound is {MAX_PIXELS:,} pixels in all.")
+        raise InvalidInput(
+            f"{name} is {_size(image)}; the bound is {MAX_PIXELS:,} pixels in all.", hint=SMALLER
+        )
 
 
 def _parts(data: bytes, image: Image.Image, name: str) -> Parts | None:
@@ -229,6 +224,8 @@ def _parts(data: bytes, image: Image.Image, name: str) -> Parts | None:
         if parts is None and image.format in ("AVIF", "HEIF"):
             space, profile = coded_colours(data)
             return Parts(plain=False, space=space, profile=profile)
+        if parts is None and image.format == "JPEG2000":
+            return Parts(plain=False, profile=jp2_profile(data))
     except HighRange as error:
         raise InvalidInput(
             f"{name} is a picture of high dynamic range (HDR), which every screen shows in its own way.",
@@ -249,7 +246,8 @@ def _load(path: Path, name: str, image: Image.Image) -> int:
         return int(getattr(image, "n_frames", 1))
     except DAMAGED as error:
         raise _unusual(path, name) or InvalidInput(
-            f"{name} is damaged: its picture cannot be decoded to the end ({error})."
+            f"{name} is damaged: its picture cannot be decoded to the end ({error}).",
+            hint="Copy or download it again.",
         ) from error
 
 
@@ -359,11 +357,15 @@ def _check_shape(name: str, image: Image.Image, limits: Limits) -> None:
     short, long = sorted(image.size)
     size = f"{name} is {_size(image)}"
     if short < limits.min_image_side:
-        raise InvalidInput(f"{size}; the provider needs at least {limits.min_image_side} px on each side.")
+        raise InvalidInput(
+            f"{size}; the provider needs at least {limits.min_image_side} px on each side.",
+            hint="Use a larger one.",
+        )
     if long > limits.max_aspect * short:
         ratio = f"{long / short:.2f}" if round(long / short, 2) > limits.max_aspect else f"{long / short:.4g}"
         raise InvalidInput(
-            f"{size}, 1:{ratio}; the provider takes at most 1:{limits.max_aspect:g} (or {limits.max_aspect:g}:1)."
+            f"{size}, 1:{ratio}; the provider takes at most 1:{limits.max_aspect:g} (or {limits.max_aspect:g}:1).",
+            hint="Crop it.",
         )
 
 

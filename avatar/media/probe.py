@@ -17,13 +17,16 @@ from avatar.errors import InvalidInput, VideoRejected
 from avatar.media.confined import confined
 from avatar.media.facts import CUT_OFF, DAMAGED, NO_INDEX, RATE_CHANGES, VideoFacts, VoiceFacts
 from avatar.media.levels import Levels
+from avatar.media.ogg_files import ends_open
 from avatar.media.sound import Sound, open_media, open_sound, reason
-from avatar.media.sound_files import Piece, ends_open, read_mp3, read_wav, split
+from avatar.media.sound_files import Piece, read_mp3, read_wav, split
 
 __all__ = ["VideoFacts", "Viewer", "VoiceFacts", "probe_video", "probe_voice", "watch_video"]
 
 #: Below this peak (-60 dBFS) nobody would hear anything: a talking video of it is never wanted.
 SILENT_PEAK = 0.001
+#: What to do with a sound that cannot be used.
+ANEW = "Export it anew, as MP3 or WAV, or use another copy."
 #: Hz under which nobody understands a word, and which only broken headers claim.
 LOWEST_RATE = 4000
 #: RMS level, dBFS, under which a voice is called very quiet. Speech is usually recorded at -30 to -15.
@@ -165,16 +168,22 @@ def _speaking(heard: list[_Heard]) -> _Heard:
 def _refuse_unusable(name: str, heard: _Heard, tracks: int) -> None:
     levels = heard.levels
     if not levels.values:
-        raise InvalidInput(f"{name} holds no sound: not one sample could be decoded.")
+        raise InvalidInput(f"{name} holds no sound: not one sample could be decoded.", hint=ANEW)
     if not math.isfinite(levels.power):
-        raise InvalidInput(f"{name} holds samples that are not numbers (NaN or infinite).")
+        raise InvalidInput(f"{name} holds samples that are not numbers (NaN or infinite).", hint=ANEW)
     if (lowest := min(levels.per_rate)) < LOWEST_RATE:
-        raise InvalidInput(f"{name} has {lowest} samples a second; a voice needs {LOWEST_RATE} at least.")
+        raise InvalidInput(
+            f"{name} has {lowest} samples a second; a voice needs {LOWEST_RATE} at least.", hint=ANEW
+        )
     if levels.peak < SILENT_PEAK:
         each = f", each of its {tracks} sounds" if tracks > 1 else ""
-        raise InvalidInput(f"{name} is silent all through ({levels.seconds:.1f} s{each}).")
+        raise InvalidInput(
+            f"{name} is silent all through ({levels.seconds:.1f} s{each}).", hint="Was the microphone on?"
+        )
     if heard.damaged > 10 + levels.seconds:
-        raise InvalidInput(f"{name} is damaged: {heard.damaged} of its packets could not be decoded.")
+        raise InvalidInput(
+            f"{name} is damaged: {heard.damaged} of its packets could not be decoded.", hint=ANEW
+        )
 
 
 def _describe(heard: _Heard, form: str, pieces: list[Piece], path: Path) -> VoiceFacts:
@@ -263,9 +272,7 @@ def _notes(file: _File, facts: VoiceFacts, heard: _Heard, all_heard: list[_Heard
 
 
 def _has_short_index(file: _File) -> bool:
-    if file.kind != "mp3":
-        return False
-    mp3 = read_mp3(file.path)
+    mp3 = read_mp3(file.path) if file.kind == "mp3" else None
     return mp3 is not None and mp3.is_index_short
 
 

@@ -16,8 +16,8 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
-from avatar.media.kinds import HEAD, MP3_OR_WAV, kind_of, unreadable
-from avatar.media.sound_files import Piece, Window
+from avatar.media.kinds import HEAD, MP3_OR_WAV, SPOILED, UNKNOWN, head_of, kind_of, unreadable
+from avatar.media.sound_files import Piece, Window, mp3_begins
 
 #: Demuxers that read one file and nothing else. Playlists (HLS, DASH, concat) are left out because they make
 #: FFmpeg open what they name: other files of this machine.
@@ -36,7 +36,7 @@ Samples = NDArray[np.float32]
 
 def open_media(path: Path, piece: Piece | None = None) -> InputContainer:
     """Open a media file, or a piece of one, by its content; its name is never taken for a protocol or a format."""
-    piece = piece or _behind_zeros(path)
+    piece = piece or _behind_others(path)
     source = Window(path, piece) if piece else f"file:{path}"
     try:
         return _open(source)
@@ -51,12 +51,16 @@ def open_media(path: Path, piece: Piece | None = None) -> InputContainer:
         return _open(source, "gsm" if suffix == "gsm" else "mp3")
 
 
-def _behind_zeros(path: Path) -> Piece | None:
-    """An MP3 that recorders put zeros before: FFmpeg looks for its index, and the encoder's delay, at the beginning."""
+def _behind_others(path: Path) -> Piece | None:
+    """An MP3 behind zeros or other bytes: FFmpeg looks for its index, and the encoder's delay, at the beginning."""
     with path.open("rb") as file:
         head = file.read(HEAD)
-    start = len(head) - len(head.lstrip(b"\0"))
-    return Piece(start, path.stat().st_size) if start and kind_of(head).suffix == "mp3" else None
+    kind, start = kind_of(head), len(head) - len(head.lstrip(b"\0"))
+    if kind is UNKNOWN:
+        start = mp3_begins(head)
+    elif kind.suffix != "mp3":
+        return None
+    return Piece(start, path.stat().st_size) if start > 0 else None
 
 
 def _open(source: str | Window, name: str | None = None) -> InputContainer:
@@ -136,12 +140,9 @@ def open_sound(
         InvalidInput: missing, empty, not media, or media without sound.
     """
     name = name or path.name
-    if not path.is_file():
-        raise InvalidInput(f"{name}: there is no such file.")
-    if not path.stat().st_size:
-        raise InvalidInput(f"{name} is empty (0 bytes).")
+    head = head_of(path, name)
     try:
-        _refuse_reversed(path)
+        _refuse_noise(head)
         container = open_media(path, piece)
     except (FFmpegError, OSError) as error:
         raise unreadable(path, name, "voice") from error
@@ -149,23 +150,17 @@ def open_sound(
         sounds = container.streams.audio
         stream = container.streams.best("audio") if track is None or track >= len(sounds) else sounds[track]
         if not isinstance(stream, AudioStream):
-            if not _is_media(path):
+            # FFmpeg sees a stream in many a text.
+            if "voice" not in kind_of(head).taken:
                 raise unreadable(path, name, "voice")
             raise InvalidInput(f"{name} has no sound in it.", hint=MP3_OR_WAV)
         yield Sound(container, stream, name)
 
 
-def _refuse_reversed(path: Path) -> None:
-    """FFmpeg reads the header of a RIFX, and takes its samples for noise."""
-    with path.open("rb") as file:
-        if file.read(4) == b"RIFX":
-            raise InvalidDataError(0, "reversed bytes")
-
-
-def _is_media(path: Path) -> bool:
-    """Whether it is what FFmpeg took it for: it sees a stream in many a text."""
-    with path.open("rb") as file:
-        return "voice" in kind_of(file.read(HEAD)).taken
+def _refuse_noise(head: bytes) -> None:
+    """FFmpeg reads the header of a RIFX, and of what was changed as if it were text, and makes noise of the rest."""
+    if head[:4] == b"RIFX" or kind_of(head) is SPOILED:
+        raise InvalidDataError(0, "no sound of these bytes")
 
 
 def resampled(sound: Sound, sample_format: str, layout: str, rate: int) -> Iterator[AudioFrame]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Mp3", "Piece", "Wav", "Window", "ends_open", "read_mp3", "read_wav", "split"]
+from avatar.media.ogg_files import forms_begin
+
+__all__ = ["Mp3", "Piece", "Wav", "Window", "mp3_begins", "read_mp3", "read_wav", "split"]
 
 #: Bytes of a WAV's sizes from which they are no claim, but what is written where the length is not known yet.
 PLACEHOLDER = 2**30
@@ -194,6 +196,7 @@ LOST_BYTES = 2**20
 #: What may stand behind the last frame: tags, or the beginning of a frame that was cut off.
 TAGS_BEHIND, LEFT_OVER = (b"TAG", b"APETAGEX", b"LYRICSBE"), 2048
 SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
+MP3_BEGINS = re.compile(rb"ID3[\x02-\x04]\0|" + SYNC.pattern)
 OTHER_LAYER = re.compile(rb"\xff[\xe4-\xe7\xf4-\xf7\xfc-\xff]")
 
 
@@ -267,8 +270,7 @@ class _Walk:
             return beyond
         tagged = self._data[at : at + 8].startswith(TAGS_BEHIND)
         for start in (found.start() for found in SYNC.finditer(self._data, at, at + LOST_BYTES)):
-            frame = _frame_at(self._data, start)
-            if frame and _frame_at(self._data, start + frame[0]):
+            if _follow(self._data, start, 2):
                 self._mp3.is_unbroken = self._mp3.is_unbroken and not self._begins
                 if tagged:
                     self._begin(start)
@@ -333,6 +335,21 @@ def _frame_at(data: Data, at: int) -> tuple[int, tuple[int, int, bool]] | None:
     return size, (version, hertz, head[3] >> 6 == MONO)
 
 
+def mp3_begins(head: bytes) -> int:
+    """Where three frames of an MP3 follow one another, or a tag of one begins; -1 if nowhere."""
+    begins = (found.start() for found in MP3_BEGINS.finditer(head))
+    return next((at for at in begins if head[at : at + 3] == b"ID3" or _follow(head, at, 3)), -1)
+
+
+def _follow(data: Data, at: int, many: int) -> bool:
+    """Whether so many frames follow one another from here on."""
+    for _ in range(many):
+        if (frame := _frame_at(data, at)) is None:
+            return False
+        at += frame[0]
+    return True
+
+
 def split(path: Path, kind: str) -> list[Piece]:
     """The files that were glued together in one, in order; of one that was not, the one. `kind` is FFmpeg's name.
 
@@ -344,7 +361,7 @@ def split(path: Path, kind: str) -> list[Piece]:
     if kind == "mp3":
         return mp3.pieces if (mp3 := read_mp3(path)) and len(mp3.pieces) > 1 else whole
     with mapped(path) as data:
-        finders = {"mp4": _boxes_begin, "ogg": _forms_begin}
+        finders = {"mp4": _boxes_begin, "ogg": forms_begin}
         marks = BEGINNINGS[kind].finditer(data) if kind in BEGINNINGS else ()
         begins = finders[kind](data) if kind in finders else [mark.start() for mark in marks]
         if len(begins) < 2 or begins[0] != 0:  # noqa: PLR2004 - one file
@@ -369,32 +386,3 @@ def _boxes_begin(data: Data) -> list[int]:
     if len(begins) > 1 and not has_index:
         begins.pop()
     return begins
-
-
-#: An Ogg page is no longer than this; its header tells whether it is the first of a stream, or the last.
-PAGE_BYTES, PAGE_HEAD, PAGE_FLAGS, FIRST_PAGE, LAST_PAGE = 65_307, 27, 5, 2, 4
-
-
-def _forms_begin(data: Data) -> list[int]:
-    """Where the Oggs begin, if they differ in what their first pages say: FFmpeg's decoders keep to the first."""
-    begins: list[int] = []
-    forms: set[bytes] = set()
-    at, opens = 0, False
-    while data[at : at + 4] == b"OggS" and at + PAGE_HEAD <= len(data):
-        sizes = data[at + PAGE_HEAD : at + PAGE_HEAD + data[at + PAGE_HEAD - 1]]
-        end = at + PAGE_HEAD + len(sizes) + sum(sizes)
-        if data[at + PAGE_FLAGS] & FIRST_PAGE:
-            begins += [] if opens else [at]
-            forms.add(bytes(data[at + PAGE_HEAD + len(sizes) : end]))
-        opens = bool(data[at + PAGE_FLAGS] & FIRST_PAGE)
-        at = end
-    return begins if len(forms) > 1 else [0]
-
-
-def ends_open(path: Path) -> bool:
-    """Whether an Ogg ends without the page that is marked as its last."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - PAGE_BYTES))
-        tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    return len(page) > PAGE_FLAGS and not page[PAGE_FLAGS] & LAST_PAGE

@@ -1,6 +1,6 @@
 """Portraits.
 
-Decoded to the end in a process of its own before anything is priced. What is taken with a change is sent changed.
+What is taken with a change is sent changed: upright, opaque, 8-bit sRGB, and nothing but the picture.
 """
 
 import struct
@@ -155,6 +155,12 @@ def by_code(primaries: int, transfer: int) -> Callable[[Path], object]:
     return write
 
 
+def jp2_with_profile(path: Path) -> None:
+    """Pillow writes none."""
+    picture().save(path)
+    path.write_bytes(files.with_profile(path.read_bytes(), files.icc(files.P3, 2.2)))
+
+
 def with_gamma(path: Path, gamma: int = 100_000) -> None:
     path.write_bytes(
         path.read_bytes()[:33] + chunk(b"gAMA", struct.pack(">I", gamma)) + path.read_bytes()[33:]
@@ -215,6 +221,7 @@ def of_frame(marker: int, depth: int) -> Callable[[Path], object]:
 CASES = [
     FileCase("an iPhone's HEIC", "accepted", "portrait.heic", made(lambda: files.heic(picture()))),
     FileCase("an iPhone's HEIC in Display P3", "accepted: colours converted to sRGB", "portrait.heic", made(lambda: files.heic(picture(), profile=files.icc(files.P3, 2.2)))),
+    FileCase("Display P3, by a JPEG 2000's profile", "accepted: colours converted to sRGB", "portrait.jp2", jp2_with_profile),
     FileCase("Display P3, by its profile", "accepted: colours converted to sRGB", "portrait.jpg", profiled(files.P3, 2.2)),
     FileCase("Adobe RGB, by its profile", "accepted: colours converted to sRGB", "portrait.jpg", profiled(files.ADOBE, 2.2)),
     FileCase("ProPhoto, by its profile", "accepted: colours converted to sRGB", "portrait.png", profiled(files.PROPHOTO, 1.8)),
@@ -241,37 +248,36 @@ CASES = [
     FileCase("a camera's raw picture (CR2)", "portrait.cr2 is a camera's raw picture (Canon), which is not read as a portrait. Develop it, and export a JPEG.", "portrait.cr2", content(b"II*\0\x10\0\0\0CR\x02\0" + bytes(200))),
     FileCase("a camera's raw picture (DNG)", "portrait.dng is a camera's raw picture, which is not read as a portrait. Develop it, and export a JPEG.", "portrait.dng", digital_negative),
     FileCase("a PNG out of an iPhone app", "portrait.png is a PNG as iPhone apps hold it (CgBI), which is not read as a portrait. Open it on the iPhone or Mac, and save or share it anew.", "portrait.png", content(b"\x89PNG\r\n\x1a\n" + chunk(b"CgBI", bytes(4)) + png(400, 600)[8:])),
-    FileCase("no bytes at all", "portrait.png is empty (0 bytes).", "portrait.png", content(b"")),
-    FileCase("a text", "portrait.png is a text, which is not read as a portrait. Give a file, not the words.", "portrait.png", content(b"This is a shopping list.\n" * 20)),
+    FileCase("no bytes at all", "portrait.png is empty (0 bytes). Copy or download it again.", "portrait.png", content(b"")),
+    FileCase("a text", "portrait.png is a text, which is not read as a portrait. Give the file itself; or it is a service's answer: look into it.", "portrait.png", content(b"This is a shopping list.\n" * 20)),
     FileCase("a web page, as failed downloads are", "portrait.jpg is a web page, which is not read as a portrait. Perhaps a download that failed: fetch it again, and look at what came.", "portrait.jpg", content(PAGE)),
-    FileCase("an SVG drawing", "portrait.svg is an SVG drawing, which is not read as a portrait. Export it as PNG.", "portrait.svg", content(SVG)),
-    FileCase("an SVG drawing called .png", "portrait.png is an SVG drawing, which is not read as a portrait. Export it as PNG.", "portrait.png", content(SVG)),
+    FileCase("an SVG drawing", "portrait.svg is an SVG drawing, which is not read as a portrait. Export it as JPEG or PNG.", "portrait.svg", content(SVG)),
+    FileCase("an SVG drawing called .png", "portrait.png is an SVG drawing, which is not read as a portrait. Export it as JPEG or PNG.", "portrait.png", content(SVG)),
     FileCase("PostScript", "portrait.jpg is PostScript, which is not read as a portrait. Export its picture as JPEG.", "portrait.jpg", content(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 400 400\n")),
     FileCase("a PDF", "portrait.png is a PDF, which is not read as a portrait. Export its picture as JPEG.", "portrait.png", content(b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n")),
     FileCase("HEIC that holds nothing", "portrait.jpg is a HEIC or HEIF, but damaged, or it claims what no picture can. Use a JPEG or PNG file.", "portrait.jpg", content(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))),
     FileCase("a voice", "portrait.png is an MP3, which is no picture: is it the voice? Use a JPEG or PNG file.", "portrait.png", content(b"ID3\x04" + bytes(400))),
-    FileCase("half a PNG", "portrait.png is damaged: its picture cannot be decoded to the end (image file is truncated).", "portrait.png", cut(0.5)),
-    FileCase("half a JPEG", "portrait.jpg is damaged: its picture cannot be decoded to the end (image file is truncated (98 bytes not processed)).", "portrait.jpg", cut(0.5)),
+    FileCase("half a PNG", "portrait.png is damaged: its picture cannot be decoded to the end (image file is truncated). Copy or download it again.", "portrait.png", cut(0.5)),
+    FileCase("half a JPEG", "portrait.jpg is damaged: its picture cannot be decoded to the end (image file is truncated (98 bytes not processed)). Copy or download it again.", "portrait.jpg", cut(0.5)),
     FileCase("half a WebP", "portrait.webp is a WebP, but damaged, or it claims what no picture can. Use a JPEG or PNG file.", "portrait.webp", cut(0.5)),
-    FileCase("half a GIF", "portrait.gif is damaged: its picture cannot be decoded to the end (image file is truncated (150 bytes not processed)).", "portrait.gif", cut(0.5)),
+    FileCase("half a GIF", "portrait.gif is damaged: its picture cannot be decoded to the end (image file is truncated (150 bytes not processed)). Copy or download it again.", "portrait.gif", cut(0.5)),
     FileCase("the first bytes of a PNG", "portrait.png is a PNG, but damaged, or it claims what no picture can. Use a JPEG or PNG file.", "portrait.png", cut(0.00005)),
     FileCase("PNG with a damaged header", "portrait.png is a PNG, but damaged, or it claims what no picture can. Use a JPEG or PNG file.", "portrait.png", content(png(400, 600).replace(b"IHDR\0\0\x01", b"IHDR\0\0\x02"))),
-    FileCase("PNG without picture data", "portrait.png is damaged: its picture cannot be decoded to the end (image file is truncated (0 bytes not processed)).", "portrait.png", content(png(400, 600))),
-    FileCase("144 million pixels in 18 kB", "portrait.png is 12000×12000 px; the bound is 90,000,000 pixels in all.", "portrait.png", lambda path: Image.new("1", (12000, 12000)).save(path)),
-    FileCase("a PNG that claims 2³¹ pixels a side", "portrait.png claims too many pixels for a portrait; the bound is 90,000,000 in all.", "portrait.png", content(png(2**31 - 1, 2**31 - 1))),
-    FileCase("a PNG that claims 40,000 pixels a side", "portrait.png claims too many pixels for a portrait; the bound is 90,000,000 in all.", "portrait.png", content(png(40000, 40000))),
-    FileCase("a GIF that claims 65,535 pixels a side", "portrait.gif claims too many pixels for a portrait; the bound is 90,000,000 in all.", "portrait.gif", gif_of_claims),
+    FileCase("PNG without picture data", "portrait.png is damaged: its picture cannot be decoded to the end (image file is truncated (0 bytes not processed)). Copy or download it again.", "portrait.png", content(png(400, 600))),
+    FileCase("144 million pixels in 18 kB", "portrait.png is 12000×12000 px; the bound is 90,000,000 pixels in all. Export it smaller.", "portrait.png", lambda path: Image.new("1", (12000, 12000)).save(path)),
+    FileCase("a PNG that claims 2³¹ pixels a side", "portrait.png claims too many pixels for a portrait; the bound is 90,000,000 in all. Export it smaller.", "portrait.png", content(png(2**31 - 1, 2**31 - 1))),
+    FileCase("a PNG that claims 40,000 pixels a side", "portrait.png claims too many pixels for a portrait; the bound is 90,000,000 in all. Export it smaller.", "portrait.png", content(png(40000, 40000))),
+    FileCase("a GIF that claims 65,535 pixels a side", "portrait.gif claims too many pixels for a portrait; the bound is 90,000,000 in all. Export it smaller.", "portrait.gif", gif_of_claims),
     FileCase("a PNG whose text unpacks to 200 MB", "portrait.png is a PNG, but damaged, or it claims what no picture can. Use a JPEG or PNG file.", "portrait.png", unpacking_to(200_000_000, b"zTXt", b"Comment\0\0")),
     FileCase("a PNG whose colour profile unpacks to 200 MB", "portrait.png is a PNG, but damaged, or it claims what no picture can. Use a JPEG or PNG file.", "portrait.png", unpacking_to(200_000_000, b"iCCP", b"profile\0\0")),
     FileCase("more picture data than the picture has room for (200 MB)", "accepted", "portrait.png", too_much_data),
-    FileCase("30,000 pixels wide, 300 high", "portrait.png is 30000×300 px, 1:100.00; the provider takes at most 1:2.5 (or 2.5:1).", "portrait.png", saved(lambda: picture(30000, 300))),
-    FileCase("30,000 pixels wide, 12,000 high", "portrait.png claims too many pixels for a portrait; the bound is 90,000,000 in all.", "portrait.png", lambda path: Image.new("1", (30000, 12000)).save(path)),
-    FileCase("one pixel", "portrait.png is 1×1 px; the provider needs at least 300 px on each side.", "portrait.png", saved(lambda: picture(1, 1))),
-    FileCase("299 pixels wide", "portrait.png is 299×400 px; the provider needs at least 300 px on each side.", "portrait.png", saved(lambda: picture(299, 400))),
+    FileCase("30,000 pixels wide, 300 high", "portrait.png is 30000×300 px, 1:100.00; the provider takes at most 1:2.5 (or 2.5:1). Crop it.", "portrait.png", saved(lambda: picture(30000, 300))),
+    FileCase("one pixel", "portrait.png is 1×1 px; the provider needs at least 300 px on each side. Use a larger one.", "portrait.png", saved(lambda: picture(1, 1))),
+    FileCase("299 pixels wide", "portrait.png is 299×400 px; the provider needs at least 300 px on each side. Use a larger one.", "portrait.png", saved(lambda: picture(299, 400))),
     FileCase("300 pixels wide, the least", "accepted", "portrait.png", saved(lambda: picture(300, 400))),
     FileCase("1:2.5, the most drawn-out shape", "accepted", "portrait.png", saved(lambda: picture(300, 750))),
-    FileCase("1:2.503", "portrait.png is 300×751 px, 1:2.503; the provider takes at most 1:2.5 (or 2.5:1).", "portrait.png", saved(lambda: picture(300, 751))),
-    FileCase("2.503:1", "portrait.png is 751×300 px, 1:2.503; the provider takes at most 1:2.5 (or 2.5:1).", "portrait.png", saved(lambda: picture(751, 300))),
+    FileCase("1:2.503", "portrait.png is 300×751 px, 1:2.503; the provider takes at most 1:2.5 (or 2.5:1). Crop it.", "portrait.png", saved(lambda: picture(300, 751))),
+    FileCase("2.503:1", "portrait.png is 751×300 px, 1:2.503; the provider takes at most 1:2.5 (or 2.5:1). Crop it.", "portrait.png", saved(lambda: picture(751, 300))),
     FileCase("a moving GIF", "accepted: has 2 frames: the first is used; converted from P to RGB", "portrait.gif", moving()),
     FileCase("a moving PNG", "accepted: has 2 frames: the first is used", "portrait.png", moving()),
     FileCase("a moving WebP", "accepted: has 2 frames: the first is used", "portrait.webp", moving()),

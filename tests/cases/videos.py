@@ -1,6 +1,6 @@
 """Videos from the provider.
 
-Decoded to the end in a process of its own, like everything that comes in. The text goes on with where the file is
+The text goes on with where the file is
 kept: nothing that was paid for is thrown away, published unseen, or bought again.
 """
 

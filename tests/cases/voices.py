@@ -1,7 +1,6 @@
 """Voices.
 
-Decoded to the end in a process of its own before anything is priced; their length is what was decoded, whatever they
-claim. What the provider does not take as it is goes to it as MP3, as long to the millisecond.
+Their length is what was decoded, whatever they claim. What the provider does not take as it is goes to it as MP3.
 """
 
 import base64
@@ -18,6 +17,10 @@ from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wa
 
 RATE = 44100
 PCM, FLOAT = 1, 3
+CHANGED = (
+    "is a file whose bytes were changed as if they were text, which is not read as a voice. "
+    "Fetch it anew, as bytes: no text mode, no `response.text`."
+)
 
 
 def content(data: bytes) -> Callable[[Path], object]:
@@ -255,6 +258,22 @@ def bare_samples(path: Path) -> None:
     path.write_bytes((tone(3, 24000)[0] * 32767).astype("<i2").tobytes())
 
 
+def posted(path: Path) -> None:
+    """A WAV within what a form sent with it."""
+    wav()(path)
+    head = b"--x\r\nContent-Disposition: form-data; name=voice\r\n\r\n"
+    path.write_bytes(head + path.read_bytes() + b"\r\n--x--\r\n")
+
+
+def taken_for_text(path: Path) -> None:
+    path.write_bytes(SPOKEN.read_bytes().decode(errors="replace").encode())
+
+
+def with_text_ends(path: Path) -> None:
+    """Sent in a text mode."""
+    path.write_bytes(SPOKEN.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+
+
 def filmed(codec: str, picture: str) -> Callable[[Path], object]:
     """A film of three seconds."""
 
@@ -304,6 +323,11 @@ CASES = [
     FileCase("stereo with one channel upside down", "accepted: its channels cancel each other in mono: the left one is used; converted to MP3", "voice.wav", upside_down),
     FileCase("a speech service's WAV that claims 2³¹ bytes", "accepted: given a true header", "voice.wav", wav(claimed=0x7FFF_FFFF)),
     FileCase("a speech service's WAV that claims 2,000,000,000 bytes", "accepted: converted to MP3", "voice.wav", wav(claimed=2_000_000_000)),
+    FileCase("an MP3 behind a server's answer", "accepted: given a true header", "voice.mp3", lambda path: path.write_bytes(b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\n\r\n" + SPOKEN.read_bytes())),
+    FileCase("a WAV within a form", "voice.wav is a WAV behind 51 bytes that are none of it. Leave them out: `tail -c +52 voice.wav > OUT.wav`.", "voice.wav", posted),
+    FileCase("an MP3 that was read as text", f"voice.mp3 {CHANGED}", "voice.mp3", taken_for_text),
+    FileCase("an MP3 that was sent in a text mode", f"voice.mp3 {CHANGED}", "voice.mp3", with_text_ends),
+    FileCase("A-law called so", "voice.al is A-law by its name, which has no header to know it by. Convert it (`ffmpeg -f alaw -ar 8000 -i voice.al voice.wav`).", "voice.al", lambda path: path.write_bytes(bytes(range(128, 256)) * 90)),
     FileCase("three WAVs glued together", "accepted: 3 files glued together: all of them are used; converted to MP3", "voice.wav", joined(wav(), wav(), wav())),
     FileCase("three WAVs glued together, of no size", "accepted: 3 files glued together: all of them are used; converted to MP3", "voice.wav", joined(*[wav(claimed=0xFFFF_FFFF)] * 3)),
     FileCase("MP3s glued together, an index for the first alone", "accepted: its index tells of less than its 6.0 s: all of it is used; converted to MP3", "voice.mp3", joined(encoded("libmp3lame"), without_index)),
@@ -328,18 +352,18 @@ CASES = [
     FileCase("WAVs glued together, of two rates", "accepted: 2 files glued together: all of them are used; its sample rate changes on the way; converted to MP3", "voice.wav", joined(wav(8000), wav(16000))),
     FileCase("Oggs glued together, of two forms", "accepted: 2 files glued together: all of them are used; its sample rate changes on the way; converted to MP3", "voice.ogg", joined(encoded("flac", 22050), encoded("flac", 44100))),
     FileCase("MP3s glued together, each between its tags", "accepted: 2 files glued together: all of them are used; converted to MP3", "voice.mp3", joined(*[tagged] * 2)),
-    FileCase("a WAV of reversed bytes (RIFX)", "voice.wav is a WAV of reversed bytes (RIFX), which is not read as a voice. Export it as WAV or MP3.", "voice.wav", at(0, b"RIFX", of=wav())),
+    FileCase("a WAV of reversed bytes (RIFX)", "voice.wav is a WAV of reversed bytes (RIFX), which is not read as a voice. Export it as MP3 or WAV.", "voice.wav", at(0, b"RIFX", of=wav())),
     FileCase("a voice message of WeChat (SILK)", "voice.amr is a voice message as WeChat and QQ keep it (SILK), which is not read as a voice. Save it as MP3 from the app that plays it.", "voice.amr", content(b"\x02#!SILK_V3" + bytes(300))),
     FileCase("samples without a header, called .wav", "voice.wav has no header: it seems to be bare samples (PCM), whose rate only their maker knows. Give it a header, with the right rate: `ffmpeg -f s16le -ar 24000 -ac 1 -i voice.wav with-header.wav`.", "voice.wav", bare_samples),
     FileCase("a service's JSON called .mp3", "voice.mp3 is JSON, which is not read as a voice. Perhaps a service's answer: it tells what went wrong, or holds the file as base64.", "voice.mp3", content(b'{"error": {"message": "quota exceeded"}}')),
     FileCase("base64 called .mp3", "voice.mp3 is base64 text, which is not read as a voice. Decode it (`base64 -d IN > OUT`).", "voice.mp3", lambda path: path.write_bytes(base64.encodebytes(SPOKEN.read_bytes()))),
     FileCase("MIDI", "voice.mid is notes without sound (MIDI), which is not read as a voice. Export it as WAV from the program that plays it.", "voice.mid", content(b"MThd\0\0\0\6\0\1\0\1\0\x60" + bytes(100))),
-    FileCase("no bytes at all", "voice.mp3 is empty (0 bytes).", "voice.mp3", content(b"")),
-    FileCase("a text", "voice.mp3 is a text, which is not read as a voice. Give a file, not the words.", "voice.mp3", content(b"This is a shopping list.\n" * 50)),
+    FileCase("no bytes at all", "voice.mp3 is empty (0 bytes). Copy or download it again.", "voice.mp3", content(b"")),
+    FileCase("a text", "voice.mp3 is a text, which is not read as a voice. Give the file itself; or it is a service's answer: look into it.", "voice.mp3", content(b"This is a shopping list.\n" * 50)),
     FileCase("a web page", "voice.wav is a web page, which is not read as a voice. Perhaps a download that failed: fetch it again, and look at what came.", "voice.wav", content(b"<!DOCTYPE html><html><body>403 Forbidden</body></html>")),
     FileCase("a portrait", "voice.mp3 is a PNG, which is no sound: is it the portrait? Use an MP3 or WAV file.", "voice.mp3", copied("portrait.png")),
-    FileCase("a playlist of other files and addresses (HLS)", "voice.mp3 is a playlist, which is not read as a voice. Give the sound itself, not the list.", "voice.mp3", content(HLS)),
-    FileCase("a playlist of other files (concat)", "voice.mp3 is a playlist, which is not read as a voice. Give the sound itself, not the list.", "voice.mp3", content(b"ffconcat version 1.0\nfile /etc/hostname\n")),
+    FileCase("a playlist of other files and addresses (HLS)", "voice.mp3 is a playlist, which is not read as a voice. Give the sound itself.", "voice.mp3", content(HLS)),
+    FileCase("a playlist of other files (concat)", "voice.mp3 is a playlist, which is not read as a voice. Give the sound itself.", "voice.mp3", content(b"ffconcat version 1.0\nfile /etc/hostname\n")),
     FileCase("a playlist (DASH)", "voice.m4a is XML, which is not read as a voice. Perhaps a service's answer: look into it.", "voice.m4a", content(DASH)),
     FileCase("a description of a stream (SDP)", "voice.mp3 is a description of a stream (SDP), which is not read as a voice. Give the sound itself.", "voice.mp3", content(b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n")),
     FileCase("half an MP3", "accepted: declares 6.0 s, but only 3.0 s could be decoded: it may be cut off; converted to MP3", "voice.mp3", cut(0.5, "libmp3lame")),
@@ -347,11 +371,11 @@ CASES = [
     FileCase("half a FLAC", "accepted: damaged: 1 packets could not be decoded; declares 6.0 s, but only 2.6 s could be decoded: it may be cut off; converted to MP3", "voice.flac", cut(0.5, "flac")),
     FileCase("half an M4A, its index lost", "voice.m4a is an M4A, but damaged, or it claims what no sound can. Use an MP3 or WAV file.", "voice.m4a", cut(0.5, "aac")),
     FileCase("half an Ogg", "accepted: has no end mark: it may be cut off; converted to MP3", "voice.ogg", cut(0.5, "libopus", 48000)),
-    FileCase("the header of a WAV and nothing more", "voice.wav holds no sound: not one sample could be decoded.", "voice.wav", wav(seconds=0)),
+    FileCase("the header of a WAV and nothing more", "voice.wav holds no sound: not one sample could be decoded. Export it anew, as MP3 or WAV, or use another copy.", "voice.wav", wav(seconds=0)),
     FileCase("an ID3 tag and nothing more", "voice.mp3 is an MP3, but damaged, or it claims what no sound can. Use an MP3 or WAV file.", "voice.mp3", content(b"ID3\x04\0\0\0\0\x0f\x76" + bytes(2038))),
-    FileCase("silence", "voice.wav is silent all through (3.0 s).", "voice.wav", lambda path: write_wav(path, SILENCE, 8000)),
-    FileCase("silence, as FLAC", "voice.flac is silent all through (3.0 s).", "voice.flac", lambda path: encode(path, SILENCE, "flac", 8000)),
-    FileCase("nothing but dither", "voice.wav is silent all through (3.0 s).", "voice.wav", wav(level=0.0005)),
+    FileCase("silence", "voice.wav is silent all through (3.0 s). Was the microphone on?", "voice.wav", lambda path: write_wav(path, SILENCE, 8000)),
+    FileCase("silence, as FLAC", "voice.flac is silent all through (3.0 s). Was the microphone on?", "voice.flac", lambda path: encode(path, SILENCE, "flac", 8000)),
+    FileCase("nothing but dither", "voice.wav is silent all through (3.0 s). Was the microphone on?", "voice.wav", wav(level=0.0005)),
     FileCase("a hardly audible voice", "accepted: very quiet (-55 dBFS)", "voice.wav", wav(level=0.004)),
     FileCase("a voice recorded too loud", "accepted: clipped: its loudest parts are cut off", "voice.wav", wav(level=3.0)),
     FileCase("a WAV that claims ten times its size", "accepted: declares 30.0 s, but only 3.0 s could be decoded: it may be cut off; converted to MP3", "voice.wav", wav(claimed=480_000)),
@@ -361,9 +385,9 @@ CASES = [
     FileCase("a WAV of no channels", "voice.wav has no sound in it. Use an MP3 or WAV file.", "voice.wav", at(22, b"\0\0", of=wav())),
     FileCase("a WAV of 65,535 channels", "voice.wav has no sound in it. Use an MP3 or WAV file.", "voice.wav", at(22, b"\xff\xff", of=wav())),
     FileCase("a WAV of 0 Hz", "voice.wav is a WAV, but damaged, or it claims what no sound can. Use an MP3 or WAV file.", "voice.wav", at(24, bytes(4), of=wav())),
-    FileCase("a WAV of 1 Hz", "voice.wav has 1 samples a second; a voice needs 4000 at least.", "voice.wav", at(24, b"\1\0\0\0", of=wav())),
+    FileCase("a WAV of 1 Hz", "voice.wav has 1 samples a second; a voice needs 4000 at least. Export it anew, as MP3 or WAV, or use another copy.", "voice.wav", at(24, b"\1\0\0\0", of=wav())),
     FileCase("a WAV of 4 GHz", "voice.wav is a WAV, but damaged, or it claims what no sound can. Use an MP3 or WAV file.", "voice.wav", at(24, b"\xff\xff\xff\xff", of=wav())),
-    FileCase("a WAV of a format nobody knows", "voice.wav holds no sound: not one sample could be decoded.", "voice.wav", at(20, b"\x77\x77", of=wav())),
+    FileCase("a WAV of a format nobody knows", "voice.wav holds no sound: not one sample could be decoded. Export it anew, as MP3 or WAV, or use another copy.", "voice.wav", at(20, b"\x77\x77", of=wav())),
     FileCase("a FLAC that claims 60 h", "accepted: declares 247678.8 s, but only 3.0 s could be decoded: it may be cut off; converted to MP3", "voice.flac", at(21, b"\xf2\x8b\x0a\x2f\x00", of=encoded("flac"))),
     FileCase("an MP4 that claims 60 h", "accepted: converted to MP3", "voice.m4a", box_at(b"mdhd", 20, b"\x7f\xff\xff\xff", of=encoded("aac"))),
     FileCase("an MP4 whose index has 4 billion entries", "voice.m4a is an M4A, but damaged, or it claims what no sound can. Use an MP3 or WAV file.", "voice.m4a", box_at(b"stsz", 12, b"\xff\xff\xff\xff", of=encoded("aac"))),
@@ -390,9 +414,9 @@ CASES = [
     FileCase("8 channels (7.1)", "accepted: converted to MP3", "voice.wav", surround(8)),
     FileCase("64 channels", "voice.wav has 64 channels at 48000 Hz, which cannot be mixed. Export it in mono or stereo.", "voice.wav", surround(64)),
     FileCase("16 channels, as WavPack", "voice.wv has 16 channels at 48000 Hz, which cannot be mixed. Export it in mono or stereo.", "voice.wv", planes),
-    FileCase("a sample that is no number (NaN)", "voice.wav holds samples that are not numbers (NaN or infinite).", "voice.wav", floats(spoil(np.nan))),
-    FileCase("a sample that is infinite", "voice.wav holds samples that are not numbers (NaN or infinite).", "voice.wav", floats(spoil(np.inf))),
-    FileCase("a sample of 10³⁰", "voice.wav holds samples that are not numbers (NaN or infinite).", "voice.wav", floats(spoil(1e30))),
+    FileCase("a sample that is no number (NaN)", "voice.wav holds samples that are not numbers (NaN or infinite). Export it anew, as MP3 or WAV, or use another copy.", "voice.wav", floats(spoil(np.nan))),
+    FileCase("a sample that is infinite", "voice.wav holds samples that are not numbers (NaN or infinite). Export it anew, as MP3 or WAV, or use another copy.", "voice.wav", floats(spoil(np.inf))),
+    FileCase("a sample of 10³⁰", "voice.wav holds samples that are not numbers (NaN or infinite). Export it anew, as MP3 or WAV, or use another copy.", "voice.wav", floats(spoil(1e30))),
     FileCase("an MP3 called .wav", "accepted: named .wav, but its content is mp3", "voice.wav", copied("speech.mp3")),
     FileCase("a WAV called .mp3", "accepted: named .mp3, but its content is wav", "voice.mp3", wav()),
     FileCase("a name without a suffix", "accepted", "voice", wav()),

@@ -1,10 +1,11 @@
-"""`python -m tests.inputs [--seed N] [--cases N] [--only pictures|sounds]`; exit 1 if anything was not right."""
+"""`python -m tests.inputs [--seed N] [--cases N] [--minutes N] [--only pictures|sounds]`; exit 1 if anything was not right."""
 
 import argparse
 import os
 import random
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,13 +50,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.inputs", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument("--only", choices=sorted(KINDS))
     arguments = parser.parse_args()
     done: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     slowest: dict[str, float] = defaultdict(float)
     memory = 0
+    stopped = time.monotonic() + 60 * arguments.minutes
     for name, case in cases(arguments.seed, arguments.cases, arguments.only):
+        if time.monotonic() > stopped:
+            break
         before, _ = used()
         fault = carry_out(name, case)
         after, held = used()

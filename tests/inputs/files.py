@@ -217,5 +217,14 @@ def _heif(pictures: list[bytes], properties: list[bytes], grid: tuple[int, int] 
     return ftyp + meta(len(ftyp) + len(meta(0)) + 8) + box(b"mdat", data)
 
 
+def with_profile(jp2: bytes, profile: bytes) -> bytes:
+    """A JPEG 2000 with an ICC profile, which Pillow does not write."""
+    at, outer = jp2.index(b"colr") - 4, jp2.index(b"jp2h") - 4
+    size, whole = (int.from_bytes(jp2[place : place + 4]) for place in (at, outer))
+    colours = box(b"colr", b"\2\0\0" + profile)
+    head = jp2[:outer] + (whole - size + len(colours)).to_bytes(4) + jp2[outer + 4 : at]
+    return head + colours + jp2[at + size :]
+
+
 def box(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data) + 8) + name + data

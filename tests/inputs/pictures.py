@@ -49,7 +49,7 @@ TOLD = {
     "heic burst": ("none", "p3", "p3 by code"),
     "bmp": ("none",),
     "gif": ("none",),
-    "jp2": ("none",),
+    "jp2": ("none", "p3", "adobe"),
 }
 #: Code points of primaries and transfer (H.273).
 CODES = {"p3 by code": (12, 13), "2020 by code": (9, 14), "hdr": (9, 16), "hlg": (9, 18)}
@@ -139,6 +139,8 @@ def _make(case: Case) -> bytes:
     if case.colours == "grey gamma":
         return _deep_file(np.asarray(image.convert("L")), case)
     saved = _saved(_in_mode(image, case), case)
+    if case.form == "jp2" and case.colours in SPACES:
+        saved = files.with_profile(saved, files.icc(*SPACES[case.colours]))
     if case.form in ("png", "grey png16"):
         saved = _with_chunks(saved, case)
     if case.form == "avif" and case.colours in CODES:

@@ -121,7 +121,7 @@ WAV_LIES = (
     "words behind",
     "words in front",
 )
-MP3_LIES = ("", "zeros in front", "tag in front", "tag behind")
+MP3_LIES = ("", "zeros in front", "an answer in front", "tag in front", "tag behind")
 #: Of what was written whole: no name, a name that says nothing, a wrong one.
 NAMES = ("", "", "", "voice", "voice.bin", "voice.mp3")
 
@@ -321,6 +321,8 @@ def _riff(data: bytes) -> bytes:
 def _mp3_lie(data: bytes, lie: str, number: int) -> bytes:
     if lie == "zeros in front" and number == 0:
         return bytes(3000) + data
+    if lie == "an answer in front" and number == 0:
+        return b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\n\r\n" + data
     if lie == "tag in front":
         return b"ID3\x04\0\0\0\0\x02\0" + bytes(256) + data
     return data + b"TAG" + b"a title".ljust(125, b"\0") if lie == "tag behind" else data
