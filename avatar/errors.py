@@ -5,6 +5,7 @@ AvatarError
 ├── Refused                   refused before paying: nothing was spent                              exit 3
 │   ├── BudgetRefused         a limit the user set would be passed
 │   ├── ApprovalDenied        a person said no, or did not answer
+│   ├── ConsentMissing        nobody's consent is recorded for the portrait, or it has ended
 │   ├── NotConfigured         a key or a setting is missing
 │   └── StoreUnfit            the store cannot keep the promise (no conditional create)
 ├── ProviderFailure           the provider said no or failed, for certain                           exit 4
@@ -113,6 +114,10 @@ class BudgetRefused(Refused):
 
 class ApprovalDenied(Refused):
     """A person refused the job, or nobody approved it in time."""
+
+
+class ConsentMissing(Refused):
+    """AVATAR_CONSENT=required, and for the portrait no consent is recorded, or one that has ended."""
 
 
 class NotConfigured(Refused):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -333,6 +333,21 @@ class Caption(Stored):
     name: str = Field("", description="of the file it came from")
 
 
+class Consent(Stored):
+    """That the person in a portrait agreed to be shown, or does so no more. Kept by the content of the portrait's file."""
+
+    format: int = 1
+    portrait: Sha256 = Field(description="of the file as it was given")
+    name: str = Field("", description="what that file was called")
+    who: str = Field(min_length=1, max_length=200, description="the person, or who speaks for them")
+    purpose: str = Field(min_length=1, max_length=1000, description="what they agreed to")
+    until: date = Field(description="the last day on which it holds, UTC")
+    paper: str = Field(min_length=1, max_length=1000, description="where what they signed is kept")
+    written_by: str = ""
+    written_at: datetime
+    revoked: bool = False
+
+
 class Plan(Named):
     """Everything decided about a job before money is spent."""
 
@@ -350,6 +365,7 @@ class Plan(Named):
     warnings: tuple[InputWarning, ...] = ()
     captions: tuple[Caption, ...] = ()
     formats: tuple[str, ...] = ()
+    consent: Consent | None = None
 
 
 class Submission(Stored):
@@ -492,6 +508,7 @@ class Video(Named):
     timings: dict[str, float] = Field(default_factory=dict, description="seconds by stage")
     portrait: Portrait
     voice: Voice
+    consent: Consent | None = Field(None, description="what it covered when the video was planned")
     captions: tuple[Caption, ...] = ()
     disclosure: str = Field("", description="that it is AI-made, in its language, for whoever shows it")
     forms: tuple[Form, ...] = ()

@@ -418,6 +418,10 @@ class AvatarSettings(BaseSettings):
         "show",
         description="What warnings about a portrait or voice do before it is paid for: show, or refuse the job.",
     )
+    consent: Literal["off", "required"] = Field(
+        "off",
+        description="Whether a portrait needs a recorded consent before anything is paid for it: docs/consent.md.",
+    )
     input_folders: str | None = Field(
         None,
         description="Folders, parted by `:`, that jobs may take files of this machine from; a relative path in a job means a file in one of them. Unset: any, and relative to where the worker was started.",

@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from avatar.job.captions import with_captions
+from avatar.job.consent import with_consent
 from avatar.job.plan import identify
 from avatar.job.produce import made_already, render_all
 from avatar.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment, Video, shown
@@ -54,7 +55,7 @@ async def generate_avatar(workspace: Workspace, job: AvatarJob) -> Video:
         get_run_logger().info("Made already as %s; nothing to pay.", video.uri)
         return video
     plan = await (await cached(validate_inputs, workspace))(workspace, job, portrait, voice)
-    plan = await with_captions(workspace, job, plan)
+    plan = await with_consent(workspace, await with_captions(workspace, job, plan))
     get_run_logger().info(describe_plan(plan))
     for warning in plan.warnings:
         get_run_logger().warning("%s %s", warning.text, warning.hint)

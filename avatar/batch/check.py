@@ -13,8 +13,16 @@ from avatar.batch.chunks import read_rows as read_chunk
 from avatar.batch.manifest import Manifest
 from avatar.batch.models import Batch, Checked, Outcome, Row, RowState
 from avatar.batch.rows import RawRow, as_job, read_rows
-from avatar.errors import BudgetRefused, InvalidInput, SourceUnavailable, StoreUnfit, VideoRejected
+from avatar.errors import (
+    BudgetRefused,
+    ConsentMissing,
+    InvalidInput,
+    SourceUnavailable,
+    StoreUnfit,
+    VideoRejected,
+)
 from avatar.job.captions import caption_video, with_captions
+from avatar.job.consent import consented, find_consent
 from avatar.job.inputs import ingest
 from avatar.job.plan import (
     identify,
@@ -28,6 +36,7 @@ from avatar.job.publish import find_video, require_published
 from avatar.models import (
     Asset,
     AvatarJob,
+    Consent,
     Plan,
     Portrait,
     ProviderName,
@@ -83,6 +92,7 @@ class Checker:
         self._assets: Memo[Asset] = Memo()
         self._portraits: Memo[Portrait] = Memo()
         self._voices: Memo[tuple[Voice, tuple[Segment, ...]]] = Memo()
+        self._consents: Memo[Consent | None] = Memo()
         self._fit: set[tuple[str, str]] = set()
 
     async def check_chunk(self, raws: Sequence[RawRow], earlier: Mapping[int, Row]) -> list[Row]:
@@ -147,13 +157,18 @@ class Checker:
                 return ingested.made(require_published(video))
             plan, key = await self._plan(ingested, earlier.get(ingested.line))
             asked = ingested.job.model_copy(update={"captions": ingested.captions})
-            plan = await with_captions(self.workspace, asked, plan)
+            plan = await self._consented(await with_captions(self.workspace, asked, plan))
             check_price(plan.quote, ingested.job, self.workspace.settings.budget)
         except VideoRejected as error:
             return ingested.row(RowState.REJECTED, reason=str(error), hint=error.hint or "")
-        except (InvalidInput, SourceUnavailable, BudgetRefused) as error:
+        except (InvalidInput, SourceUnavailable, BudgetRefused, ConsentMissing) as error:
             return ingested.row(RowState.BAD, reason=ingested.in_its_words(str(error)), hint=error.hint or "")
         return ingested.planned(plan, key, await still_to_buy(self.workspace, plan))
+
+    async def _consented(self, plan: Plan) -> Plan:
+        sha256 = plan.portrait.source.sha256
+        found = await self._consents.get(sha256, lambda: find_consent(self.workspace, sha256))
+        return consented(self.workspace, plan, found)
 
     async def _plan(self, ingested: "_Ingested", earlier: Row | None) -> tuple[Plan, str]:
         """As an earlier run planned it, if nothing that it depends on has changed."""

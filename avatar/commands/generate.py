@@ -271,6 +271,7 @@ def as_result(
         },
         "notes": [*video.portrait.notes, *video.voice.notes, *video.notes],
         "disclosure": video.disclosure,
+        "consent": video.consent.model_dump(mode="json") if video.consent else None,
         "forms": {each.name: each.uri for each in video.forms},
         "captions": {each.language: each.key for each in video.captions},
         "warnings": [warning.model_dump(mode="json") for warning in video.warnings],

@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_approve(commands)
     _add_services(commands)
     _add_label(commands)
+    _add_consent(commands)
     _add_outputs(commands)
     _add_gallery(commands)
     _add_bridge(commands)
@@ -231,6 +232,23 @@ def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_json(parser)
 
 
+def _add_consent(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    consent = commands.add_parser("consent", help="record who agreed to be shown, or who does so no more")
+    verbs = consent.add_subparsers(dest="verb", required=True, metavar="VERB")
+    add = verbs.add_parser("add", help="record the consent of the person in a portrait")
+    add.add_argument("portrait", metavar="PORTRAIT", help="image file, s3://bucket/key, or https:// address")
+    add.add_argument("--who", required=True, metavar="NAME", help="the person, or who speaks for them")
+    add.add_argument("--for", required=True, dest="purpose", metavar="PURPOSE", help="what they agreed to")
+    add.add_argument("--until", required=True, metavar="DATE", help="the last day on which it holds, UTC")
+    add.add_argument("--paper", required=True, metavar="PLACE", help="where what they signed is kept")
+    show = verbs.add_parser("show", help="what is recorded for a portrait, or for all of them")
+    show.add_argument("portrait", metavar="PORTRAIT", nargs="?", help="an image, or its SHA-256")
+    revoke = verbs.add_parser("revoke", help="nothing more is paid for; lists the videos made with it")
+    revoke.add_argument("portrait", metavar="PORTRAIT", help="an image, or its SHA-256")
+    for parser in (add, show, revoke):
+        _add_json(parser)
+
+
 def _add_services(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     commands.add_parser(
         "up",
@@ -309,6 +327,7 @@ _VERBS = {
     "resolve": "status:run_settle",
     "cancel": "status:run_settle",
     "label": "status:run_label",
+    "consent": "consent:run",
     "captions": "outputs:run_captions",
     "formats": "outputs:run_formats",
     "approve": "approve:run",

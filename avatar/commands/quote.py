@@ -1,6 +1,7 @@
 """`avatar quote`: length, cuts and price of a voice, or the price of a manifest.
 
 For files on this machine it needs no store, no server and no key; what lies in the store is fetched from there.
+With AVATAR_CONSENT=required the store is asked for the consent to the portrait.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +25,7 @@ from avatar.batch.report import each_outcome
 from avatar.batch.rows import as_job, read_rows
 from avatar.commands.serve import with_store
 from avatar.errors import InvalidInput, NotConfigured
+from avatar.job.consent import fault_of, find_consent
 from avatar.job.inputs import bring
 from avatar.job.plan import warn_of_portrait, warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
@@ -34,6 +37,7 @@ from avatar.models import AvatarJob, Limits, ProviderName, Quote
 from avatar.providers import describe_provider
 from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings
+from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
 
 
@@ -58,16 +62,24 @@ async def _fetch_and_quote(workspace: Workspace, arguments: argparse.Namespace) 
         if arguments.portrait:
             source = arguments.portrait
             portrait = str(await stack.enter_async_context(bring(workspace, source, what="portrait")))
-        return await asyncio.to_thread(_quote_voice, voice, portrait, arguments)
+        fault = ""
+        if portrait and workspace.settings.consent == "required":
+            fault = fault_of(
+                await find_consent(workspace, await asyncio.to_thread(hash_file, Path(portrait)))
+            )
+        return await asyncio.to_thread(_quote_voice, voice, portrait, arguments, fault)
 
 
-def _quote_voice(path: Path, portrait: str | None, arguments: argparse.Namespace) -> int:
+def _quote_voice(
+    path: Path, portrait: str | None, arguments: argparse.Namespace, fault: str | None = None
+) -> int:
+    """`fault` is what stands against the consent to the portrait; None: the store is asked for it."""
     settings = AvatarSettings()
     asked = _asked(settings, arguments.provider, arguments.model)
     with tempfile.TemporaryDirectory() as folder:
         found = probe_voice(path)
         alone = take_alone(path, found, Path(folder), trim=arguments.trim)
-        inputs = Inputs(alone, portrait)
+        inputs = Inputs(alone, portrait, fault)
         offers = [offer(name, model, inputs, settings) for name, model in asked]
     notes = (*inputs.portrait_notes, *alone.facts.notes)
     if arguments.json:
@@ -96,8 +108,8 @@ def _asked(
 class Inputs:
     """A voice by itself, and the portrait it goes with, if one is named, as each provider would be given it."""
 
-    def __init__(self, alone: Alone, portrait: str | None = None) -> None:
-        self.alone = alone
+    def __init__(self, alone: Alone, portrait: str | None = None, fault: str | None = None) -> None:
+        self.alone, self._fault = alone, fault
         self._portrait = Path(portrait).expanduser() if portrait else None
         self._looks: dict[Limits, PortraitFacts] = {}
 
@@ -111,6 +123,18 @@ class Inputs:
             with tempfile.TemporaryDirectory() as folder:
                 self._looks[limits] = prepare_portrait(self._portrait, Path(folder) / "ready", limits)
         return self._looks.get(limits)
+
+    @cached_property
+    def consent_fault(self) -> str:
+        """Why nothing may be paid for this portrait, as a clause. Asks the store."""
+        if self._fault is not None or self._portrait is None:
+            return self._fault or ""
+        return _consent_fault(hash_file(self._portrait))
+
+
+@cache
+def _consent_fault(sha256: str) -> str:
+    return fault_of(with_store(lambda workspace: find_consent(workspace, sha256)))
 
 
 class Quoted:
@@ -229,6 +253,8 @@ def offer(name: ProviderName, model: str, inputs: Inputs, settings: AvatarSettin
         price, limits = describe_provider(name, settings, model)
         portrait = inputs.look(limits)
         cuts = plan_cuts(alone.path, facts, limits)
+        if settings.consent == "required" and price and inputs.consent_fault:
+            raise InvalidInput(f"{inputs.consent_fault} (AVATAR_CONSENT=required)")
     except (InvalidInput, NotConfigured) as error:
         return {"provider": name, "model": model, "accepted": False, "reason": str(error)}
     segments = [_segment(cut, facts) for cut in cuts]

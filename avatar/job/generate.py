@@ -5,6 +5,7 @@ from functools import partial
 
 from avatar.errors import BudgetRefused
 from avatar.job.captions import with_captions
+from avatar.job.consent import with_consent
 from avatar.job.inputs import ingest
 from avatar.job.plan import plan_job
 from avatar.job.produce import made_already, render_all, wait_until_done
@@ -24,11 +25,12 @@ async def quote(job: AvatarJob, settings: AvatarSettings | None = None) -> Plan:
 
     Raises:
         InvalidInput: portrait or voice cannot be used; the text says why.
+        ConsentMissing: AVATAR_CONSENT asks for one.
         StoreUnavailable, SourceUnavailable: try again.
     """
     workspace = Workspace(settings or AvatarSettings())
     try:
-        return await _plan(workspace, job)
+        return await with_consent(workspace, await _plan(workspace, job))
     finally:
         await workspace.aclose()
 
@@ -44,7 +46,7 @@ async def generate(job: AvatarJob, settings: AvatarSettings | None = None) -> Vi
 
     Raises:
         InvalidInput: bad input; nothing was sent.
-        Refused: a budget, a price limit, a missing key or an unfit store; nothing was sent.
+        Refused: a budget, a price limit, a missing consent or key, or an unfit store; nothing was sent.
         ProviderFailure: the provider failed for certain.
         OutcomeUnknown: whether the paid request arrived is not known; it is not sent again.
         VideoRejected: the video did not pass its checks, and is kept.
@@ -54,6 +56,7 @@ async def generate(job: AvatarJob, settings: AvatarSettings | None = None) -> Vi
         plan = await _plan(workspace, job)
         if video := await made_already(workspace, job, plan.job_id):
             return video
+        plan = await with_consent(workspace, plan)
         if owed := sum((await still_to_buy(workspace, plan)).values(), Decimal(0)):
             check_price(plan.quote, job, workspace.settings.budget)
             _refuse_unapproved(owed, job, workspace.settings.budget)

@@ -18,6 +18,7 @@ from avatar.errors import (
     SubmitRefused,
 )
 from avatar.job.captions import caption_video
+from avatar.job.consent import needs_consent, with_consent
 from avatar.job.forms import add_forms
 from avatar.job.plan import identify
 from avatar.job.publish import accept_video, find_video, name_video, require_published
@@ -201,6 +202,10 @@ async def render_all(
     workspace: Workspace, job: AvatarJob, plan: Plan, render: RenderOne, *, claim: Claim | None = None
 ) -> Sequence[Render]:
     """Render every segment, at once or one after another. What is claimed and not spent is given back."""
+    if needs_consent(
+        workspace, plan
+    ):  # it may have been revoked while the job waited for a person, or for its row
+        plan = await with_consent(workspace, plan)
     claims = await patiently(lambda: commit_job(workspace, plan, claim=claim))
     work = _Work(workspace, job, claims, render)
     try:

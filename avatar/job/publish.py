@@ -333,6 +333,7 @@ def _describe(
         warnings=plan.warnings,
         portrait=plan.portrait,
         voice=plan.voice,
+        consent=plan.consent,
         disclosure=disclosure_for(plan.language),
         provider_marks=made.provider_marks,
         prompt=plan.prompt,

@@ -10,7 +10,8 @@ from avatar.batch.check import check_rows
 from avatar.batch.manifest import open_manifest
 from avatar.batch.models import Checked, Outcome, RowState
 from avatar.batch.report import each_outcome
-from avatar.errors import AvatarError, InvalidInput, NotConfigured
+from avatar.errors import AvatarError, ConsentMissing, InvalidInput, NotConfigured
+from avatar.job.consent import with_consent
 from avatar.job.plan import plan_job
 from avatar.job.publish import find_video
 from avatar.media.cuts import outline
@@ -157,7 +158,7 @@ class Offers:
                 if not video
                 else Decimal(0)
             )
-        except (NotConfigured, InvalidInput) as error:
+        except (ConsentMissing, NotConfigured, InvalidInput) as error:
             return Offer(name, model, title, fault=in_words(error))
         price = plan.quote.price_per_second
         return Offer(name, model, title, price, owed, plan=plan, video=video)
@@ -167,7 +168,7 @@ class Offers:
         facts = {"provider": name, "title": order.titled(voice), **_model(name, model)}
         job = order.job(address(self.workspace, portrait), address(self.workspace, voice), **facts)
         inputs = [await asset_of(self.workspace, key) for key in (portrait, voice)]
-        return await plan_job(self.workspace, job, *inputs)
+        return await with_consent(self.workspace, await plan_job(self.workspace, job, *inputs))
 
     async def _price_batch(self, order: Order, pricing: Pricing) -> None:
         pricing.rows = await write_manifest(self.workspace, order)

@@ -52,6 +52,18 @@ async def test_every_bad_row_is_told_before_anything_is_spent(works, manifest, r
     assert await works.workspace.store.list("jobs/") == []
 
 
+async def test_a_face_without_consent_is_a_bad_row(make_works, manifest, rows, sandbox):
+    """Where one is asked for: before anything is paid, with what to do. The free preview needs none."""
+    works = make_works(consent="required")
+    given = [*rows(2), *rows(1, provider="preview")]
+    checked = await works.check(manifest(given))
+    assert (checked.ready, checked.bad) == (1, 2)
+    found = await read_rows(works.workspace, checked.batch_id, 0)
+    assert "no consent is recorded" in found[0].outcome.reason
+    assert "avatar consent add" in found[0].outcome.hint
+    assert sandbox.state()["posts"] == 0
+
+
 async def test_the_same_job_twice_is_done_once(works, manifest, rows, sandbox):
     """A duplicate is told with the line of the first, priced once and paid once."""
     batch = manifest([*rows(2), *rows(2)])

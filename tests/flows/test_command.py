@@ -76,7 +76,7 @@ def test_json_is_one_object_on_stdout(avatar: Avatar) -> None:
     first, again = (json.loads(avatar(*GENERATE, "--json").stdout) for _ in range(2))
     assert set(first) == {
         "job_id", "title", "language", "labels", "already", "paid_now", "state", "provider", "video", "notes", "warnings",
-        "disclosure", "captions", "forms",
+        "disclosure", "captions", "forms", "consent",
         "cost", "renders", "checks", "flow_run_id",
     }  # fmt: skip
     assert set(first["video"]) == {"uri", "url", "path", "seconds", "width", "height", "sha256"}
