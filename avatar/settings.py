@@ -297,6 +297,24 @@ class NotifySettings(Section):
     )
 
 
+class EventSettings(Section):
+    """Events sent on as signed webhooks, by the bridge (docs/events.md)."""
+
+    urls: SecretStr | None = Field(
+        None,
+        min_length=8,
+        description="https addresses that events are sent to, with commas between. Unset: none are sent.",
+    )
+    secret: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Signs them (Standard Webhooks), as in `whsec_…`; two with a space between while one takes the other's place.",
+    )
+    allow_private_hosts: bool = Field(
+        False, description="Send them to private addresses and over plain http, too."
+    )
+
+
 class FormSettings(Section):
     """How further forms of a video are made (docs/forms.md)."""
 
@@ -441,6 +459,7 @@ class AvatarSettings(BaseSettings):
     inbox: InboxSettings = InboxSettings()
     bridge: BridgeSettings = BridgeSettings()
     notify: NotifySettings = NotifySettings()
+    events: EventSettings = EventSettings()
     forms: FormSettings = FormSettings()
     c2pa: C2paSettings = C2paSettings()
     retention: RetentionSettings = RetentionSettings()

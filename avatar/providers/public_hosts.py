@@ -1,4 +1,4 @@
-"""GET from a server that somebody else named: by https, at public addresses, with nothing of ours.
+"""GET from a server that somebody else named, POST to one: by https, at public addresses, with nothing of ours.
 
 The address that was checked is the one connected to, again after each redirect, while TLS proves the host's name on
 it. Any port will do: before that proof nothing but a handshake reaches it. The transport is used bare: no key, no
@@ -134,6 +134,18 @@ async def get_public(url: str, headers: dict[str, str], *, private: bool) -> Asy
     raise Cut(f"more than {MAX_REDIRECTS} redirects")
 
 
+async def post_public(url: str, body: bytes, headers: dict[str, str], *, private: bool) -> httpx.Response:
+    """The answer to one POST, without its body. Redirects are not followed. Arguments and errors as `get_public`."""
+    target = _parse(url)
+    proxy = proxy_for(str(target))
+    async with httpx.AsyncHTTPTransport(verify=tls(), retries=0, proxy=proxy) as transport:
+        response = await _request(
+            transport, target, headers, private=private, by_name=proxy is not None, body=body
+        )
+        await response.aclose()
+        return response
+
+
 async def _request(
     transport: httpx.AsyncHTTPTransport,
     url: httpx.URL,
@@ -141,8 +153,9 @@ async def _request(
     *,
     private: bool,
     by_name: bool,
+    body: bytes | None = None,
 ) -> httpx.Response:
-    """GET `url` from an address of its host that was checked, while TLS still proves the host's name.
+    """GET `url` (with a body: POST) from an address of its host that was checked, while TLS still proves the host's name.
 
     With `by_name` it is asked for by its name: a proxy resolves it anew, and may go by names in what it allows.
     """
@@ -158,16 +171,16 @@ async def _request(
         "User-Agent": "avatar-flows",
     }
     for last, address in enumerate(addresses, start=1 - len(addresses)):
-        request = httpx.Request(
-            "GET", url.copy_with(host=address), headers=sent | headers, extensions=extensions
-        )
+        there = url.copy_with(host=address)
+        method = "GET" if body is None else "POST"
+        request = httpx.Request(method, there, headers=sent | headers, content=body, extensions=extensions)
         try:
             response = await transport.handle_async_request(request)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             if last == 0:
                 raise
         else:
-            response.request = httpx.Request("GET", url)
+            response.request = httpx.Request(method, url)
             return response
     raise AssertionError("unreachable")  # pragma: no cover
 

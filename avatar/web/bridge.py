@@ -1,6 +1,7 @@
 """The bridge: bucket notifications and webhooks come in; nothing goes out but to the store and to Prefect.
 
-It also starts the flow runs that look after the others, when there is work for them.
+It also starts the flow runs that look after the others, when there is work for them, and sends events on to where
+AVATAR_EVENTS__URLS says.
 
 What a provider's webhook says is only a hint: the result is always fetched through the provider's API. An address that
 was not made here is not found (404). fal's signature must hold as well (401); Pixazo documents none, so that the address
@@ -34,6 +35,7 @@ from avatar.money.webhooks import OPEN_ENDED, Asked, Hint, keep_hint, plain_id
 from avatar.providers.answers import parse_object
 from avatar.providers.fal_webhooks import FalSignatures, delivered_id
 from avatar.settings import AvatarSettings
+from avatar.web.hooks import Hooks, check_hooks
 from avatar.web.metrics import METRICS, Metrics
 from avatar.web.notifications import UploadEvents, Uploads, Written, from_filer, from_s3, uploads_in
 from avatar.web.server import (
@@ -121,6 +123,7 @@ def serve(settings: AvatarSettings, api_url: str, *, say: Say) -> int:
         AvatarError: nothing can listen at the address that was asked for.
     """
     check_reach(settings)
+    check_hooks(settings.events)
     state = StateDirectory(settings.state_dir)
     tokens = {state.bridge_token()}
     if settings.bridge.token:
@@ -165,10 +168,11 @@ async def _serve(
     events = UploadEvents(Uploads(Inbox(workspace)), api_url, settings.inbox.settle_seconds, say)
     runs = FlowRuns(api_url, settings.recovery.stale_seconds)
     work = Work(workspace, runs, say)
+    hooks = [Hooks(workspace, api_url, say).run()] if settings.events.urls else []
     app = build_app(Bridge(workspace, tokens, events.note))
     try:
         async with asyncio.TaskGroup() as group:
-            working = [group.create_task(each.run()) for each in (events, work)]
+            working = [group.create_task(running) for running in (events.run(), work.run(), *hooks)]
             await Server(app).serve(sockets=listeners)
             for each in working:
                 each.cancel()
