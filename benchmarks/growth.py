@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from avatar.commands.status import _all
+from avatar.commands.status import tell_all
 from avatar.errors import AvatarError
 from avatar.job.expire import expire
 from avatar.job.index import summarise
@@ -172,7 +172,7 @@ async def _unknown(workspace: Workspace) -> None:
 
 QUESTIONS: dict[str, Ask] = {
     "a gallery's first page": _gallery_page,
-    "avatar status": _all,
+    "avatar status": tell_all,
     "a claim of a day's budget": _claim,
     "a webhook of an unknown render": _unknown,
     "/metrics": lambda workspace: Metrics(workspace).answer(None),  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_label(commands)
     _add_consent(commands)
     _add_outputs(commands)
+    commands.add_parser("mcp", help="serve tools to an agent over stdin and stdout (needs avatar-flows[mcp])")
     _add_gallery(commands)
     _add_bridge(commands)
     _add_export(commands)
@@ -335,6 +336,7 @@ _VERBS = {
     "up": "serve:run_up",
     "deploy": "serve:run_deploy",
     "doctor": "doctor:run",
+    "mcp": "agents:run",
     "gallery": "serve:run_gallery",
     "bridge": "serve:run_bridge",
     "export": "serve:run_export",

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.spend or arguments.by:
         return _tell_spend(arguments)
     wanted = arguments.id
-    found = with_store(lambda workspace: _one(workspace, wanted) if wanted else _all(workspace))
+    found = with_store(lambda workspace: tell_one(workspace, wanted) if wanted else tell_all(workspace))
     print(json.dumps(found) if arguments.json else _as_text(found))
     return 0
 
@@ -112,7 +112,8 @@ def _spend_by_as_text(found: dict[str, Any]) -> str:
     return "\n".join([f"by {found['label']}, published since {found['since']}:", *lines])
 
 
-async def _all(workspace: Workspace) -> dict[str, Any]:
+async def tell_all(workspace: Workspace) -> dict[str, Any]:
+    """The newest videos, open renders, and jobs without a video yet."""
     published = await _published(workspace)
     videos = await asyncio.gather(*(find_video(workspace, job_id) for job_id in published[:NEWEST]))
     heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
@@ -182,7 +183,8 @@ def _spend_as_text(found: dict[str, Any]) -> str:
     return "\n".join(lines + [_step(row) for row in found["unknown"]])
 
 
-async def _one(workspace: Workspace, wanted: str) -> dict[str, Any]:
+async def tell_one(workspace: Workspace, wanted: str) -> dict[str, Any]:
+    """A job's video, or a render, with its journal. Raises `InvalidInput` if there is neither."""
     wanted = await whole_id(workspace, wanted)
     if video := await find_video(workspace, wanted):
         renders = [await workspace.journal.history(render.render_id) for render in video.renders]

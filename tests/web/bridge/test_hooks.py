@@ -9,7 +9,6 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from standardwebhooks import Webhook, WebhookVerificationError
 
 from avatar.errors import NotConfigured
 from avatar.settings import EventSettings
@@ -94,6 +93,8 @@ async def stage(make_settings):
 
 async def test_each_event_is_sent_once_and_verifies(stage):
     """Also after the bridge was started anew; what happened before the first look is no news."""
+    from standardwebhooks import Webhook, WebhookVerificationError
+
     events, receiver, hooks, _ = stage
     events.happen(at=datetime.now(UTC) - timedelta(minutes=1))
     first = hooks()
@@ -117,6 +118,8 @@ async def test_each_event_is_sent_once_and_verifies(stage):
 
 
 async def test_a_secret_that_changes_signs_with_both(stage):
+    from standardwebhooks import Webhook
+
     events, receiver, hooks, _ = stage
     await hooks().look()
     events.happen()
