@@ -278,7 +278,7 @@ async def check_rows(
     """
     checker = Checker(workspace, batch, manifest)
     found = Checked(batch_id=manifest.batch_id, rows=0, chunks=0, ready=0)
-    for number, raws in enumerate(_in_chunks(read_rows(manifest.path))):
+    for number, raws in enumerate(_in_chunks(read_rows(manifest.path, batch))):
         rows = await checker.check_chunk(raws, await earlier_rows(workspace, manifest.batch_id, number))
         await write_rows(workspace, manifest.batch_id, number, rows)
         found = _counted(workspace, found, rows)

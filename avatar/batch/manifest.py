@@ -138,7 +138,16 @@ def _without_query(cell: re.Match[bytes]) -> bytes:
 
 def _identify(sha256: str, base: str, batch: Batch) -> str:
     # A batch that names no model keeps the name that it had before there were several.
-    parts = [BATCH_VERSION, sha256, base, batch.prompt, batch.provider, *filter(None, [batch.model])]
+    parts: list[object] = [
+        BATCH_VERSION,
+        sha256,
+        base,
+        batch.prompt,
+        batch.provider,
+        *filter(None, [batch.model]),
+    ]
+    if batch.manifest is not None and batch.portrait is not None:
+        parts.append({"portrait": shown(batch.portrait)})
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

@@ -21,7 +21,8 @@ def _with_one_source(schema: dict[str, Any]) -> None:
     cast(Callable[[dict[str, Any]], None], Model.model_config["json_schema_extra"])(schema)
     given = {"type": "string", "minLength": 1}
     schema["if"] = {"required": ["portrait"], "properties": {"portrait": given}}
-    schema["then"] = {"required": ["voices"], "properties": {"voices": {"minItems": 1}}}
+    rows = {"required": ["manifest"], "properties": {"manifest": given}}
+    schema["then"] = {"anyOf": [rows, {"required": ["voices"], "properties": {"voices": {"minItems": 1}}}]}
     schema["else"] = {"required": ["manifest"], "properties": {"manifest": given}}
 
 
@@ -44,7 +45,7 @@ class Batch(Model):
         title="Portrait",
         min_length=1,
         max_length=LONGEST_ADDRESS,
-        description="Instead of a manifest: one portrait for all the voices below.",
+        description="One portrait for all the voices below, or for the rows of the manifest that name none.",
         examples=["s3://avatar/inbox/anna/portrait.jpg"],
     )
     voices: tuple[str, ...] = Field(
@@ -116,10 +117,12 @@ class Batch(Model):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.manifest is None) == (self.portrait is None):
+        if self.manifest is not None and self.voices:
+            raise ValueError("give either a manifest or voices")
+        if self.manifest is None and self.portrait is None:
             raise ValueError("give either a manifest, or a portrait with voices")
-        if bool(self.voices) != (self.portrait is not None):
-            raise ValueError("a portrait needs voices, and voices need a portrait")
+        if self.manifest is None and not self.voices:
+            raise ValueError("a portrait needs voices, or a manifest of them")
         return self
 
     def of(self, day: date) -> Self:

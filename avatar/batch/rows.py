@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,8 +87,12 @@ class Lines:
             ) from None
 
 
-def read_rows(path: Path) -> Iterator[RawRow]:
+def read_rows(path: Path, batch: Batch | None = None) -> Iterator[RawRow]:
     """Every row of a .jsonl or .csv file. Empty rows at the end are ignored, elsewhere they are faults.
+
+    Args:
+        path: the file.
+        batch: has a portrait for rows that name none: then its column need not be there.
 
     Raises:
         InvalidInput: the file as a whole cannot be read: not UTF-8, columns that are unknown or missing, more rows
@@ -97,9 +101,11 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     with path.open("rb") as file:
         _check_kind(file.read(64))
         file.seek(0)
-        read = _read_csv if path.suffix.lower() == ".csv" else _read_jsonl
+        needed = tuple(name for name in NEEDED if name != "portrait" or batch is None or not batch.portrait)
+        is_table = path.suffix.lower() == ".csv"
+        rows = _read_csv(Lines(file), needed) if is_table else _read_jsonl(Lines(file))
         empty: list[int] = []
-        for count, row in enumerate(read(Lines(file)), start=1):
+        for count, row in enumerate(rows, start=1):
             if count > MOST_ROWS:
                 raise InvalidInput(
                     f"The manifest has more than {MOST_ROWS:,} rows. Nothing was sent or spent.",
@@ -179,14 +185,14 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def _read_csv(lines: Lines) -> Iterator[RawRow]:
+def _read_csv(lines: Lines, needed: Sequence[str]) -> Iterator[RawRow]:
     try:
         head = next(lines, "")
         delimiter = max(DELIMITERS, key=head.count)
         named = next(csv.reader([head], delimiter=delimiter), [])
     except (BadLine, csv.Error) as error:
         raise InvalidInput(f"Line 1 of the manifest: {error}. Nothing was sent or spent.") from None
-    columns = _check_columns(named)
+    columns = _check_columns(named, needed)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line = lines.begin_row()
@@ -208,10 +214,10 @@ def _by_column(line: int, cells: list[str], columns: list[str]) -> RawRow:
     return RawRow(line, {name: cell.strip() for name, cell in values.items() if cell.strip()}, fault)
 
 
-def _check_columns(cells: list[str]) -> list[str]:
+def _check_columns(cells: list[str], needed: Sequence[str]) -> list[str]:
     columns = [cell.strip().lower() for cell in cells]
     counts = Counter(columns)
-    faults = [f"there is no column {name!r}" for name in NEEDED if name not in counts]
+    faults = [f"there is no column {name!r}" for name in needed if name not in counts]
     faults += [
         f"{name[:60]!r} is not a column"
         for name in counts
@@ -222,7 +228,7 @@ def _check_columns(cells: list[str]) -> list[str]:
         told = "; ".join(faults[:FAULTS_TOLD]) + ("; …" if len(faults) > FAULTS_TOLD else "")
         raise InvalidInput(
             f"The first line of the manifest does not name the columns: {told}. Nothing was sent or spent.",
-            hint=f"The columns are {', '.join(COLUMNS)}; {' and '.join(NEEDED)} must be there.",
+            hint=f"The columns are {', '.join(COLUMNS)}; {' and '.join(needed)} must be there.",
         )
     return columns
 
@@ -253,6 +259,8 @@ def as_job(raw: RawRow, batch: Batch, base: str) -> AvatarJob | str:
     for name in NEEDED:
         if isinstance(values.get(name), str):
             values[name] = locate(values[name], base)
+    if batch.portrait is not None:
+        values.setdefault("portrait", batch.portrait)
     if isinstance(captions, list):
         values["captions"] = [locate(each, base) if isinstance(each, str) else each for each in captions]
     try:

@@ -125,9 +125,15 @@ def _add_batch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "manifest", metavar="MANIFEST", nargs="?", help=".jsonl or .csv file, or s3://bucket/key"
     )
-    parser.add_argument("--portrait", metavar="PORTRAIT", help="instead of a manifest: one portrait")
     parser.add_argument(
-        "--voices", metavar="VOICE", nargs="+", default=[], help="its voices: files, or folders ending in /"
+        "--portrait", metavar="PORTRAIT", help="one portrait for --voices, or for rows that name none"
+    )
+    parser.add_argument(
+        "--voices",
+        metavar="VOICE",
+        nargs="+",
+        default=[],
+        help="instead of a manifest: files, or folders ending in /",
     )
     parser.add_argument("--prompt", default=".", help="for rows that have none of their own")
     _add_provider(parser)
@@ -153,7 +159,9 @@ def _add_quote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--trim", action="store_true", help="leave out the silence before and after the speech"
     )
-    parser.add_argument("--portrait", metavar="FILE", help="look at this portrait, too")
+    parser.add_argument(
+        "--portrait", metavar="FILE", help="look at this portrait, too; of a manifest: for rows with none"
+    )
     parser.add_argument(
         "voice", metavar="VOICE", help="audio file, or a manifest (.csv, .jsonl); or s3://bucket/key of one"
     )

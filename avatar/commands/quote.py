@@ -193,8 +193,9 @@ def _quote_manifest(path: Path, arguments: argparse.Namespace) -> int:
     """Price every row whose files are on this machine; what was bought before is not known here, and counted too."""
     provider = ProviderName(arguments.provider) if arguments.provider else None
     quoted = Quoted(provider, arguments.model, trim=arguments.trim)
-    batch = Batch(manifest=str(path))
-    for raw in read_rows(path):
+    portrait = arguments.portrait and str(Path(arguments.portrait).expanduser().absolute())
+    batch = Batch(manifest=str(path), portrait=portrait)
+    for raw in read_rows(path, batch):
         quoted.add(raw.line, as_job(raw, batch, str(path.absolute().parent)))
     if not quoted.rows:
         raise InvalidInput("The manifest has no rows.")

@@ -178,7 +178,8 @@ def _copy(
             continue
         if packet.is_discard and packet.stream is picture:
             raise ValueError("it begins inside a group of pictures")
-        while waiting and (waiting.dts or 0) / 1000 <= packet.dts * packet.time_base:
+        base = packet.time_base
+        while waiting and (waiting.dts or 0) * base.denominator <= packet.dts * base.numerator * 1000:
             output.mux(waiting)
             waiting = next(words, None)
         packet.stream = streams[packet.stream.index]

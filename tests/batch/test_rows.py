@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from avatar.batch.models import Batch
-from avatar.batch.rows import LONGEST_LINE, as_job, locate, read_rows
+from avatar.batch.rows import LONGEST_LINE, RawRow, as_job, locate, read_rows
 from avatar.errors import InvalidInput
 
 BATCH = Batch(manifest="jobs.csv")
@@ -186,3 +186,25 @@ def test_a_batch_has_one_source():
     ):
         with pytest.raises(ValueError, match=r"give either|needs voices|voices need"):
             Batch(**given)
+
+
+def test_one_portrait_for_a_table_of_languages(tmp_path):
+    """Its column may be left out; a row's own stands above it, and the batch has a name of its own."""
+    from avatar.batch.manifest import _identify
+
+    (tmp_path / "languages.csv").write_text(
+        "voice,language,title,captions\nde.mp3,de,Willkommen,de.srt\nen.mp3,en,Welcome,en.vtt; de.srt\n"
+    )
+    batch = Batch(manifest=str(tmp_path / "languages.csv"), portrait="/faces/anna.png")
+    jobs = [as_job(raw, batch, "/jobs") for raw in read_rows(tmp_path / "languages.csv", batch)]
+    assert [(job.portrait, job.voice, job.language) for job in jobs] == [
+        ("/faces/anna.png", "/jobs/de.mp3", "de"),
+        ("/faces/anna.png", "/jobs/en.mp3", "en"),
+    ]
+    assert jobs[1].captions == ("/jobs/en.vtt", "/jobs/de.srt")
+    own = as_job(RawRow(2, {"voice": "v.mp3", "portrait": "own.png"}), batch, "/jobs")
+    assert own.portrait == "/jobs/own.png"
+    others = batch.model_copy(update={"portrait": "/faces/ben.png"})
+    assert _identify("a" * 64, "/jobs", batch) != _identify("a" * 64, "/jobs", others)
+    with pytest.raises(InvalidInput, match="no column 'portrait'"):
+        list(read_rows(tmp_path / "languages.csv"))
