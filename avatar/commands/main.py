@@ -160,7 +160,7 @@ def _add_quote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--trim", action="store_true", help="leave out the silence before and after the speech"
     )
     parser.add_argument(
-        "--portrait", metavar="FILE", help="look at this portrait, too; of a manifest: for rows with none"
+        "--portrait", metavar="FILE", help="look at it, too; of a manifest: for rows with none"
     )
     parser.add_argument(
         "voice", metavar="VOICE", help="audio file, or a manifest (.csv, .jsonl); or s3://bucket/key of one"
@@ -250,11 +250,13 @@ def _add_consent(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add.add_argument("--for", required=True, dest="purpose", metavar="PURPOSE", help="what they agreed to")
     add.add_argument("--until", required=True, metavar="DATE", help="the last day on which it holds, UTC")
     add.add_argument("--paper", required=True, metavar="PLACE", help="where what they signed is kept")
-    show = verbs.add_parser("show", help="what is recorded for a portrait, or for all of them")
-    show.add_argument("portrait", metavar="PORTRAIT", nargs="?", help="an image, or its SHA-256")
-    revoke = verbs.add_parser("revoke", help="nothing more is paid for; lists the videos made with it")
-    revoke.add_argument("portrait", metavar="PORTRAIT", help="an image, or its SHA-256")
-    for parser in (add, show, revoke):
+    _add_json(add)
+    for verb, many, what in (
+        ("show", "?", "what is recorded for a portrait, or for all of them"),
+        ("revoke", None, "nothing more is paid for; lists the videos made with it"),
+    ):
+        parser = verbs.add_parser(verb, help=what)
+        parser.add_argument("portrait", metavar="PORTRAIT", nargs=many, help="an image, or its SHA-256")
         _add_json(parser)
 
 

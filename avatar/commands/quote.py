@@ -217,7 +217,7 @@ def _quote_manifest(path: Path, arguments: argparse.Namespace) -> int:
 def _quote_stored_manifest(arguments: argparse.Namespace) -> int:
     """Price a manifest in the store as a batch does before it begins: what was bought before costs nothing."""
     asked = {"manifest": arguments.voice, "provider": arguments.provider, "model": arguments.model}
-    batch = Batch.model_validate(asked)
+    batch = Batch.model_validate(asked | {"portrait": arguments.portrait})
     checked, bad = with_store(lambda workspace: _check(workspace, batch))
     if arguments.json:
         told = checked.model_dump(mode="json", include={"rows", "ready", "quoted", "owed"})

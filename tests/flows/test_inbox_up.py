@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tests.sandbox.running import Sandbox
 from tests.up import until_ready
 
 pytestmark = pytest.mark.server
+DOCS = Path(__file__).parents[2] / "docs"
 PORTRAIT = Path(__file__).parents[2] / "examples" / "portrait.png"
 
 
@@ -112,6 +114,46 @@ def test_a_sweep_makes_a_video_of_what_was_dropped(machine: Machine, tmp_path: P
     assert [key for key in machine.user.listing() if not key.startswith(".")] == ["half/voice.mp3"]
     for automation in related:
         machine.api.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": True})
+
+
+def test_the_quick_start_over_http_runs_as_it_stands(machine: Machine, tmp_path: Path) -> None:
+    """The shell of docs/api.md, in one piece: a run is started, waited for, and its video found."""
+    code = "\n".join(snippets("sh")).replace("do sleep 1; done", "do sleep 1; done; sleep 5")
+    inputs(tmp_path)
+    variables = os.environ | {"PREFECT_API_URL": str(machine.api.client.base_url).rstrip("/")}
+    command = ["bash", "-e", "-o", "pipefail", "-c", code]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    started, state, *_, video = ended.stdout.splitlines()
+    assert (started[:4], state) == ("run ", "COMPLETED")
+    assert "'uri': 's3://avatar/videos/" in video
+
+
+def test_the_quick_start_from_python_runs_as_it_stands(machine: Machine, tmp_path: Path) -> None:
+    """On the store of what runs on this machine."""
+    inputs(tmp_path)
+    variables = os.environ | {"AVATAR_STATE_DIR": str(machine.state.path)}
+    command = [sys.executable, "-c", "\n".join(snippets("python"))]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    price, video = ended.stdout.splitlines()
+    assert price.startswith("0.0000 1 [")
+    assert re.fullmatch(r"s3://avatar/videos/[0-9a-f]{32}/video\.mp4 [0-9.]+ 0\.0000", video)
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / "api.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def inputs(folder: Path) -> None:
+    (folder / "portrait.png").write_bytes(PORTRAIT.read_bytes())
+    made = short_voice(folder)
+    if made.name != "voice.wav":
+        (folder / "voice.wav").write_bytes(made.read_bytes())
 
 
 def test_one_event_is_one_run(machine: Machine) -> None:
