@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from avatar.money.follow import WebhookListener
     from avatar.money.webhooks import Callbacks
     from avatar.providers.base import Provider
+    from avatar.store.copies import Copies
 
 
 # Where a job stands, for whoever wants to show it: the command's bars, a test, the Prefect artifact.
@@ -164,10 +165,33 @@ class Workspace:
         """The asset as a file, for as long as the block runs."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             path = Path(folder) / asset.key.rsplit("/", 1)[-1]
-            await self.store.download(asset.key, path)
+            await self.download(asset.key, path)
             yield path
 
+    async def download(self, key: str, path: Path) -> None:
+        """An object whose key names its content, to `path`; from this machine if this run had it already."""
+        if not await self.copies.fetch(key, path):
+            await self.store.download(key, path)
+            await self.copies.keep(key, path)
+
+    async def read(self, key: str) -> bytes:
+        """A small object that this run has just stored, or that the store has."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            path = Path(folder) / "copy"
+            if await self.copies.fetch(key, path):
+                return path.read_bytes()
+        return (await self.store.get(key)).data
+
+    @cached_property
+    def copies(self) -> "Copies":
+        """What this run has stored or fetched, as far as it is small."""
+        from avatar.store.copies import Copies
+
+        return Copies(self.scratch)
+
     async def aclose(self) -> None:
+        if "copies" in vars(self):
+            self.copies.close()
         await self.store.aclose()
 
     async def __aenter__(self) -> Self:

@@ -6,14 +6,15 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import batch, gallery, growth, one_job, startup, up, voice, waiting, work
+from benchmarks import batch, gallery, growth, one_job, requests, startup, up, voice, waiting, work
 from benchmarks.driven import ROOT
 from benchmarks.rows import Row, machine, table
 from benchmarks.stage import staged
 
 #: In the order they run: the short ones first.
 BENCHES = {
-    bench.BENCH: bench for bench in (startup, voice, gallery, growth, one_job, up, work, batch, waiting)
+    bench.BENCH: bench
+    for bench in (startup, voice, gallery, growth, requests, one_job, up, work, batch, waiting)
 }
 RESULT = ROOT / "out" / "bench.json"
 

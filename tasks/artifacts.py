@@ -162,15 +162,15 @@ def _price(video: Video) -> str:
 
 async def _page(workspace: Workspace, video: Video) -> str:
     """The video's page as Markdown. Pictures are data URIs: they never expire, and the UI shows no <video>."""
-    poster = await workspace.store.get(video.poster_key)
-    strip = await workspace.store.get(video.contact_key) if video.contact_key else None
+    poster = await workspace.read(video.poster_key)
+    strip = await workspace.read(video.contact_key) if video.contact_key else None
     rejected = "" if video.state is VideoState.PUBLISHED else "**Rejected: it did not pass its checks.**\n\n"
     return "\n\n".join(
         [
-            f"{rejected}{_picture(POSTER, thumbnail(poster.data))}",
+            f"{rejected}{_picture(POSTER, thumbnail(poster))}",
             f"**{await _links(workspace, video)}**",
             *(
-                [_picture("Frames over time", thumbnail(strip.data, max_side=960, max_bytes=60_000))]
+                [_picture("Frames over time", thumbnail(strip, max_side=960, max_bytes=60_000))]
                 if strip
                 else []
             ),

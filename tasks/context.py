@@ -29,6 +29,7 @@ from avatar.local.state import StateDirectory
 from avatar.models import AvatarJob, Video
 from avatar.settings import AvatarSettings
 from avatar.store.identity import require_store, store_identity
+from avatar.store.proof import ensure_bucket
 from avatar.waiting import patiently
 from avatar.workspace import Subject, Workspace
 from tasks.runs import check_resumes
@@ -153,7 +154,7 @@ async def _ready(
     async with opened as workspace:
         await check_resumes(workspace.settings.recovery)
         # A run that begins while the store is away waits as long as one that is at work.
-        await patiently(workspace.store.ensure_bucket)
+        await patiently(lambda: ensure_bucket(workspace.store))
         async with get_client() as client:
             await _require_same_store(client, workspace)
             async with counted_turns(client, workspace.settings, get_run_logger(), run_id()) as turns:

@@ -50,6 +50,7 @@ from avatar.models import (
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
+from avatar.store.proof import keeps_conditional_create
 from avatar.workspace import Workspace
 
 T = TypeVar("T")
@@ -195,7 +196,7 @@ async def require_fit(workspace: Workspace, name: ProviderName | None, model: st
     """Raise `NotConfigured` or `StoreUnfit` if a provider cannot be used at all. None: that of the settings."""
     provider = workspace.provider(name, model)
     provider.check_configured()
-    if provider.capabilities.paid and not await workspace.store.proves_conditional_create():
+    if provider.capabilities.paid and not await keeps_conditional_create(workspace.store):
         raise StoreUnfit(
             "This store cannot keep two workers from paying for the same render: it ignores If-None-Match. Nothing "
             "was sent or spent.",

@@ -16,6 +16,7 @@ from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
 from avatar.money.submit import submit_render
 from avatar.settings import AvatarSettings, BudgetSettings
+from avatar.store.proof import ensure_bucket
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
 
@@ -67,7 +68,7 @@ async def generate(job: AvatarJob, settings: AvatarSettings | None = None) -> Vi
 
 
 async def _plan(workspace: Workspace, job: AvatarJob) -> Plan:
-    await patiently(workspace.store.ensure_bucket)
+    await patiently(lambda: ensure_bucket(workspace.store))
     portrait = await ingest(workspace, job.portrait, what="portrait")
     voice = await ingest(workspace, job.voice, what="voice")
     return await with_captions(workspace, job, await plan_job(workspace, job, portrait, voice))

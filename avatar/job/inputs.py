@@ -104,6 +104,7 @@ async def store_file(workspace: Workspace, path: Path) -> Asset:
         key=f"assets/{sha256}.{extension}", sha256=sha256, size=path.stat().st_size, content_type=content_type
     )
     await workspace.store.put_file(asset.key, path, content_type=content_type, sha256=sha256)
+    await workspace.copies.keep_checked(asset.key, path, sha256)
     return asset
 
 

@@ -37,7 +37,7 @@ from avatar.models import (
 from avatar.money.quote import quote_segments
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
-from avatar.store.objects import hash_file
+from avatar.store.objects import KeyTaken, hash_file
 from avatar.workspace import Workspace
 
 T = TypeVar("T")
@@ -252,10 +252,12 @@ async def _keep_derived(workspace: Workspace, content: str, path: Path, spec: st
     """Store a converted input once. The first conversion wins: another library version may write other bytes."""
     extension, content_type = sniff_file(path)
     key = f"assets/{content}.{spec}.{extension}"
-    kept = await workspace.store.exists(key)
-    if kept is None or kept.sha256 is None:
-        sha256 = await asyncio.to_thread(hash_file, path)
+    sha256 = await asyncio.to_thread(hash_file, path)
+    try:
         kept = await workspace.store.put_file(key, path, content_type=content_type, sha256=sha256)
+        await workspace.copies.keep(key, path)
+    except KeyTaken:
+        kept = await workspace.store.stat(key)
     if kept.sha256 is None:
         raise RuntimeError(f"the store dropped the sha256 of {key}")
     return Asset(key=key, sha256=kept.sha256, size=kept.size, content_type=content_type)

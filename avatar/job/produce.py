@@ -43,8 +43,9 @@ from avatar.money.follow import OnSnapshot, follow_render
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import check_price, order_for, quote_segments
 from avatar.store.by_day import RENDERS
+from avatar.money.seen import SIGN_SECONDS
 from avatar.store.objects import hash_file
-from avatar.waiting import LONG, patiently
+from avatar.waiting import LONG, Moment, patiently
 from avatar.workspace import Workspace
 
 
@@ -207,6 +208,7 @@ async def render_all(
     ):  # it may have been revoked while the job waited for a person, or for its row
         plan = await with_consent(workspace, plan)
     claims = await patiently(lambda: commit_job(workspace, plan, claim=claim))
+    committed = Moment.now()
     work = _Work(workspace, job, claims, render)
     try:
         renders = await (_chain if plan.continuity is Continuity.CHAIN else _abreast)(work, plan)
@@ -214,8 +216,9 @@ async def render_all(
         with contextlib.suppress(StoreUnavailable):  # `reconcile` gives it back then
             await release_unspent(workspace, work.claims)
         raise
-    with contextlib.suppress(StoreUnavailable):
-        await open_job(workspace, plan.job_id)  # a sign of life, before it is put together
+    if committed.passed > SIGN_SECONDS:
+        with contextlib.suppress(StoreUnavailable):
+            await open_job(workspace, plan.job_id)  # a sign of life, before it is put together
     return renders
 
 

@@ -102,11 +102,11 @@ class _Finishing:
 async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], folder: Path) -> Assembled:
     """Fetch, inspect and join the renders in `folder`. A failed check does not raise: it is in the result."""
     voice = folder / f"voice.{plan.voice.heard.key.rsplit('.', 1)[-1]}"
-    await workspace.store.download(plan.voice.heard.key, voice)
+    await workspace.download(plan.voice.heard.key, voice)
     pieces = []
     for number, render in enumerate(renders):
         pieces.append(folder / f"part-{number:04d}.mp4")
-        await workspace.store.download(render.key, pieces[-1])
+        await workspace.download(render.key, pieces[-1])
     captions = await caption_files(workspace, plan.captions, folder)
     finishing = _Finishing(marks_of(plan), captions, tuple(pieces))
     if len(pieces) == 1:
@@ -114,7 +114,7 @@ async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], 
     heard = []
     for segment in plan.segments:
         heard.append(folder / f"segment-{segment.index:04d}.{segment.asset.key.rsplit('.', 1)[-1]}")
-        await workspace.store.download(segment.asset.key, heard[-1])
+        await workspace.download(segment.asset.key, heard[-1])
     return await asyncio.to_thread(_several, plan, heard, voice, folder, finishing)
 
 
@@ -302,6 +302,7 @@ async def _put_in_place(workspace: Workspace, plan: Plan, made: Assembled) -> di
         await store.put_file(
             f"{prefix}{name}", picture, content_type="image/jpeg", sha256=digest, overwrite=True
         )
+        await workspace.copies.keep(f"{prefix}{name}", picture)
     return placed
 
 

@@ -10,7 +10,7 @@ from avatar.job.index import add_video
 from avatar.media.credentials import Origin, sign
 from avatar.media.marking import CaptionTrack, Marks, disclosure_for
 from avatar.models import Caption, Plan, Video
-from avatar.store.objects import hash_file
+from avatar.store.objects import KeyTaken, hash_file
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.record")
@@ -29,8 +29,13 @@ async def place_video(
     """Put a video beside the others of its job, signed if a certificate is set; what its record says of it."""
     path, credentials = await asyncio.to_thread(_signed, workspace, job, path)
     sha256 = await asyncio.to_thread(hash_file, path)
-    key = await _free_key(workspace, f"{video_prefix(job.job_id)}{name}", ".mp4", sha256)
-    await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
+    begin = f"{video_prefix(job.job_id)}{name}"
+    try:
+        key = f"{begin}.mp4"
+        await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
+    except KeyTaken:  # nothing is overwritten: another version of a media library may write other bytes
+        key = f"{begin}-{sha256[:16]}.mp4"
+        await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
     uri = f"s3://{workspace.store.bucket}/{key}"
     return {"sha256": sha256, "size": path.stat().st_size, "key": key, "uri": uri, "credentials": credentials}
 

@@ -78,7 +78,7 @@ async def collect_render(workspace: Workspace, render_id: str) -> Render:
         VideoRejected: the video does not decode, after `FETCHES` downloads. The file is kept; after as many rounds as
             `FETCH_AGAIN` has pauses, the render has stalled and is booked.
     """
-    record = await workspace.journal.head(render_id)
+    record = await workspace.journal.last_seen(render_id)
     if record is None or record.entry.submission is None:
         raise RenderLost(f"The journal holds no submission for render {render_id}.", render_id=render_id)
     if record.state is RenderState.FAILED:
@@ -251,11 +251,13 @@ async def _keep(workspace: Workspace, record: Record, path: Path, facts: VideoFa
 
 
 async def _store_video(workspace: Workspace, render_id: str, path: Path) -> tuple[str, str]:
-    """Keep the file under its content: two collectors write the same key, and nothing is overwritten."""
+    """Keep the file under its content: two collectors write the same key and the same bytes."""
     sha256 = await asyncio.to_thread(hash_file, path)
     key = f"renders/{render_id}/{sha256}.mp4"
     await note_day(workspace.store, RENDERS, f"renders/{render_id}")
-    await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
+    # What is there under this name can only be the same, or damaged.
+    await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256, overwrite=True)
+    await workspace.copies.keep(key, path)
     return key, sha256
 
 

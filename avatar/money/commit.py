@@ -143,7 +143,8 @@ async def job_orders(workspace: Workspace, plan: Plan) -> Sequence[tuple[Order, 
     following: Plan | None = plan
     for segment in plan.segments:
         order = order_for(workspace, following or plan, segment)
-        head = await workspace.journal.head(order.render_id) if following else None
+        new = following is None or workspace.journal.seemed_new(order.render_id)
+        head = None if new else await workspace.journal.head(order.render_id)
         found.append((order, head))
         if plan.continuity is Continuity.CHAIN:
             render = head.entry.render if head else None

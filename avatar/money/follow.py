@@ -19,6 +19,7 @@ from avatar.events import next_step
 from avatar.models import RemoteState, Snapshot, Submission
 from avatar.money.failures import give_up, raise_failed, second_witness, submission_of
 from avatar.money.journal import Record, RenderState
+from avatar.money.seen import SIGN_SECONDS
 from avatar.money.webhooks import PREFIX, render_of
 from avatar.providers.base import Provider
 from avatar.providers.watching import ENDED
@@ -157,14 +158,14 @@ async def follow_render(workspace: Workspace, render_id: str, on_snapshot: OnSna
             a wrong address or account looks the same.
         ProviderFailure: the deadline passed; recorded as stalled. The request id is kept and another run continues.
     """
-    record = await workspace.journal.head(render_id)
+    record = await workspace.journal.last_seen(render_id, within=SIGN_SECONDS)
     if record is None or record.entry.submission is None:
         raise RenderLost(f"The journal holds no submission for render {render_id}.", render_id=render_id)
     if record.state is RenderState.COLLECTED or record.entry.remote is not None:
         return Snapshot(state=RemoteState.DONE, progress=1.0)
     if record.state is RenderState.FAILED:
         raise_failed(record)
-    await workspace.journal.keep_open(render_id)
+    await workspace.journal.give_sign(render_id)
     return await judge_look(workspace, record, await _watch(workspace, record, on_snapshot))
 
 

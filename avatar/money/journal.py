@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -26,8 +27,9 @@ from pydantic import Field, ValidationError
 
 from avatar.errors import AvatarError, ObjectNotFound, StoreUnavailable
 from avatar.models import KLING_AVATAR, ProviderName, RemoteVideo, Render, Stored, Submission
+from avatar.money.seen import SIGN_SECONDS, Seen
 from avatar.store.store import Store
-from avatar.waiting import LONG, patiently
+from avatar.waiting import LONG, Moment, patiently
 
 log = logging.getLogger("avatar.journal")
 
@@ -217,14 +219,33 @@ class Journal:
         self.store = store
         self.lease_seconds = lease_seconds
         self.holder = holder or new_holder()
+        self._seen = Seen()
 
     async def head(self, render_id: str) -> Record | None:
         """The newest entry, or None if nobody has asked for this render yet."""
         entries, strays = await self._keys(render_id)
-        return replace(await self._read(entries[-1]), strays=bool(strays)) if entries else None
+        if entries:
+            return replace(await self._read(entries[-1]), strays=bool(strays))
+        self._seen.nothing(render_id)
+        return None
+
+    async def last_seen(self, render_id: str, *, within: float = math.inf) -> Record | None:
+        """The entry that this process wrote last, if that was within so many seconds and is under way; else as `head`.
+
+        Others may have gone on since. Whoever writes after it is told so, since no entry is written twice, and looks anew.
+        """
+        seen = self._seen.newest(render_id, within)
+        under_way = seen is not None and seen.state in {RenderState.SUBMITTED, RenderState.RENDERED}
+        return seen if under_way else await self.head(render_id)
+
+    def seemed_new(self, render_id: str) -> bool:
+        """Whether this process looked within a minute and found that nobody had asked for this render."""
+        return self._seen.was_nothing(render_id)
 
     async def history(self, render_id: str) -> tuple[Record, ...]:
         """All entries, oldest first."""
+        if seen := self._seen.whole(render_id):
+            return seen
         entries, _ = await self._keys(render_id)
         return tuple(await asyncio.gather(*(self._read(key) for key in entries)))
 
@@ -260,6 +281,13 @@ class Journal:
     async def keep_open(self, render_id: str) -> None:
         """Index a render that is not at rest; again, as its run's sign of life."""
         await self.store.put(open_key(render_id), b"{}", content_type="application/json")
+        self._seen.signs[render_id] = Moment.now()
+
+    async def give_sign(self, render_id: str) -> None:
+        """`keep_open`, unless this process did so within `SIGN_SECONDS`."""
+        last = self._seen.signs.get(render_id)
+        if last is None or last.passed > SIGN_SECONDS:
+            await self.keep_open(render_id)
 
     async def idle_for(self, render_id: str) -> float:
         """Seconds since the last sign of life of a run that follows this render, by the store's clock."""
@@ -317,6 +345,7 @@ class Journal:
 
     async def close(self, render_id: str) -> None:
         """Take a render that is at rest out of the index. The journal itself stays."""
+        self._seen.signs.pop(render_id, None)
         await self.store.remove(open_key(render_id))
 
     def _entry(self, after: Record | None, **facts: Any) -> Entry:
@@ -344,8 +373,11 @@ class Journal:
             )
         key = f"{render_prefix(entry.render_id)}{entry.seq:06d}.json"
         body = entry.model_dump_json().encode()
+        before = self._seen.pop(entry.render_id)
         # The same bytes each time: an earlier try whose answer was lost is recognised as our own.
         won = await patiently(lambda: self.store.create(key, body), pauses)
+        if won:
+            self._seen.wrote(before, Record(entry, age=0.0))
         if won and entry.submission and entry.state is RenderState.SUBMITTED:
             await self._index(entry.submission)
         return Record(entry, age=0.0) if won else None

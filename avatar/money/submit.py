@@ -32,6 +32,7 @@ from avatar.money.quote import Order, order_for
 from avatar.money.state import current, file_name
 from avatar.money.webhooks import Callbacks
 from avatar.providers.base import RenderInputs
+from avatar.store.proof import keeps_conditional_create
 from avatar.waiting import Moment, patiently, seen_through
 from avatar.workspace import Step, Workspace
 
@@ -53,7 +54,8 @@ async def its_turn(workspace: Workspace, plan: Plan, segment: Segment) -> AsyncI
     if not order.provider.capabilities.paid:
         yield
         return
-    head = await patiently(lambda: workspace.journal.head(order.render_id))
+    new = workspace.journal.seemed_new(order.render_id)
+    head = None if new else await patiently(lambda: workspace.journal.head(order.render_id))
     under_way = head is not None and head.state in _UNDER_WAY
     if not under_way and not unpaid(head):
         yield
@@ -100,7 +102,9 @@ async def submit_render(
     ready: _Ready | None = None
     wait = 1.0
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        record = await _settled(workspace, order)
+        # One that is not new any more is noticed by whoever begins it.
+        new = workspace.journal.seemed_new(order.render_id)
+        record = None if new else await _settled(workspace, order)
         if record is not None and record.state in ACCEPTED:
             return record
         if ready is None:
@@ -191,7 +195,7 @@ def _sent(order: Order, inputs: RenderInputs) -> Sent:
 async def _prepare(workspace: Workspace, order: Order) -> _Ready:
     """All that can fail before the intent is written: keys, the store's fitness, links, uploads."""
     order.provider.check_configured()
-    if order.provider.capabilities.paid and not await workspace.store.proves_conditional_create():
+    if order.provider.capabilities.paid and not await keeps_conditional_create(workspace.store):
         raise StoreUnfit(
             "This store overwrites an object although asked not to (it ignores If-None-Match), so two workers could "
             "pay for the same render. Paid providers are refused on it; nothing was sent or spent.",

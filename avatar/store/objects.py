@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -78,6 +79,10 @@ def check_readable(key: str) -> str:
     if odd or len(key.encode()) > LONGEST_KEY or not key.isprintable():
         raise InvalidInput(f"{key[:120]!r} cannot be used as an object key.")
     return key
+
+
+class KeyTaken(AvatarError):
+    """The key holds other content, which was kept. Nothing was uploaded."""
 
 
 class WebPage(MinioException):
@@ -263,3 +268,9 @@ def region_of(error: BaseException) -> str:
 def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def md5_of(path: Path) -> str:
+    """What the ETag of a file is that went by one PUT to a store that does not encrypt."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -25,12 +25,13 @@ from minio.error import S3Error
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import ProtocolError
 
-from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable, StoreUnfit
+from avatar.errors import InvalidInput, ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.settings import StoreSettings
 from avatar.store.connection import Calls, Connection, create_if_absent
 from avatar.store.objects import (
     META,
     Blob,
+    KeyTaken,
     Stat,
     WebPage,
     check_key,
@@ -38,6 +39,8 @@ from avatar.store.objects import (
     check_readable,
     is_missing,
     is_web_page,
+    md5_of,
+    plain_etag,
     proves_bytes,
     stat_from_headers,
     stat_from_listing,
@@ -127,9 +130,19 @@ class Bucket:
             raise WebPage
         return stat_from_headers(key, headers | sent, size=len(data))
 
-    def put_file(self, key: str, path: Path, content_type: str, metadata: Mapping[str, str]) -> None:
-        """Upload in parts; the SDK removes them from the store if one fails."""
-        self.client.fput_object(
+    def head(self, key: str) -> Stat | None:
+        """One HEAD before a write: what is there, if anything. Whether the bucket is, the write will tell."""
+        try:
+            found = self.client.stat_object(self.name, key)
+        except S3Error as error:
+            if not is_missing(error):
+                raise
+            return None
+        return stat_from_headers(key, dict(found.metadata or {}))
+
+    def put_file(self, key: str, path: Path, content_type: str, metadata: Mapping[str, str]) -> str:
+        """Upload in parts; the SDK removes them from the store if one fails. Returns the ETag."""
+        done = self.client.fput_object(
             self.name,
             key,
             str(path),
@@ -138,6 +151,7 @@ class Bucket:
             part_size=PART_SIZE,
             num_parallel_uploads=PARALLEL_PARTS,
         )
+        return plain_etag(done.etag)
 
     def download(self, key: str, path: Path) -> Stat:
         """Write beside `path`, verify, then rename."""
@@ -203,7 +217,10 @@ class Store:
         self._small = Bucket(self._connection.client, settings.bucket)
         self._large = Bucket(self._connection.transfers, settings.bucket)
         self.bucket = settings.bucket
-        self._proved = False
+        self.place = self._connection.endpoint
+        #: Whether it is known to refuse to create over an object.
+        self.proved = False
+        self._keeps_metadata = False
 
     @property
     def calls(self) -> Calls:
@@ -287,25 +304,34 @@ class Store:
     ) -> Stat:
         """Upload a file in parts of 8 MiB, with its SHA-256 as metadata.
 
-        Nothing is sent if the key already holds this content. Raises `AvatarError` if it holds other content,
+        Nothing is sent if the key already holds this content. Raises `KeyTaken` if it holds other content,
         unless `overwrite`: what is there may have been paid for. Raises `OSError` if the file cannot be read.
+
+        It is looked at afterwards, unless the answer's ETag proves that it arrived (not of several parts, not encrypted)
+        and the store is known to keep metadata.
         """
         size = await asyncio.to_thread(lambda: path.stat().st_size)
-        found = await self.exists(check_key(key))
+        look = partial(self._small.head, check_key(key))
+        found = None if overwrite else await self._connection.run(f"look at {key}", look)
+        self._keeps_metadata |= found is not None and found.sha256 is not None
         if found and (found.sha256, found.size) == (sha256, size):
             return found
-        if found and not overwrite:
-            raise AvatarError(
+        if found:
+            raise KeyTaken(
                 f"{key} already holds other content ({found.size} bytes), which was kept. Nothing was uploaded.",
                 hint="Ask for another take, or remove the object if it is not wanted.",
             )
         send = partial(self._large.put_file, key, path, content_type, {"sha256": sha256})
-        await self._connection.transfer(f"upload {key}", send)
+        etag = await self._connection.transfer(f"upload {key}", send)
+        arrived = size <= PART_SIZE and etag == await asyncio.to_thread(md5_of, path)
+        if arrived and self._keeps_metadata:
+            return Stat(key, size, etag, datetime.now(UTC), None, content_type, sha256, {"sha256": sha256})
         stat = await self.stat(key)
         if (stat.sha256, stat.size) != (sha256, size):
             raise StoreUnavailable(
                 f"The store did not keep {key} as it was sent. The local file is untouched."
             )
+        self._keeps_metadata = True
         return stat
 
     async def download(self, key: str, path: Path) -> Stat:
@@ -371,8 +397,8 @@ class Store:
 
         JuiceFS and rclone overwrite silently. Remembered once proved; raises `StoreUnavailable`.
         """
-        self._proved = self._proved or await self._try_conditional_create()
-        return self._proved
+        self.proved = self.proved or await self._try_conditional_create()
+        return self.proved
 
     async def _try_conditional_create(self) -> bool:
         key = f"probe/{secrets.token_hex(16)}"

@@ -194,7 +194,7 @@ MUTATIONS = (
     ),
     Mutation(
         "19", "a video put together anew has no place", "avatar.job.record",
-        'if kept is None or kept.sha256 == sha256 else f"{name}-{sha256[:16]}{end}"', "",
+        'key = f"{begin}-{sha256[:16]}.mp4"', "pass",
         flavour="again_elsewhere",
     ),
     Mutation(

@@ -53,7 +53,7 @@ class Reached(MemoryStore):
     def __init__(self, world: "World", process: Process, server: MemoryServer) -> None:
         super().__init__(server, BUCKET)
         self.world, self.process = world, process
-        self._proved = True
+        self.proved = True
 
     async def _ask(self, method: str, key: str, act: Callable[[], Any]) -> Any:
         world = self.world

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, StoreUnavailable
+from avatar.errors import InvalidInput, ObjectNotFound, StoreUnavailable
 from avatar.store.connection import Calls
-from avatar.store.objects import Blob, Stat, check_key, check_metadata, check_readable
+from avatar.store.objects import Blob, KeyTaken, Stat, check_key, check_metadata, check_readable
 from avatar.store.store import LONGEST_PRESIGN, MIB, Store
 
 
@@ -86,8 +86,8 @@ class MemoryStore(Store):
 
     def __init__(self, server: MemoryServer | None = None, bucket: str = "avatar") -> None:
         self.server = server or MemoryServer()
-        self.bucket = bucket
-        self._proved = False
+        self.bucket, self.place = bucket, "memory.invalid"
+        self.proved = False
 
     @property
     def calls(self) -> Calls:
@@ -162,11 +162,12 @@ class MemoryStore(Store):
         self, key: str, path: Path, *, content_type: str, sha256: str, overwrite: bool = False
     ) -> Stat:
         data = path.read_bytes()
-        found = await self.exists(check_key(key))
+        check_key(key)
+        found = None if overwrite else await self.exists(key)
         if found and (found.sha256, found.size) == (sha256, len(data)):
             return found
-        if found and not overwrite:
-            raise AvatarError(f"{key} already holds other content ({found.size} bytes), which was kept.")
+        if found:
+            raise KeyTaken(f"{key} already holds other content ({found.size} bytes), which was kept.")
         told = {"sha256": sha256}
         return await self._ask("put_file", key, lambda: self.keep(key, data, content_type, told))
 
