@@ -8,7 +8,6 @@ from functools import partial
 
 import httpx
 
-from avatar.web import catalogue
 from avatar.web.gallery import build_app
 from avatar.workspace import Workspace
 from benchmarks.rows import Row, median, quantile
@@ -16,7 +15,7 @@ from benchmarks.stage import Stage
 from tests.web.gallery.manifests import make_video, put_manifest
 
 BENCH = "gallery"
-VIDEOS, PAGES, LOOKS, WRITERS = 2000, 40, 5, 16
+VIDEOS, PAGES, WRITERS = 2000, 40, 16
 #: As many objects beside each manifest as there are in life, so that the listing is as long.
 BESIDE = ("video.mp4", "poster.jpg", "contact.jpg")
 
@@ -41,17 +40,12 @@ async def _measure(workspace: Workspace) -> list[Row]:
         pages = await _each(client, "/?page={}")
         searches = await _each(client, "/?q=hello+req-{}")
         players = await _each(client, "/videos/{:032x}")
-        catalogue.FRESH = 0.0
-        late = await _each(client, "/?page={}")
-    looks = await _looks(workspace)
     await workspace.aclose()
     return [
         _row("first page, reading 2,000 manifests", (first,), "", median),
         _row("a page of 2,000 videos, p95", pages, "≤ 0.2 s", _p95),
-        _row("the same while it looks for changes, p95", late, "≤ 0.2 s", _p95),
         _row("a search in 2,000 videos, p95", searches, "≤ 0.2 s", _p95),
         _row("a player's page, p95", players, "≤ 0.2 s", _p95),
-        _row("looking at the store for changes, nothing new", looks, "", median),
     ]
 
 
@@ -61,12 +55,6 @@ def _row(what: str, times: tuple[float, ...], goal: str, of: Callable[[tuple[flo
 
 def _p95(times: tuple[float, ...]) -> float:
     return quantile(times, 0.95)
-
-
-async def _looks(workspace: Workspace) -> tuple[float, ...]:
-    watched = catalogue.Catalogue(workspace.store)
-    await watched.begin()
-    return tuple([await _timed(watched.begin) for _ in range(LOOKS)])
 
 
 async def _each(client: httpx.AsyncClient, path: str) -> tuple[float, ...]:

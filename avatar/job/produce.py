@@ -42,8 +42,8 @@ from avatar.money.commit import Claim, commit_job, job_orders, load_plan, open_j
 from avatar.money.follow import OnSnapshot, follow_render
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import check_price, order_for, quote_segments
-from avatar.store.by_day import RENDERS
 from avatar.money.seen import SIGN_SECONDS
+from avatar.store.by_day import RENDERS
 from avatar.store.objects import hash_file
 from avatar.waiting import LONG, Moment, patiently
 from avatar.workspace import Workspace

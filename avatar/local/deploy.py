@@ -63,10 +63,13 @@ def deploy(variables: Mapping[str, str], pool: WorkPool | None = None) -> list[s
 def run_command(pool: WorkPool, variables: Mapping[str, str]) -> str:
     """How the workers of `avatar up` start a run: in a fork of a process that has Prefect imported.
 
-    Empty where the workers may be on other machines, and for other platforms: Prefect's own way.
+    On other platforms than Linux as the engine itself, without the process that Prefect would start before it. Empty where
+    the workers may be on other machines: Prefect's own way.
     """
-    if pool != WorkPool() or "PREFECT_HOME" not in variables or sys.platform != "linux":
+    if pool != WorkPool() or "PREFECT_HOME" not in variables:
         return ""
+    if sys.platform != "linux":
+        return shlex.join(python("-m", "prefect.engine"))
     return shlex.join(python("-I", "-S", str(Path(avatar.__file__).parents[1] / "flows" / "launch.py")))
 
 

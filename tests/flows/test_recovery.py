@@ -33,14 +33,19 @@ def up(tmp_path: Path, sandbox: Sandbox) -> Iterator[StateDirectory]:
         "AVATAR_BUDGET__APPROVE_ABOVE": "0.95",
     }
     command = [str(Path(sys.executable).parent / "avatar"), "up"]
-    with (tmp_path / "up.log").open("w") as log:
+    said = tmp_path / "up.log"
+    with said.open("w") as log:
         process = subprocess.Popen(
             command, cwd=tmp_path, env=os.environ | sandbox.fal_env() | variables, stdout=log, stderr=log
         )
-        until(lambda: "Everything runs" in (tmp_path / "up.log").read_text(), 120)
-        yield state
-        process.send_signal(signal.SIGTERM)
-        process.wait(90)
+        try:
+            # It gives up by itself, program by program: on a busy machine later than a test would guess.
+            until(lambda: "Everything runs" in said.read_text() or process.poll() is not None, 600)
+            assert process.poll() is None, said.read_text()
+            yield state
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(180)
 
 
 def until(done: Callable[[], object], seconds: float) -> None:

@@ -50,6 +50,14 @@ def test_only_runs_of_this_machines_workers_are_forked(
         assert ("command" in deployment["work_pool"]["job_variables"]) is forked
 
 
+def test_elsewhere_a_run_is_the_engine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no fork server, at least one Python less than Prefect starts by itself."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    command = run_command(WorkPool(), {"PREFECT_HOME": "/state/prefect"})
+    assert command.endswith("-m prefect.engine")
+    assert "launch.py" not in command
+
+
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_a_pool_that_runs_images_has_a_template(kind: str) -> None:
     """Every variable that the job names is described, and no default holds a secret."""
