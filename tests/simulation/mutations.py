@@ -124,7 +124,7 @@ MUTATIONS = (
     ),
     Mutation(
         "10", "a video is not downloaded through the proxy", "avatar.providers.public_hosts",
-        "proxy = proxy_for(str(target))", "proxy = None",
+        "        proxy = proxy_for(str(target))\n", "        proxy = None\n",
         flavour="proxied",
     ),
     Mutation(
