@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from avatar.models import Asset, AvatarJob, ProviderName, Snapshot
 from avatar.settings import AvatarSettings
+from avatar.store.copies import Copies
 from avatar.store.store import Store
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from avatar.money.follow import WebhookListener
     from avatar.money.webhooks import Callbacks
     from avatar.providers.base import Provider
-    from avatar.store.copies import Copies
-
 
 # Where a job stands, for whoever wants to show it: the command's bars, a test, the Prefect artifact.
 #: The stages of a job, in order.
@@ -99,6 +98,8 @@ class Workspace:
 
         self.settings = settings
         self.store = Store(settings.store)
+        #: What this run has stored or fetched, as far as it is small.
+        self.copies = Copies(lambda: self.scratch)
         self.journal = Journal(self.store, lease_seconds=settings.journal.lease_seconds)
         self.budget = Budget(self.store, per_day=settings.budget.per_day)
         self.turns: Turns = turns or NoTurns()
@@ -182,16 +183,8 @@ class Workspace:
                 return path.read_bytes()
         return (await self.store.get(key)).data
 
-    @cached_property
-    def copies(self) -> "Copies":
-        """What this run has stored or fetched, as far as it is small."""
-        from avatar.store.copies import Copies
-
-        return Copies(self.scratch)
-
     async def aclose(self) -> None:
-        if "copies" in vars(self):
-            self.copies.close()
+        self.copies.close()
         await self.store.aclose()
 
     async def __aenter__(self) -> Self:

@@ -6,7 +6,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 from avatar.store.objects import hash_file
@@ -18,8 +20,9 @@ MOST_BYTES, MOST_OF_ONE = 256 * 2**20, 64 * 2**20
 class Copies:
     """By object key. Whoever gets one must not change it. A disk that is full keeps none, and nothing fails of that."""
 
-    def __init__(self, parent: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory(dir=parent, prefix="copies-", ignore_cleanup_errors=True)
+    def __init__(self, parent: Callable[[], Path]) -> None:
+        self._parent, self._lock = parent, threading.Lock()
+        self._made: tempfile.TemporaryDirectory[str] | None = None
         self._sizes: OrderedDict[str, int] = OrderedDict()
 
     async def keep(self, key: str, path: Path) -> None:
@@ -30,7 +33,7 @@ class Copies:
         """Keep a copy of a user's file, which may change, if it is what the key holds."""
 
         def copy() -> None:
-            with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
+            with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=self._folder) as folder:
                 if path.stat().st_size <= MOST_OF_ONE:
                     taken = Path(shutil.copyfile(path, Path(folder) / "copy"))
                     if hash_file(taken) == sha256:
@@ -47,14 +50,22 @@ class Copies:
 
     def close(self) -> None:
         self._sizes.clear()
-        self._folder.cleanup()
+        if self._made is not None:
+            self._made.cleanup()
+
+    @property
+    def _folder(self) -> Path:
+        with self._lock:
+            if self._made is None:
+                self._made = tempfile.TemporaryDirectory(dir=self._parent(), prefix="copies-")
+            return Path(self._made.name)
 
     def _at(self, key: str) -> Path:
-        return Path(self._folder.name) / hashlib.sha256(key.encode()).hexdigest()
+        return self._folder / hashlib.sha256(key.encode()).hexdigest()
 
     def _keep(self, key: str, path: Path) -> None:
-        self._forget(key)
         with contextlib.suppress(OSError):
+            self._forget(key)
             size = path.stat().st_size
             if size <= MOST_OF_ONE and _link(path, self._at(key)):
                 self._sizes[key] = size
