@@ -8,7 +8,7 @@ from benchmarks.stage import PORTRAIT, VOICE
 from tests.sandbox.running import Sandbox
 
 #: By kind, for a job whose inputs are stored and whose store is proved to create conditionally.
-MOST = Counter(GET=2, LIST=1, HEAD=3, PUT=17, DELETE=3)
+MOST = Counter(GET=2, LIST=2, HEAD=3, PUT=17, DELETE=3)
 
 
 async def test_a_job_asks_the_store_no_more_than_it_needs(make_settings, sandbox: Sandbox, monkeypatch):
