@@ -19,7 +19,7 @@ from avatar.store.store import Store
 if TYPE_CHECKING:
     from avatar.events import Notice
     from avatar.money.follow import WebhookListener
-    from avatar.money.webhooks import Callbacks
+    from avatar.money.webhooks import WebhookAddresses
     from avatar.providers.base import Provider
 
 # Where a job stands, for whoever wants to show it: the command's bars, a test, the Prefect artifact.
@@ -62,7 +62,7 @@ class NoTurns:
 
 
 @dataclass
-class Subject:
+class RunSubject:
     """What a run is about, as far as it is known by now."""
 
     job: AvatarJob | None = None
@@ -103,13 +103,13 @@ class Workspace:
         self.journal = Journal(self.store, lease_seconds=settings.journal.lease_seconds)
         self.budget = Budget(self.store, per_day=settings.budget.per_day)
         self.turns: Turns = turns or NoTurns()
-        self.subject = Subject()
+        self.subject = RunSubject()
         self._listener, self._deliver = listener, deliver
         self._providers: dict[tuple[ProviderName, str], Provider] = {}
-        self._callbacks: Callbacks | None = None
+        self._webhook_addresses: WebhookAddresses | None = None
 
-    def but(
-        self, *, deliver: Deliver | None = None, turns: Turns | None = None, subject: Subject | None = None
+    def with_changes(
+        self, *, deliver: Deliver | None = None, turns: Turns | None = None, subject: RunSubject | None = None
     ) -> Self:
         """The same store, journal and providers, with what differs in one run. Only the original is closed."""
         changes: dict[str, Any] = {"_deliver": deliver, "turns": turns, "subject": subject}
@@ -121,7 +121,7 @@ class Workspace:
         """Tell whoever shows this run where a job stands."""
         self._listener(step)
 
-    def post(self, notice: "Notice") -> None:
+    def notify(self, notice: "Notice") -> None:
         """Tell the outside, if anybody listens. Whatever goes wrong with that is a line in the log."""
         try:
             self._deliver(notice)
@@ -137,13 +137,13 @@ class Workspace:
             self._providers[chosen] = open_provider(chosen[0], self.settings, self.store, chosen[1])
         return self._providers[chosen]
 
-    async def callbacks(self) -> "Callbacks":
+    async def webhook_addresses(self) -> "WebhookAddresses":
         """What makes webhook addresses and knows them again. Its secret is read from the store once."""
-        from avatar.money.webhooks import open_callbacks
+        from avatar.money.webhooks import open_webhook_addresses
 
-        if self._callbacks is None:
-            self._callbacks = await open_callbacks(self.settings.bridge, self.store)
-        return self._callbacks
+        if self._webhook_addresses is None:
+            self._webhook_addresses = await open_webhook_addresses(self.settings.bridge, self.store)
+        return self._webhook_addresses
 
     @cached_property
     def webhook_listener(self) -> "WebhookListener":

@@ -10,7 +10,7 @@ import av
 from avatar.media.captions import Cue, as_vtt
 from avatar.media.cuts import plan_cuts
 from avatar.media.formats import form_of, make_form
-from avatar.media.marking import CaptionTrack, Marks, disclosure_for, finish
+from avatar.media.marking import CaptionTrack, Marks, disclosure_for, write_marked
 from avatar.media.probe import probe_voice
 from avatar.media.stitch import Part, stitch
 from avatar.media.voice import check_voice, cut_voice, prepare_voice
@@ -37,11 +37,11 @@ def published(folder: Path, voice: Path) -> list[Row]:
     render(PORTRAIT.read_bytes(), voice.read_bytes(), video, Look(720, 25, 0.04))
     captions.write_text(as_vtt([Cue(float(at), at + 0.9, f"cue {at}") for at in range(60)]))
     marks, tracks = Marks(disclosure_for("de"), "de", "model", "job"), (CaptionTrack(captions, "de"),)
-    finish(video, folder / "marked.mp4", marks, tracks)
+    write_marked(video, folder / "marked.mp4", marks, tracks)
     times = []
     for _ in range(RUNS):
         began = time.monotonic()
-        finish(video, folder / "marked.mp4", marks, tracks)
+        write_marked(video, folder / "marked.mp4", marks, tracks)
         times.append(time.monotonic() - began)
     what = "captions and marks of a 60 s video"
     marked = Row(BENCH, what, "s", median(tuple(times)), None, "≤ 0.1 s", samples=tuple(times))

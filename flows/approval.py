@@ -24,7 +24,7 @@ from avatar.events import ApprovalWanted, player_url
 from avatar.models import AvatarJob, Plan, Video
 from avatar.settings import AvatarSettings, BudgetSettings
 from avatar.workspace import Workspace
-from tasks.artifacts import decorate
+from tasks.artifacts import write_artifact
 
 #: Segments listed in the question; a voice of hours has hundreds.
 SHOWN = 20
@@ -128,11 +128,11 @@ async def _answer(workspace: Workspace, name: str, what: str, amount: Decimal, q
         return answer
     await form.asave(keys)
     page = acreate_markdown_artifact(key=f"approval-{name[:12]}", markdown=question, description=waiting)
-    await decorate(page, get_run_logger())
+    await write_artifact(page, get_run_logger())
     get_run_logger().warning("%s %s", waiting, HOW_TO_ANSWER)
     run = str(flow_run.id)
     facts = {"key": f"{run}:{name}", "run": run, "what": what, "amount": amount, "until": until}
-    workspace.post(ApprovalWanted(**facts, reason=waiting, hint=HOW_TO_ANSWER))
+    workspace.notify(ApprovalWanted(**facts, reason=waiting, hint=HOW_TO_ANSWER))
     raise Pause(state=state)
 
 

@@ -17,7 +17,7 @@ from prefect.states import Cancelled
 from pydantic import Field
 
 from avatar.batch.check import check_budget
-from avatar.batch.chunks import CHUNK_ROWS, read_outcomes, share_out
+from avatar.batch.chunks import CHUNK_ROWS, read_outcomes, split_rows
 from avatar.batch.manifest import batch_prefix
 from avatar.batch.models import Batch, Checked, OnBadRows, Summary
 from avatar.batch.report import refuse_bad_rows, require_videos
@@ -146,10 +146,10 @@ async def render_shard(workspace: Workspace, shard: Shard) -> None:
         shard: which part.
     """
     await leave_to_idle_worker(shard.run)
-    await carry_out(workspace, shard)
+    await render_here(workspace, shard)
 
 
-async def carry_out(workspace: Workspace, shard: Shard, *, whole: bool = False) -> None:
+async def render_here(workspace: Workspace, shard: Shard, *, whole: bool = False) -> None:
     """Render the rows of a shard, or of a batch that is the `whole` of one, in this process."""
     runner = RowRunner(
         workspace, batch_id=shard.batch_id, run=shard.run, at_once=shard.at_once, rows=shard.rows
@@ -172,12 +172,12 @@ async def render_shards(workspace: Workspace, batch: Batch, checked: Checked, ru
         parts = 1
     first, *others = (
         Shard(batch_id=checked.batch_id, run=run, **vars(part))
-        for part in share_out(checked, at_once, parts=parts)
+        for part in split_rows(checked, at_once, parts=parts)
     )
     children = [(await _start(shard), shard) for shard in others]
     if children:
         get_run_logger().info("%d child runs share this batch with this one.", len(children))
-    await carry_out(workspace, first, whole=not children)
+    await render_here(workspace, first, whole=not children)
     await _finish_left_over(workspace, await _see_through(workspace, children, at_once))
 
 
@@ -227,7 +227,7 @@ async def _see_through(
                 )
                 shard = open_runs.pop(waiting[-1])
                 free = at_once - sum(other.at_once for other in open_runs.values())
-                await carry_out(workspace, shard.model_copy(update={"at_once": free}))
+                await render_here(workspace, shard.model_copy(update={"at_once": free}))
             elif open_runs:
                 await asyncio.sleep(LOOK_SECONDS)
     return ended
@@ -255,4 +255,4 @@ async def _finish_left_over(workspace: Workspace, shards: Sequence[Shard]) -> No
             if outcomes is None or (again and any(each.may_go_on for each in outcomes)):
                 rows = min(CHUNK_ROWS, shard.rows - (chunk - shard.first) * CHUNK_ROWS)
                 part = shard.model_copy(update={"first": chunk, "last": chunk, "rows": rows})
-                await carry_out(workspace, part)
+                await render_here(workspace, part)

@@ -36,7 +36,7 @@ PR_SET_PDEATHSIG = 1
 
 
 @dataclass
-class Run:
+class ForkedRun:
     """A fork, and the launcher that waits for it."""
 
     pid: int
@@ -45,7 +45,7 @@ class Run:
 
 
 @dataclass
-class Order:
+class RunRequest:
     """What a fork needs to become the run."""
 
     environment: dict[str, str]
@@ -53,7 +53,7 @@ class Order:
     descriptors: list[int]
 
 
-def serve(path: Path, worker: int) -> Order | None:
+def serve(path: Path, worker: int) -> RunRequest | None:
     """Fork until there is no more to do. Returns twice or more: in each fork its order, in the server None."""
     listening = socket.socket(socket.AF_UNIX)
     path.unlink(missing_ok=True)  # left by one that was killed; the lock says that none runs
@@ -64,7 +64,7 @@ def serve(path: Path, worker: int) -> Order | None:
         with contextlib.suppress(ProcessLookupError):
             selector.register(os.pidfd_open(worker), selectors.EVENT_READ, "worker")
         while True:
-            runs = [key for key in selector.get_map().values() if isinstance(key.data, Run)]
+            runs = [key for key in selector.get_map().values() if isinstance(key.data, ForkedRun)]
             events = selector.select(None if runs else IDLE_SECONDS)
             gone = any(key.data == "worker" for key, _ in events)
             if not runs and (gone or not events):
@@ -77,11 +77,11 @@ def serve(path: Path, worker: int) -> Order | None:
                         return order
                 elif key.data == "worker":
                     selector.unregister(key.fileobj)
-                elif isinstance(key.data, Run):
+                elif isinstance(key.data, ForkedRun):
                     _move_on(key, selector)
 
 
-def _begin(listening: socket.socket, selector: selectors.BaseSelector) -> Order | None:
+def _begin(listening: socket.socket, selector: selectors.BaseSelector) -> RunRequest | None:
     """Fork for the next launcher. Returns the order in the fork."""
     launcher, _ = listening.accept()
     launcher.settimeout(10)
@@ -102,7 +102,7 @@ def _begin(listening: socket.socket, selector: selectors.BaseSelector) -> Order 
         return order
     for descriptor in order.descriptors:
         os.close(descriptor)
-    run = Run(pid, os.pidfd_open(pid), launcher)
+    run = ForkedRun(pid, os.pidfd_open(pid), launcher)
     with contextlib.suppress(OSError):
         launcher.sendall(BEGUN)
     selector.register(run.pidfd, selectors.EVENT_READ, run)
@@ -110,12 +110,12 @@ def _begin(listening: socket.socket, selector: selectors.BaseSelector) -> Order 
     return None
 
 
-def _received(launcher: socket.socket) -> Order | None:
+def _received(launcher: socket.socket) -> RunRequest | None:
     descriptors: list[int] = []
     try:
         head, descriptors, _, _ = socket.recv_fds(launcher, LENGTH.size, 3)
         body = launcher.recv(LENGTH.unpack(head)[0], socket.MSG_WAITALL)
-        return Order(**json.loads(body), descriptors=descriptors)
+        return RunRequest(**json.loads(body), descriptors=descriptors)
     except (OSError, ValueError, TypeError):
         for descriptor in descriptors:
             os.close(descriptor)
@@ -124,7 +124,7 @@ def _received(launcher: socket.socket) -> Order | None:
 
 def _move_on(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
     """A run has ended, its launcher passes a signal on, or the launcher was killed and the run goes with it."""
-    run: Run = key.data
+    run: ForkedRun = key.data
     if key.fileobj == run.pidfd:
         _, status = os.waitpid(run.pid, 0)
         with contextlib.suppress(OSError):
@@ -146,7 +146,7 @@ def _move_on(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> No
         selector.unregister(run.launcher)
 
 
-def become(order: Order) -> None:
+def run_in_fork(order: RunRequest) -> None:
     """The run: its environment, directory and output, then Prefect's engine as `python -m prefect.engine` has it."""
     for target, descriptor in enumerate(order.descriptors):
         os.dup2(descriptor, target)
@@ -165,7 +165,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # so that forks share it
     if order := serve(Path(path), int(worker)):
-        become(order)
+        run_in_fork(order)
 
 
 if __name__ == "__main__":

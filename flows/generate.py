@@ -11,14 +11,14 @@ from prefect.runtime import flow_run
 from avatar.job.captions import with_captions
 from avatar.job.consent import with_consent
 from avatar.job.plan import identify
-from avatar.job.produce import made_already, render_all
+from avatar.job.produce import find_made, render_all
 from avatar.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment, Video, shown
 from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price, describe_plan
-from avatar.money.submit import its_turn
+from avatar.money.submit import hold_turn
 from avatar.workspace import Workspace, ignore
 from flows.approval import approve
-from tasks.context import tell_again, typed_name, with_workspace
+from tasks.context import emit_again, typed_name, with_workspace
 from tasks.job import (
     collect_render,
     poll_render,
@@ -27,7 +27,7 @@ from tasks.job import (
     upload_assets,
     validate_inputs,
 )
-from tasks.results import cached
+from tasks.results import cached_task
 
 
 def _run_name() -> str:
@@ -50,11 +50,11 @@ async def generate_avatar(workspace: Workspace, job: AvatarJob) -> Video:
     """
     portrait, voice = await upload_assets(workspace, job)
     job_id = workspace.subject.job_id = job_id_of(workspace, job, portrait, voice)
-    if video := await made_already(workspace, job, job_id):
-        tell_again(workspace, video)
+    if video := await find_made(workspace, job, job_id):
+        emit_again(workspace, video)
         get_run_logger().info("Made already as %s; nothing to pay.", video.uri)
         return video
-    plan = await (await cached(validate_inputs, workspace))(workspace, job, portrait, voice)
+    plan = await (await cached_task(validate_inputs, workspace))(workspace, job, portrait, voice)
     plan = await with_consent(workspace, await with_captions(workspace, job, plan))
     get_run_logger().info(describe_plan(plan))
     for warning in plan.warnings:
@@ -68,11 +68,11 @@ async def generate_avatar(workspace: Workspace, job: AvatarJob) -> Video:
 
 async def preview(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asset) -> Video:
     """The same job as the free preview renders it, for whoever is to approve the price. The outside is not told."""
-    workspace = workspace.but(deliver=ignore)
+    workspace = workspace.with_changes(deliver=ignore)
     free = job.model_copy(update={"provider": ProviderName.PREVIEW, "max_cost": None})
-    if video := await made_already(workspace, free, job_id_of(workspace, free, portrait, voice)):
+    if video := await find_made(workspace, free, job_id_of(workspace, free, portrait, voice)):
         return video
-    plan = await (await cached(validate_inputs, workspace))(workspace, free, portrait, voice)
+    plan = await (await cached_task(validate_inputs, workspace))(workspace, free, portrait, voice)
     renders = await render_all(
         workspace, free, plan, partial(render_segment, workspace, shown_as="preview-render")
     )
@@ -86,7 +86,7 @@ def job_id_of(workspace: Workspace, job: AvatarJob, portrait: Asset, voice: Asse
 async def render_segment(
     workspace: Workspace, plan: Plan, segment: Segment, claim: str | None, shown_as: str = "render"
 ) -> Render:
-    async with its_turn(workspace, plan, segment):
+    async with hold_turn(workspace, plan, segment):
         submission = await submit_render(workspace, plan, segment, claim)
         await poll_render(workspace, submission, shown_as)
     return await collect_render(workspace, submission)

@@ -13,7 +13,7 @@ from avatar.inbox.finish import (
     discard_manifest,
     keep_to_limit,
     read_outcomes,
-    refused,
+    refuse_rows,
     require_done,
     write_manifest,
 )
@@ -29,7 +29,7 @@ from tasks.inbox import file_uploads, show_uploads
 from tasks.runs import is_under_way
 
 
-class Look(Model):
+class InboxOptions(Model):
     """How to look through the inbox."""
 
     wait_seconds: float = Field(
@@ -44,7 +44,7 @@ class Look(Model):
 
 @flow(name="take-uploads", flow_run_name="take uploads", retries=0, persist_result=False)
 @with_workspace
-async def take_uploads(workspace: Workspace, look: Look = Look()) -> None:  # noqa: B008 - frozen, and the form needs the default
+async def take_uploads(workspace: Workspace, look: InboxOptions = InboxOptions()) -> None:  # noqa: B008 - frozen, and the form needs the default
     """Render every complete upload of the inbox that no other run has taken, and file it away.
 
     Args:
@@ -52,12 +52,12 @@ async def take_uploads(workspace: Workspace, look: Look = Look()) -> None:  # no
     """
     inbox, run = Inbox(workspace), str(flow_run.id)
     swept = await Sweep(inbox, run, partial(is_under_way, workspace.settings.recovery)).run(look.wait_seconds)
-    filed = [*swept.filed, *(await carry_through(inbox, swept.taken, run) if swept.taken else ())]
+    filed = [*swept.filed, *(await render_and_file(inbox, swept.taken, run) if swept.taken else ())]
     await show_uploads(inbox, filed, swept.waiting)
     require_done(filed)
 
 
-async def carry_through(inbox: Inbox, taken: Sequence[Taken], run: str) -> list[Filed]:
+async def render_and_file(inbox: Inbox, taken: Sequence[Taken], run: str) -> list[Filed]:
     """Render what was taken, and file it away, whatever became of it."""
     outcomes: Outcomes = {}
     stopped: AvatarError | None = None
@@ -85,7 +85,7 @@ async def render_uploads(inbox: Inbox, taken: Sequence[Taken], run: str) -> Outc
         await approve_batch(workspace, checked)
     except ApprovalDenied as error:
         outcomes = await read_outcomes(workspace, checked, run, taken)
-        return refused(outcomes, error, passes=deployment.id is None)
+        return refuse_rows(outcomes, error, passes=deployment.id is None)
     if checked.ready:
         await render_shards(workspace, batch, checked, run)
         await report_batch(workspace, checked, run, batch.name)

@@ -32,11 +32,11 @@ def main() -> NoReturn:
     path = socket_path()
     if path is not None:
         try:
-            server = begun(path)
+            server = hand_over(path)
         except OSError:
             start_server(path)
         else:
-            end_as(followed(server))
+            exit_as(wait_for_run(server))
     os.execv(ENGINE[0], ENGINE)  # noqa: S606 - the worker's own command
 
 
@@ -60,7 +60,7 @@ def socket_path() -> Path | None:
     return folder / hashlib.sha256(known.encode()).hexdigest()[:32]
 
 
-def begun(path: Path) -> socket.socket:
+def hand_over(path: Path) -> socket.socket:
     """Have the server begin the run. Raises `OSError` if it did not, for certain: a fork dies with its server."""
     server = socket.socket(socket.AF_UNIX)
     server.connect(str(path))
@@ -91,7 +91,7 @@ def start_server(path: Path) -> None:
     os.close(lock)
 
 
-def followed(server: socket.socket) -> int | None:
+def wait_for_run(server: socket.socket) -> int | None:
     """Pass signals on to the run, and return its wait status; None if its server is gone, and it with it."""
 
     def pass_on(number: int, _: object) -> None:
@@ -107,7 +107,7 @@ def followed(server: socket.socket) -> int | None:
     return STATUS.unpack(answer)[0] if len(answer) == STATUS.size else None
 
 
-def end_as(status: int | None) -> NoReturn:
+def exit_as(status: int | None) -> NoReturn:
     """End with the exit code of the run, or by the signal that ended it."""
     if status is not None and os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)

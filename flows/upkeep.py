@@ -14,7 +14,7 @@ from avatar.models import Model
 from avatar.money.settle import attach_request, attach_video, declare_not_charged, signed_by
 from avatar.web.export import Exported, export_gallery
 from avatar.workspace import Workspace
-from tasks.artifacts import decorate, end_progress, show_expired, show_reconciled
+from tasks.artifacts import end_progress, show_expired, show_reconciled, write_artifact
 from tasks.context import with_workspace
 from tasks.runs import end_cancelled_runs, resume_dead_runs
 
@@ -57,7 +57,7 @@ class Expiry(Model):
     )
 
 
-class Verdict(StrEnum):
+class Charged(StrEnum):
     CHARGED = "request found"
     NOT_CHARGED = "not charged"
 
@@ -71,7 +71,7 @@ class Settlement(Model):
         description="The render id that the error named.",
         examples=["0" * 32],
     )
-    verdict: Verdict = Field(
+    verdict: Charged = Field(
         title="Verdict",
         description="Whether the provider's dashboard shows the request. `not charged` lets it be sent again.",
     )
@@ -119,7 +119,7 @@ async def reconcile(workspace: Workspace, upkeep: Upkeep = Upkeep()) -> None:  #
     )  # fmt: skip
     await show_reconciled(found, resumed, cancelled)
     for render_id in found.collected:
-        await decorate(end_progress(render_id, "done; fetched by reconcile"), get_run_logger())
+        await write_artifact(end_progress(render_id, "done; fetched by reconcile"), get_run_logger())
 
 
 @flow(name="resolve", flow_run_name="settle {settlement.render_id}")
@@ -131,7 +131,7 @@ async def resolve(workspace: Workspace, settlement: Settlement) -> str:
         settlement: what was found out.
     """
     by = signed_by(settlement.who)
-    if settlement.verdict is Verdict.NOT_CHARGED:
+    if settlement.verdict is Charged.NOT_CHARGED:
         await declare_not_charged(workspace, settlement.render_id, by=by)
         return "settled as not charged"
     request_id = settlement.request_id
@@ -194,7 +194,7 @@ async def gallery(workspace: Workspace, export: Export = Export()) -> None:  # n
     page: Any = acreate_markdown_artifact(
         key="gallery", markdown=_page(folder, done), description="The gallery as a folder"
     )
-    await decorate(page, get_run_logger())
+    await write_artifact(page, get_run_logger())
 
 
 def _page(folder: Path, done: Exported) -> str:

@@ -45,7 +45,7 @@ LINK_LIFETIME = timedelta(days=7)
 KEY_DIGITS = 12
 
 
-async def decorate(artifact: Awaitable[Any], logger: "logging.Logger | LoggerAdapter[Any]") -> None:
+async def write_artifact(artifact: Awaitable[Any], logger: "logging.Logger | LoggerAdapter[Any]") -> None:
     """Write an artifact if the Prefect server takes it soon. A server that is away must not fail a paid render."""
     try:
         async with asyncio.timeout(ARTIFACT_SECONDS):
@@ -80,11 +80,11 @@ class RenderProgress:
         if due:
             self._shown = time.monotonic()
             self._percent = round(_percent(snapshot), 1)
-            await decorate(self._update(text), self.logger)
+            await write_artifact(self._update(text), self.logger)
 
     async def end(self, error: Exception) -> None:
         """Say that the wait is over without a video: what was shown last is not true any more."""
-        await decorate(self._update(f"Ended without a video: {error}"), self.logger)
+        await write_artifact(self._update(f"Ended without a video: {error}"), self.logger)
 
     async def _update(self, text: str) -> None:
         facts: Any = {"progress": self._percent, "description": text}
@@ -137,7 +137,7 @@ async def show_video(workspace: Workspace, video: Video) -> None:
             description=f"{passed} of {len(video.checks)} checks passed",
         ),
     )
-    await decorate(artifacts, get_run_logger())
+    await write_artifact(artifacts, get_run_logger())
     done = "Published" if video.state is VideoState.PUBLISHED else "Kept as rejected"
     get_run_logger().info("%s %.2f s of video as %s. Cost: %s", done, video.seconds, video.uri, _price(video))
 
@@ -149,7 +149,7 @@ async def show_preview(workspace: Workspace, video: Video) -> None:
         markdown=f"**The free preview. Nothing of the paid video is in it but its voice and cuts.**\n\n{await _page(workspace, video)}",
         description=f"Free preview: {video.seconds:.2f} s",
     )
-    await decorate(artifact, get_run_logger())
+    await write_artifact(artifact, get_run_logger())
 
 
 def _key(what: str, content_id: str) -> str:

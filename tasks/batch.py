@@ -23,7 +23,7 @@ from avatar.events import batch_url
 from avatar.money.commit import Claim
 from avatar.waiting import LONG
 from avatar.workspace import Step, Workspace
-from tasks.artifacts import ARTIFACT_SECONDS, KEY_DIGITS, UPDATE_SECONDS, decorate
+from tasks.artifacts import ARTIFACT_SECONDS, KEY_DIGITS, UPDATE_SECONDS, write_artifact
 from tasks.results import passes_by_itself
 
 #: Up to so many rows each is a task run of its own; beyond, a hundred share one. Prefect's server records some 40
@@ -49,7 +49,7 @@ async def check_batch(workspace: Workspace, batch: Batch) -> Checked:
         return await check_rows(workspace, batch, manifest, told)
 
 
-class Work:
+class RowWork:
     """A row on its way through a task. No model: Prefect would look through all of it for results of other tasks."""
 
     def __init__(self, runner: RowRunner, row: Row, claim: Claim) -> None:
@@ -58,7 +58,7 @@ class Work:
 
 
 @task(task_run_name="line {work.line}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-async def render_row(work: Work) -> Any:
+async def render_row(work: RowWork) -> Any:
     """Carry out one row. What stands against it is the state of this run, and stops no other."""
     work.outcome = await run_row(work.runner, work.row, work.claim)
     if work.outcome.state in SERVED:
@@ -78,7 +78,7 @@ async def render_chunk(runner: RowRunner, chunk: int) -> None:
 
 
 async def _as_task(runner: RowRunner, row: Row, claim: Claim) -> Outcome:
-    work = Work(runner, row, claim)
+    work = RowWork(runner, row, claim)
     ended: Any = render_row(work, return_state=True)
     try:
         await ended
@@ -94,7 +94,7 @@ async def _row_by_row(runner: RowRunner, chunk: int) -> None:
 
 async def render_chunks(runner: RowRunner, chunks: range, *, part: str = "") -> None:
     """Carry out chunks, and show how far they are: `part` of the batch, or all of it."""
-    async with shown(runner, part):
+    async with shown_progress(runner, part):
         many = runner.counts.rows > ROW_TASKS_UP_TO
         await run_chunks(runner, chunks, render_chunk if many else _row_by_row)
 
@@ -119,12 +119,12 @@ async def report_batch(workspace: Workspace, checked: Checked, run: str, name: s
         markdown=markdown,
         description=f"{summary.count(*SERVED)} of {summary.rows} rows have a video",
     )
-    await decorate(artifact, get_run_logger())
+    await write_artifact(artifact, get_run_logger())
     return summary
 
 
 @asynccontextmanager
-async def shown(runner: RowRunner, part: str) -> AsyncIterator[None]:
+async def shown_progress(runner: RowRunner, part: str) -> AsyncIterator[None]:
     """A progress artifact and a line in the log, kept up to date while the block runs."""
     progress = _Progress(runner, part)
     keeping = asyncio.create_task(progress.keep())
@@ -158,7 +158,7 @@ class _Progress:
         self._last = text
         self._workspace.announce(Step("batch", text))
         get_run_logger().info(text)
-        await decorate(self._write(text), get_run_logger())
+        await write_artifact(self._write(text), get_run_logger())
 
     async def _write(self, text: str) -> None:
         facts: dict[str, Any] = {

@@ -31,7 +31,7 @@ from avatar.settings import AvatarSettings
 from avatar.store.identity import require_store, store_identity
 from avatar.store.proof import ensure_bucket
 from avatar.waiting import patiently
-from avatar.workspace import Subject, Workspace
+from avatar.workspace import RunSubject, Workspace
 from tasks.runs import check_resumes
 from tasks.turns import counted_turns
 
@@ -86,20 +86,20 @@ def with_workspace(
 
     @functools.wraps(body)
     async def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        subject, events = Subject(job=_job_in(args, kwargs)), Events()
+        subject, events = RunSubject(job=_job_in(args, kwargs)), Events()
         try:
             with _expected_errors_told_once():
                 async with _ready((opened or own_workspace)(), subject, events) as workspace:
                     return await body(workspace, *args, **kwargs)
         except AvatarError as error:
-            tell_end(events, subject, error)
+            emit_end(events, subject, error)
             # Called as a plain function; or `reconcile` starts it again, by what Prefect says of the error.
             if flow_run.id is None or isinstance(error, Transient):
                 raise
             failed: Any = Failed(message=in_words(error), data=error)
             return cast("R", failed)
         except Exception as error:
-            tell_end(events, subject, error)
+            emit_end(events, subject, error)
             raise
 
     first, *others = inspect.signature(body, eval_str=True).parameters.values()
@@ -148,7 +148,7 @@ def _job_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> AvatarJob | None:
 
 @asynccontextmanager
 async def _ready(
-    opened: AbstractAsyncContextManager[Workspace], subject: Subject, events: Events
+    opened: AbstractAsyncContextManager[Workspace], subject: RunSubject, events: Events
 ) -> AsyncIterator[Workspace]:
     """A workspace for one run: its store answers, its events go to the server, its turns are counted there."""
     async with opened as workspace:
@@ -158,7 +158,7 @@ async def _ready(
         async with get_client() as client:
             await _require_same_store(client, workspace)
             async with counted_turns(client, workspace.settings, get_run_logger(), run_id()) as turns:
-                yield workspace.but(deliver=events, turns=turns, subject=subject)
+                yield workspace.with_changes(deliver=events, turns=turns, subject=subject)
 
 
 async def _require_same_store(client: PrefectClient, workspace: Workspace) -> None:
@@ -221,13 +221,13 @@ async def own_workspace() -> AsyncIterator[Workspace]:
             await asyncio.to_thread(local.__exit__, None, None, None)
 
 
-def tell_again(workspace: Workspace, video: Video) -> None:
+def emit_again(workspace: Workspace, video: Video) -> None:
     """Tell of a video that was there already, if an earlier process of this very run may have died of telling."""
     if (flow_run.run_count or 1) > 1:
-        workspace.post(about_video(workspace.settings, video))
+        workspace.notify(about_video(workspace.settings, video))
 
 
-def tell_end(events: Events, subject: Subject, error: Exception) -> None:
+def emit_end(events: Events, subject: RunSubject, error: Exception) -> None:
     """Emit the error that ends a run of a job.
 
     Of a batch only a refusal by the budget is told here: its rows are told one by one.

@@ -8,12 +8,12 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from avatar.errors import AvatarError
-from avatar.inbox.finish import Outcomes, as_filed, decide, decide_ending, file_away
+from avatar.inbox.finish import Outcomes, as_filed, decide_ending, file_away, write_end
 from avatar.inbox.notes import Ending, Filed, Taken, Waiting
 from avatar.inbox.sweep import describe
 from avatar.inbox.uploads import Inbox, in_turns
 from avatar.workspace import Workspace
-from tasks.artifacts import decorate
+from tasks.artifacts import write_artifact
 from tasks.results import passes_by_itself
 
 #: Uploads on the page.
@@ -35,7 +35,7 @@ async def file_uploads(
     inbox = Inbox(workspace)
     ended = [decide_ending(inbox, each, outcomes.get(each.signature, ()), stopped) for each in taken]
     # All ends are written before anything is moved: a run that goes on from here must not render what has failed.
-    decided = await in_turns(lambda each: decide(inbox, each), ended)
+    decided = await in_turns(lambda each: write_end(inbox, each), ended)
     return await in_turns(lambda each: _file(inbox, each), [each for each in decided if each is not None])
 
 
@@ -64,7 +64,7 @@ async def show_uploads(inbox: Inbox, filed: Sequence[Filed], waiting: Sequence[W
             markdown=page,
             description=f"{done} of {len(filed)} uploads done, {len(waiting)} wait",
         )
-        await decorate(artifact, logger)
+        await write_artifact(artifact, logger)
 
 
 def as_markdown(inbox: Inbox, filed: Sequence[Filed], waiting: Sequence[Waiting]) -> str:

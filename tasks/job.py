@@ -15,7 +15,7 @@ from avatar.job.publish import require_published
 from avatar.models import Asset, AvatarJob, Plan, Render, Segment, Snapshot, Submission, Video
 from avatar.money.collect import collect_render as collect
 from avatar.money.submit import submit_render as submit_once
-from avatar.providers.answers import clean
+from avatar.providers.answers import clean_text
 from avatar.workspace import Step, Workspace
 from tasks.artifacts import RenderProgress, show_preview, show_video
 from tasks.results import passes_by_itself
@@ -69,7 +69,7 @@ async def submit_render(
     get_run_logger().info(
         "Render %s is request %s at %s, quoted at $%s.",
         record.entry.render_id,
-        clean(record.entry.submission.request_id),
+        clean_text(record.entry.submission.request_id),
         record.entry.submission.provider,
         record.entry.quoted,
     )

@@ -80,7 +80,7 @@ def _outside_the_loop(use: Coroutine[Any, Any, R]) -> R:
         return pool.submit(asyncio.run, use).result()
 
 
-async def cached(step: Task[P, R], workspace: Workspace) -> Task[P, R]:
+async def cached_task(step: Task[P, R], workspace: Workspace) -> Task[P, R]:
     """A task whose results are kept in the workspace's store."""
     return step.with_options(persist_result=True, result_storage=(await _block()).on(workspace.store))
 

@@ -55,7 +55,7 @@ Log = logging.Logger | LoggerAdapter[Any]
 
 
 @dataclass(frozen=True)
-class Limit:
+class AccountLimit:
     """One limit of an account, as the settings want it; people see and change it in Prefect's UI.
 
     Attributes:
@@ -71,17 +71,19 @@ class Limit:
     stated: bool = False
 
 
-def limits_of(settings: AvatarSettings, provider: ProviderName) -> tuple[Limit, Limit]:
+def limits_of(settings: AvatarSettings, provider: ProviderName) -> tuple[AccountLimit, AccountLimit]:
     """Renders that the account has at a time, and paid requests a second."""
     section = settings.fal if provider is ProviderName.FAL else settings.pixazo
     stated, rate = section.model_fields_set, section.submits_per_second
     return (
-        Limit(f"avatar-{provider}", section.at_once, stated="at_once" in stated),
-        Limit(f"avatar-{provider}-submits", max(1, math.floor(rate)), rate, "submits_per_second" in stated),
+        AccountLimit(f"avatar-{provider}", section.at_once, stated="at_once" in stated),
+        AccountLimit(
+            f"avatar-{provider}-submits", max(1, math.floor(rate)), rate, "submits_per_second" in stated
+        ),
     )
 
 
-async def ensure_limit(client: PrefectClient, wanted: Limit) -> None:
+async def ensure_limit(client: PrefectClient, wanted: AccountLimit) -> None:
     """Create a limit that is missing. One that is there is the user's, unless the settings state another."""
     values: dict[str, Any] = {"limit": wanted.slots, "slot_decay_per_second": wanted.per_second}
     try:
@@ -106,7 +108,7 @@ async def ensure_limits(client: PrefectClient, settings: AvatarSettings) -> list
 
 
 @dataclass(eq=False)
-class Lease:
+class HeldSlot:
     """One slot that the server gave to this run."""
 
     id: UUID
@@ -114,7 +116,7 @@ class Lease:
     lost: bool = False
 
 
-class Server:
+class TurnServer:
     """What one run asks the server. Raises nothing because it is away: what is paid goes on without it."""
 
     def __init__(self, client: PrefectClient, log: Log, run: UUID | None) -> None:
@@ -129,19 +131,19 @@ class Server:
     def close(self) -> None:
         self._context.run(self._in_context.close)
 
-    async def lease(self, limit: Limit) -> Lease | None:
+    async def lease(self, limit: AccountLimit) -> HeldSlot | None:
         """One slot, or None: all are taken, or the server has no answer for now."""
 
-        async def ask() -> Lease | None:
+        async def ask() -> HeldSlot | None:
             answer = await self._client.increment_concurrency_slots_with_lease(
                 [limit.name], 1, "concurrency", LEASE_SECONDS, self._holder
             )
             granted = answer.json()
-            return Lease(UUID(granted["lease_id"]), time.monotonic()) if granted["limits"] else None
+            return HeldSlot(UUID(granted["lease_id"]), time.monotonic()) if granted["limits"] else None
 
         return await self._try(limit, ask)
 
-    async def leave(self, limit: Limit, requests: int) -> bool:
+    async def leave(self, limit: AccountLimit, requests: int) -> bool:
         """Whether the rate allows so many more requests now."""
 
         async def ask() -> bool | None:
@@ -150,7 +152,7 @@ class Server:
 
         return bool(await self._try(limit, ask))
 
-    async def renew(self, limit: Limit, lease: Lease) -> None:
+    async def renew(self, limit: AccountLimit, lease: HeldSlot) -> None:
         """Have a lease count on. A server that does not answer has not said that it is lost."""
         try:
             await self._soon(lambda: self._client.renew_concurrency_lease(lease.id, LEASE_SECONDS))
@@ -164,7 +166,7 @@ class Server:
                 limit.name,
             )
 
-    async def release(self, lease: Lease | bool) -> None:
+    async def release(self, lease: HeldSlot | bool) -> None:
         """Free a slot. If that fails, its lease runs out by itself. Leave to send comes back by itself."""
         if isinstance(lease, bool):
             return
@@ -177,7 +179,7 @@ class Server:
             self._told = time.monotonic()
             self._log.warning(text)
 
-    async def _try(self, limit: Limit, ask: Callable[[], Coroutine[Any, Any, T | None]]) -> T | None:
+    async def _try(self, limit: AccountLimit, ask: Callable[[], Coroutine[Any, Any, T | None]]) -> T | None:
         """What the server grants. `ask` returns None if there is no such limit: then it is made."""
         try:
             if limit.stated and limit.name not in self._ensured:
@@ -219,7 +221,9 @@ class _Line:
     after a pause, longer each time, or as soon as this very run gives something back.
     """
 
-    def __init__(self, limit: Limit, ask: Callable[[int], Awaitable[list[Any]]], server: Server) -> None:
+    def __init__(
+        self, limit: AccountLimit, ask: Callable[[int], Awaitable[list[Any]]], server: TurnServer
+    ) -> None:
         self._limit, self._ask, self._server = limit, ask, server
         self._places: deque[asyncio.Future[Any]] = deque()
         self.asking: asyncio.Task[None] | None = None
@@ -270,16 +274,16 @@ class _Line:
 class _Turn:
     """A render that counts. Without a lease it goes on all the same, and one is asked for again and again."""
 
-    limit: Limit
-    lease: Lease | None = None
+    limit: AccountLimit
+    lease: HeldSlot | None = None
 
 
 class CountedTurns:
     """The turns that one flow run holds."""
 
-    def __init__(self, server: Server, settings: AvatarSettings) -> None:
+    def __init__(self, server: TurnServer, settings: AvatarSettings) -> None:
         self._server, self._settings = server, settings
-        self._lines: dict[Limit, _Line] = {}
+        self._lines: dict[AccountLimit, _Line] = {}
         self._held: set[_Turn] = set()
         self._pending: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -303,28 +307,28 @@ class CountedTurns:
             self._held.discard(turn)
             self._later(self._give_back(turn))
 
-    async def _take(self, limit: Limit) -> Lease:
+    async def _take(self, limit: AccountLimit) -> HeldSlot:
         """A lease that another render of this run gives on, or one of the server's."""
         place = self._line(limit, self._ask_leases).place()
         try:
-            lease: Lease = await place
+            lease: HeldSlot = await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
                 self._later(self._give_back(_Turn(limit, place.result())))
             raise
         return lease
 
-    def _line(self, limit: Limit, ask: Callable[[Limit, int], Awaitable[list[Any]]]) -> _Line:
+    def _line(self, limit: AccountLimit, ask: Callable[[AccountLimit, int], Awaitable[list[Any]]]) -> _Line:
         if limit not in self._lines:
             self._lines[limit] = _Line(limit, partial(ask, limit), self._server)
         return self._lines[limit]
 
-    async def _ask_leases(self, limit: Limit, waiting: int) -> list[Lease]:
+    async def _ask_leases(self, limit: AccountLimit, waiting: int) -> list[HeldSlot]:
         """One lease for each, since each is given back by itself."""
         asked = await asyncio.gather(*(self._server.lease(limit) for _ in range(min(waiting, ABREAST))))
         return [lease for lease in asked if lease is not None]
 
-    async def _ask_leave(self, limit: Limit, waiting: int) -> list[bool]:
+    async def _ask_leave(self, limit: AccountLimit, waiting: int) -> list[bool]:
         """Leave for all who wait, or for fewer: the server gives all that it is asked for, or nothing."""
         wanted = min(waiting, limit.slots)
         while wanted and not await self._server.leave(limit, wanted):
@@ -377,7 +381,7 @@ async def counted_turns(
     client: PrefectClient, settings: AvatarSettings, log: Log, run: UUID | None
 ) -> AsyncIterator[CountedTurns]:
     """Turns that the Prefect server counts while the block runs."""
-    turns = CountedTurns(Server(client, log, run), settings)
+    turns = CountedTurns(TurnServer(client, log, run), settings)
     try:
         yield turns
     finally:

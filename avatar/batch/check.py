@@ -63,7 +63,7 @@ REMEMBERED = 512
 OnProgress = Callable[[int], None]
 
 
-class Memo(Generic[T]):
+class AsyncCache(Generic[T]):
     """Work done once for all rows that ask for it under the same key; the newest `REMEMBERED` results are kept."""
 
     def __init__(self) -> None:
@@ -90,10 +90,10 @@ class Checker:
         self.workspace, self.batch, self.manifest = workspace, batch, manifest
         self._turn = asyncio.Semaphore(AT_A_TIME)
         self._lines: dict[str, int] = {}
-        self._assets: Memo[Asset] = Memo()
-        self._portraits: Memo[Portrait] = Memo()
-        self._voices: Memo[tuple[Voice, tuple[Segment, ...]]] = Memo()
-        self._consents: Memo[Consent | None] = Memo()
+        self._assets: AsyncCache[Asset] = AsyncCache()
+        self._portraits: AsyncCache[Portrait] = AsyncCache()
+        self._voices: AsyncCache[tuple[Voice, tuple[Segment, ...]]] = AsyncCache()
+        self._consents: AsyncCache[Consent | None] = AsyncCache()
         self._fit: set[tuple[str, str]] = set()
 
     async def check_chunk(self, raws: Sequence[RawRow], earlier: Mapping[int, Row]) -> list[Row]:
@@ -135,7 +135,7 @@ class Checker:
     async def _check_provider(self, job: AvatarJob) -> None:
         provider = self.workspace.provider(job.provider, job.model)
         if (provider.name, provider.model) not in self._fit:
-            await require_fit(self.workspace, job.provider, job.model)
+            await require_provider(self.workspace, job.provider, job.model)
             self._fit.add((provider.name, provider.model))
 
     def _without_doubles(self, ingested: "Row | _Ingested") -> "Row | _Ingested":
@@ -192,7 +192,7 @@ class Checker:
         return plan, key
 
 
-async def require_fit(workspace: Workspace, name: ProviderName | None, model: str | None = None) -> None:
+async def require_provider(workspace: Workspace, name: ProviderName | None, model: str | None = None) -> None:
     """Raise `NotConfigured` or `StoreUnfit` if a provider cannot be used at all. None: that of the settings."""
     provider = workspace.provider(name, model)
     provider.check_configured()

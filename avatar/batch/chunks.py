@@ -32,7 +32,7 @@ class Part:
     at_once: int
 
 
-def share_out(checked: Checked, at_once: int, *, parts: int) -> list[Part]:
+def split_rows(checked: Checked, at_once: int, *, parts: int) -> list[Part]:
     """Equal parts of the rows; together they have `at_once` turns."""
     edges = [checked.chunks * part // parts for part in range(parts + 1)]
     return [

@@ -13,7 +13,7 @@ from pathlib import Path
 from avatar.batch.models import Batch
 from avatar.batch.rows import LONGEST_LINE
 from avatar.errors import InvalidInput
-from avatar.job.inputs import bring, local_path
+from avatar.job.inputs import local_path, open_input
 from avatar.models import shown
 from avatar.settings import start_directory
 from avatar.store.by_day import BATCHES, note_day
@@ -72,7 +72,7 @@ async def open_manifest(workspace: Workspace, batch: Batch) -> AsyncIterator[Man
                 Path(folder) / f"manifest.{_kind(batch.manifest)}",
                 _beside(workspace, batch.manifest),
             )
-            async with bring(workspace, batch.manifest, what="manifest") as source:
+            async with open_input(workspace, batch.manifest, what="manifest") as source:
                 await asyncio.to_thread(_copy, source, path)
         sha256 = await asyncio.to_thread(hash_file, path)
         manifest = Manifest(_identify(sha256, base, batch), path, base)

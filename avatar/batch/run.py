@@ -26,12 +26,12 @@ from avatar.errors import (
     VideoRejected,
 )
 from avatar.events import about_error
-from avatar.job.produce import made_already, render_all, wait_until_done
+from avatar.job.produce import find_made, render_all, wait_until_done
 from avatar.job.publish import publish_video, require_published
 from avatar.models import Plan, ProviderName, Render, Segment, Video
 from avatar.money.collect import collect_render
 from avatar.money.commit import Claim, release_unspent
-from avatar.money.submit import its_turn, submit_render
+from avatar.money.submit import hold_turn, submit_render
 from avatar.providers.outcome import UNREACHABLE_INPUT, remedy
 from avatar.waiting import finish_all, patiently
 from avatar.workspace import Workspace
@@ -164,7 +164,7 @@ class RowRunner:
         job, workspace = row.job, self.workspace
         if job is None:
             raise InvalidInput(f"Line {row.line} has no job.")
-        video = await patiently(lambda: made_already(workspace, job, plan.job_id))
+        video = await patiently(lambda: find_made(workspace, job, plan.job_id))
         if video is not None:
             return video, True
         renders = await render_all(workspace, job, plan, self._render, claim=claim)
@@ -180,7 +180,7 @@ class RowRunner:
         return render
 
     async def _send_and_collect(self, plan: Plan, segment: Segment, claim: str | None) -> Render:
-        account = its_turn(self.workspace, plan, segment)
+        account = hold_turn(self.workspace, plan, segment)
         async with self._turns, account:
             self.counts.rendering += 1
             try:
@@ -258,7 +258,7 @@ def _post(runner: RowRunner, row: Row, error: Exception) -> None:
         voice=facts.voice,
     )
     if notice is not None and not isinstance(error, BatchStopped):
-        runner.workspace.post(notice)
+        runner.workspace.notify(notice)
 
 
 #: The first that fits names the state.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from avatar.commands.generate import LINK_LIFETIME, absolute
+from avatar.commands.generate import LINK_LIFETIME, absolute_path
 from avatar.commands.status import tell_all, tell_one
 from avatar.errors import AvatarError, InvalidInput, NotConfigured
 from avatar.events import player_url
@@ -253,7 +253,7 @@ class Agent:
         video = await find_video(self.workspace, job_id)
         if video is None:
             raise InvalidInput(f"There is no video of job {job_id!r}.")
-        made = await caption_video(self.workspace, video, [absolute(source) for source in files])
+        made = await caption_video(self.workspace, video, [absolute_path(source) for source in files])
         return made.model_dump(mode="json", include={"job_id", "uri", "captions"})
 
     async def record(self, job_id: str) -> str:
@@ -274,6 +274,6 @@ def _job(portrait: str, voice: str, wishes: dict[str, Any] | None) -> AvatarJob:
     given = dict(wishes or {})
     if "max_cost" in given or "accept" in given:
         raise InvalidInput("max_cost and accept are not among the wishes. Nothing was sent or spent.")
-    captions = [absolute(source) for source in given.pop("captions", None) or ()]
-    files = {"portrait": absolute(portrait), "voice": absolute(voice), "captions": captions}
+    captions = [absolute_path(source) for source in given.pop("captions", None) or ()]
+    files = {"portrait": absolute_path(portrait), "voice": absolute_path(voice), "captions": captions}
     return AvatarJob.model_validate(given | files)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from avatar.batch.models import SERVED, Batch, RowState, Summary
 from avatar.batch.report import as_result
-from avatar.commands.generate import absolute, drain_prefect, print_links, quieten, run_url
+from avatar.commands.generate import absolute_path, drain_prefect, print_links, run_url, silence_prefect
 from avatar.errors import AvatarError
 from avatar.events import batch_url
 from avatar.settings import AvatarSettings
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     live = sys.stderr.isatty() and not arguments.json and not arguments.debug
     with services(AvatarSettings(), say=_say) as running, _display(live=live) as listener:
         os.environ.update(prefect_variables(AvatarSettings(), running))  # before Prefect is imported
-        quieten(debug=arguments.debug)
+        silence_prefect(debug=arguments.debug)
         from prefect.exceptions import TerminationSignal
 
         try:
@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _batch(arguments: argparse.Namespace) -> Batch:
     return Batch.model_validate(
         {
-            "manifest": arguments.manifest and absolute(arguments.manifest),
-            "portrait": arguments.portrait and absolute(arguments.portrait),
+            "manifest": arguments.manifest and absolute_path(arguments.manifest),
+            "portrait": arguments.portrait and absolute_path(arguments.portrait),
             "voices": [_voice(voice) for voice in arguments.voices],
             "prompt": arguments.prompt,
             "provider": arguments.provider,
@@ -67,7 +67,7 @@ def _batch(arguments: argparse.Namespace) -> Batch:
 
 def _voice(voice: str) -> str:
     """Made absolute; the slash that makes it a folder is kept."""
-    return absolute(voice) + ("/" if voice.endswith("/") and "://" not in voice else "")
+    return absolute_path(voice) + ("/" if voice.endswith("/") and "://" not in voice else "")
 
 
 async def _generate(

@@ -14,7 +14,7 @@ from avatar.errors import InvalidInput
 from avatar.events import player_url
 from avatar.job.consent import all_consents, fault_of, find_consent, made_with, write_consent
 from avatar.job.index import Summary
-from avatar.job.inputs import bring
+from avatar.job.inputs import open_input
 from avatar.models import Consent, shown
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
@@ -71,7 +71,7 @@ async def _required(workspace: Workspace, portrait: str) -> Consent:
 
 async def _content(workspace: Workspace, portrait: str) -> str:
     """Of the file as it is: what a job that is given the same file goes by."""
-    async with bring(workspace, portrait, what="portrait") as path:
+    async with open_input(workspace, portrait, what="portrait") as path:
         return await asyncio.to_thread(hash_file, path)
 
 

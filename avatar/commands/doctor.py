@@ -27,7 +27,7 @@ from avatar.models import ProviderName, Submission
 from avatar.providers import open_provider
 from avatar.providers.base import Provider
 from avatar.providers.known_models import plain_name
-from avatar.providers.public_hosts import Cut, Unsafe, get_public, host_of
+from avatar.providers.public_hosts import TransferCut, UnsafeUrl, get_public, host_of
 from avatar.settings import AvatarSettings, StoreSettings, env_file
 from avatar.store.connection import parse_endpoint
 from avatar.store.store import Store
@@ -65,7 +65,7 @@ def is_loopback(address: str) -> bool:
     return server.is_loopback(host) or host.endswith(".localhost")
 
 
-def left_open(settings: AvatarSettings, file: Path | None = None) -> Iterator[Finding]:
+def find_exposure(settings: AvatarSettings, file: Path | None = None) -> Iterator[Finding]:
     """What the settings and the files beside them leave open. Everything here is allowed, and should be meant."""
     yield from _listeners(settings)
     yield from _public_addresses(settings)
@@ -148,7 +148,7 @@ def _answers_strangers(api_url: str) -> bool:
         return False
 
 
-async def bucket(store: Store, settings: StoreSettings, known: str) -> AsyncIterator[Finding]:
+async def check_public_bucket(store: Store, settings: StoreSettings, known: str) -> AsyncIterator[Finding]:
     """What the store lets those do who have no keys: read the object `known`, list, write."""
     host, secure = parse_endpoint(settings.endpoint, settings.secure, "AVATAR_STORE__ENDPOINT")
     base = f"{'https' if secure else 'http'}://{host}/{store.bucket}"
@@ -198,7 +198,7 @@ async def examine(settings: AvatarSettings) -> tuple[Finding, ...]:
     found += await asyncio.to_thread(lambda: list(_prefect(running)))
     found.append(bridge(running.bridge_url))
     found += await about_provider(settings)
-    found += await asyncio.to_thread(lambda: list(left_open(settings)))
+    found += await asyncio.to_thread(lambda: list(find_exposure(settings)))
     return tuple(found)
 
 
@@ -254,7 +254,7 @@ async def _round_trip(store: Store, settings: StoreSettings) -> list[Finding]:
     await store.put(PROBE, b"doctor", content_type="text/plain")
     if (await store.get(PROBE)).data != b"doctor":
         raise AvatarError("The store gave back other bytes than it was given. Do not use it.")
-    found = [finding async for finding in bucket(store, settings, PROBE)]
+    found = [finding async for finding in check_public_bucket(store, settings, PROBE)]
     await store.remove(PROBE)
     await _real_size(store)
     return found
@@ -419,7 +419,7 @@ async def _videos(provider: Provider, settings: AvatarSettings) -> Finding:
     try:
         async with asyncio.timeout(PATIENCE * 3), get_public(provider.media_url, {}, private=private):
             return Finding(name, "ok", f"{host_of(provider.media_url)}, where videos are fetched, is reached")
-    except (httpx.HTTPError, OSError, Cut, Unsafe) as error:
+    except (httpx.HTTPError, OSError, TransferCut, UnsafeUrl) as error:
         detail = (
             f"{host_of(provider.media_url)}, where videos are fetched, is not reached: {type(error).__name__}"
         )

@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         services(AvatarSettings(), say=display.say) as running,
     ):
         os.environ.update(prefect_variables(AvatarSettings(), running))  # before Prefect is imported
-        quieten(debug=arguments.debug)
+        silence_prefect(debug=arguments.debug)
         from prefect.exceptions import TerminationSignal
 
         settings = running.for_runs(AvatarSettings())
@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def quieten(*, debug: bool) -> None:
+def silence_prefect(*, debug: bool) -> None:
     """Keep Prefect's log off the terminal: the display tells the story. It still reaches the server."""
     if not debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -135,8 +135,8 @@ def quieten(*, debug: bool) -> None:
 def _job(arguments: argparse.Namespace) -> AvatarJob:
     return AvatarJob.model_validate(
         {
-            "portrait": absolute(arguments.portrait),
-            "voice": absolute(arguments.voice),
+            "portrait": absolute_path(arguments.portrait),
+            "voice": absolute_path(arguments.voice),
             "prompt": arguments.prompt,
             "provider": arguments.provider,
             "model": arguments.model,
@@ -144,14 +144,14 @@ def _job(arguments: argparse.Namespace) -> AvatarJob:
             "continuity": arguments.continuity,
             "trim": arguments.trim,
             "accept": arguments.accept,
-            "captions": [absolute(source) for source in arguments.captions],
+            "captions": [absolute_path(source) for source in arguments.captions],
             "formats": arguments.format,
-            **names_of(arguments),
+            **video_names(arguments),
         }
     )
 
 
-def absolute(source: str) -> str:
+def absolute_path(source: str) -> str:
     """A path that means the same file to a worker started elsewhere."""
     return source if "://" in source else str(Path(source).expanduser().absolute())
 
@@ -285,7 +285,7 @@ def as_result(
     }
 
 
-def names_of(arguments: argparse.Namespace) -> dict[str, object]:
+def video_names(arguments: argparse.Namespace) -> dict[str, object]:
     """Title, language and labels as a job takes them; only what was given."""
     labels = dict(_pair(text) for text in arguments.label)
     given = {"title": arguments.title, "language": arguments.language, "labels": labels or None}

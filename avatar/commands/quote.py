@@ -26,13 +26,13 @@ from avatar.batch.rows import as_job, read_rows
 from avatar.commands.serve import with_store
 from avatar.errors import InvalidInput, NotConfigured
 from avatar.job.consent import fault_of, find_consent
-from avatar.job.inputs import bring
+from avatar.job.inputs import open_input
 from avatar.job.plan import warn_of_portrait, warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
 from avatar.media.facts import PortraitFacts, VoiceFacts
 from avatar.media.portrait import prepare_portrait
 from avatar.media.probe import probe_voice
-from avatar.media.voice_alone import Alone, take_alone
+from avatar.media.voice_alone import VoiceAlone, extract_voice
 from avatar.models import AvatarJob, Limits, ProviderName, Quote
 from avatar.providers import describe_provider
 from avatar.providers.known_models import find_model, known_models
@@ -57,11 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _fetch_and_quote(workspace: Workspace, arguments: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
-        voice = await stack.enter_async_context(bring(workspace, arguments.voice, what="voice"))
+        voice = await stack.enter_async_context(open_input(workspace, arguments.voice, what="voice"))
         portrait = None
         if arguments.portrait:
             source = arguments.portrait
-            portrait = str(await stack.enter_async_context(bring(workspace, source, what="portrait")))
+            portrait = str(await stack.enter_async_context(open_input(workspace, source, what="portrait")))
         fault = ""
         if portrait and workspace.settings.consent == "required":
             fault = fault_of(
@@ -78,8 +78,8 @@ def _quote_voice(
     asked = _asked(settings, arguments.provider, arguments.model)
     with tempfile.TemporaryDirectory() as folder:
         found = probe_voice(path)
-        alone = take_alone(path, found, Path(folder), trim=arguments.trim)
-        inputs = Inputs(alone, portrait, fault)
+        alone = extract_voice(path, found, Path(folder), trim=arguments.trim)
+        inputs = QuoteInputs(alone, portrait, fault)
         offers = [offer(name, model, inputs, settings) for name, model in asked]
     notes = (*inputs.portrait_notes, *alone.facts.notes)
     if arguments.json:
@@ -105,10 +105,10 @@ def _asked(
     ]
 
 
-class Inputs:
+class QuoteInputs:
     """A voice by itself, and the portrait it goes with, if one is named, as each provider would be given it."""
 
-    def __init__(self, alone: Alone, portrait: str | None = None, fault: str | None = None) -> None:
+    def __init__(self, alone: VoiceAlone, portrait: str | None = None, fault: str | None = None) -> None:
         self.alone, self._fault = alone, fault
         self._portrait = Path(portrait).expanduser() if portrait else None
         self._looks: dict[Limits, PortraitFacts] = {}
@@ -137,7 +137,7 @@ def _consent_fault(sha256: str) -> str:
     return fault_of(with_store(lambda workspace: find_consent(workspace, sha256)))
 
 
-class Quoted:
+class ManifestQuote:
     """The rows of a manifest by what they cost, as far as this machine can tell."""
 
     def __init__(self, provider: ProviderName | None, model: str | None, *, trim: bool) -> None:
@@ -184,15 +184,15 @@ class Quoted:
         if key not in self._offers:
             with tempfile.TemporaryDirectory() as folder:
                 voice = Path(job.voice)
-                alone = take_alone(voice, probe_voice(voice), Path(folder), trim=trim)
-                self._offers[key] = offer(name, model, Inputs(alone, job.portrait), self.settings)
+                alone = extract_voice(voice, probe_voice(voice), Path(folder), trim=trim)
+                self._offers[key] = offer(name, model, QuoteInputs(alone, job.portrait), self.settings)
         return self._offers[key]
 
 
 def _quote_manifest(path: Path, arguments: argparse.Namespace) -> int:
     """Price every row whose files are on this machine; what was bought before is not known here, and counted too."""
     provider = ProviderName(arguments.provider) if arguments.provider else None
-    quoted = Quoted(provider, arguments.model, trim=arguments.trim)
+    quoted = ManifestQuote(provider, arguments.model, trim=arguments.trim)
     portrait = arguments.portrait and str(Path(arguments.portrait).expanduser().absolute())
     batch = Batch(manifest=str(path), portrait=portrait)
     for raw in read_rows(path, batch):
@@ -236,7 +236,7 @@ async def _check(workspace: Workspace, batch: Batch) -> tuple[Checked, list[Outc
     return checked, [row async for row in rows if row.state is RowState.BAD]
 
 
-def _print_manifest(quoted: Quoted) -> None:
+def _print_manifest(quoted: ManifestQuote) -> None:
     total = sum(quoted.amounts.values(), Decimal(0))
     print(f"{quoted.rows} rows, {quoted.seconds} s billed: ${total:.2f}")
     for name, amount in quoted.amounts.items():
@@ -247,7 +247,7 @@ def _print_manifest(quoted: Quoted) -> None:
         print(f"  line {line}: {reason}")
 
 
-def offer(name: ProviderName, model: str, inputs: Inputs, settings: AvatarSettings) -> dict[str, Any]:
+def offer(name: ProviderName, model: str, inputs: QuoteInputs, settings: AvatarSettings) -> dict[str, Any]:
     """What `name` asks for these inputs with that model and where it would cut, or why it would not take them."""
     alone, facts = inputs.alone, inputs.alone.facts
     try:
@@ -296,7 +296,7 @@ def _segment(cut: Cut, facts: VoiceFacts) -> dict[str, Any]:
     }
 
 
-def _bites(alone: Alone, cuts: Sequence[Cut], limits: Limits) -> list[str]:
+def _bites(alone: VoiceAlone, cuts: Sequence[Cut], limits: Limits) -> list[str]:
     """Which of the provider's limits change what is sent."""
     bites = []
     if len(cuts) > 1:

@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from avatar.batch.report import safe_cell
-from avatar.commands.generate import names_of
+from avatar.commands.generate import video_names
 from avatar.commands.serve import with_store
 from avatar.errors import InvalidInput
 from avatar.events import player_url
@@ -32,8 +32,8 @@ from avatar.money.settle import (
     attach_video,
     cancel_render,
     declare_not_charged,
+    describe_history,
     signed_by,
-    what_history_shows,
     what_to_look_for,
 )
 from avatar.workspace import Workspace
@@ -331,7 +331,7 @@ async def _not_charged(
     workspace: Workspace, render_id: str, request_id: str | None, by: str
 ) -> dict[str, Any]:
     if request_id is None:
-        print(await what_history_shows(workspace, render_id), file=sys.stderr)
+        print(await describe_history(workspace, render_id), file=sys.stderr)
     record = await declare_not_charged(workspace, render_id, by=by, request_id=request_id)
     text = f"Render {render_id} is settled as not charged. Run its job again to submit it anew."
     if request_id is not None:
@@ -340,7 +340,7 @@ async def _not_charged(
 
 
 def run_label(arguments: argparse.Namespace) -> int:
-    names = AvatarJob.model_validate({"portrait": "-", "voice": "-", **names_of(arguments)})
+    names = AvatarJob.model_validate({"portrait": "-", "voice": "-", **video_names(arguments)})
 
     async def change(workspace: Workspace) -> Video:
         video = await find_video(workspace, await whole_id(workspace, arguments.job))

@@ -15,7 +15,7 @@ from avatar.batch.models import SERVED, Batch, Checked, OnBadRows, Outcome, RowS
 from avatar.batch.report import each_outcome
 from avatar.errors import AvatarError, BatchIncomplete, ObjectNotFound, Refused, StoreUnavailable
 from avatar.events import BudgetRefusal, player_url
-from avatar.inbox.notes import Ending, Filed, Taken, forget, note, put_off
+from avatar.inbox.notes import Ending, Filed, Taken, note_end, note_waiting, remove_notes
 from avatar.inbox.uploads import DONE, FAILED, ROWS, File, Inbox, file_of, in_turns
 from avatar.store.by_day import UPLOADS, note_day
 from avatar.workspace import Workspace
@@ -68,7 +68,7 @@ async def keep_to_limit(workspace: Workspace, checked: Checked, taken: Sequence[
             )
             checked = await _take_out(workspace, checked, lines, reason)
             key = f"{checked.batch_id}:{lines.start}"
-            workspace.post(BudgetRefusal(key=key, batch_id=checked.batch_id, reason=reason))
+            workspace.notify(BudgetRefusal(key=key, batch_id=checked.batch_id, reason=reason))
     return checked
 
 
@@ -112,7 +112,7 @@ def _own(outcome: Outcome, firsts: Mapping[str, Outcome]) -> Outcome:
     return first.model_copy(update={"line": outcome.line, "voice": outcome.voice}) if first else outcome
 
 
-def refused(outcomes: Outcomes, error: AvatarError, *, passes: bool) -> Outcomes:
+def refuse_rows(outcomes: Outcomes, error: AvatarError, *, passes: bool) -> Outcomes:
     """The outcomes after what was still to be done was refused as a whole."""
     facts = {
         "state": RowState.REFUSED, "reason": str(error), "hint": error.hint or "", "passes": passes,
@@ -159,7 +159,7 @@ def decide_ending(
 
 def _stay(inbox: Inbox, taken: Taken, outcomes: Sequence[Outcome], why: str, *, blameless: bool) -> Taken:
     """Put off, or failed if that was done too often."""
-    stays = put_off(taken, why, blameless=blameless)
+    stays = note_waiting(taken, why, blameless=blameless)
     return stays if stays.ending is Ending.LATER else _failed(inbox, stays, outcomes, stays.told)
 
 
@@ -168,14 +168,14 @@ def _is_blameless(outcome: Outcome) -> bool:
     return outcome.state is RowState.UNKNOWN or (outcome.state is RowState.REFUSED and outcome.passes)
 
 
-def label(inbox: Inbox, taken: Taken, source: str) -> str:
+def label_file(inbox: Inbox, taken: Taken, source: str) -> str:
     """A file of the upload by the name it has there."""
     return source.removeprefix(inbox.address(inbox.folder(taken.name))).replace("%25", "%")
 
 
 def _in_lines(inbox: Inbox, taken: Taken, troubles: Sequence[Outcome]) -> str:
     lines = [
-        f"{label(inbox, taken, each.voice) or taken.name}: {each.state}. {label_all(inbox, taken, each.reason)}"
+        f"{label_file(inbox, taken, each.voice) or taken.name}: {each.state}. {label_files(inbox, taken, each.reason)}"
         for each in troubles[:TOLD]
     ]
     if len(troubles) > TOLD:
@@ -183,7 +183,7 @@ def _in_lines(inbox: Inbox, taken: Taken, troubles: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def label_all(inbox: Inbox, taken: Taken, text: str) -> str:
+def label_files(inbox: Inbox, taken: Taken, text: str) -> str:
     """A text with the upload's own files by the names they have there."""
     return text.replace(inbox.address(inbox.folder(taken.name)), "")
 
@@ -200,8 +200,8 @@ def _result(inbox: Inbox, taken: Taken, outcomes: Sequence[Outcome]) -> str:
     videos = [
         {
             "title": each.title,
-            "voice": label(inbox, taken, each.voice),
-            "portrait": label(inbox, taken, each.portrait),
+            "voice": label_file(inbox, taken, each.voice),
+            "portrait": label_file(inbox, taken, each.portrait),
             "job_id": each.job_id,
             "video": each.video,
             "link": player_url(settings, each.job_id),
@@ -232,7 +232,7 @@ def _failed(inbox: Inbox, taken: Taken, outcomes: Sequence[Outcome], why: str) -
         f"What happened\n{why}",
         f"What it cost\n{_cost(outcomes)}",
         "What was kept\nThe files as they were uploaded, in this folder."
-        + "".join(f"\n{label(inbox, taken, each.voice)}: published as {each.video}" for each in made),
+        + "".join(f"\n{label_file(inbox, taken, each.voice)}: published as {each.video}" for each in made),
         "What to do next\n"
         + "".join(f"{hint}\n" for hint in hints[:TOLD])
         + f"Then upload the corrected files to {home} (or copy these back there). What is published already costs nothing.",
@@ -276,11 +276,11 @@ _PLACES = {Ending.DONE: (DONE, "result.json"), Ending.FAILED: (FAILED, "reason.t
 _TYPES = {"result.json": "application/json", "reason.txt": "text/plain; charset=utf-8"}
 
 
-async def decide(inbox: Inbox, ended: Taken) -> Taken | None:
+async def write_end(inbox: Inbox, ended: Taken) -> Taken | None:
     """Write the end of an upload down, and where it will be filed. None: another run has taken it over."""
     if ended.ending in _PLACES:
         ended = ended.model_copy(update={"folder": await _free_folder(inbox, ended)})
-    return ended if await note(inbox, ended) else None
+    return ended if await note_end(inbox, ended) else None
 
 
 async def _free_folder(inbox: Inbox, taken: Taken) -> str:
@@ -311,7 +311,7 @@ async def file_away(inbox: Inbox, taken: Taken) -> Filed:
     copied = await in_turns(lambda file: _copy(inbox, taken, file), ours)
     await _tell(inbox, taken)
     changed = len(ours) < len(here) or not all(copied) or not await _remove(inbox, taken, ours)
-    await forget(inbox, [taken.signature])
+    await remove_notes(inbox, [taken.signature])
     return as_filed(taken, taken.folder, changed=changed)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from avatar.errors import ObjectNotFound
-from avatar.inbox.uploads import TAKEN, Contents, File, Inbox, Upload, in_turns, look_again
+from avatar.inbox.uploads import TAKEN, Contents, File, Inbox, Upload, in_turns, read_signature
 from avatar.models import Stored
 
 
@@ -91,7 +91,7 @@ class LatestNote:
         return self.age is not None and self.age >= self.taken.wait_seconds
 
 
-def key_of(inbox: Inbox, taken: Taken) -> str:
+def note_key(inbox: Inbox, taken: Taken) -> str:
     return f"{inbox.prefix}{TAKEN}{taken.signature}-{taken.seq:06d}.json"
 
 
@@ -117,7 +117,7 @@ async def _read(inbox: Inbox, signature: str, key: str) -> dict[str, LatestNote 
         return {signature: None}
 
 
-async def take(
+async def note_taken(
     inbox: Inbox, upload: Upload, contents: Contents, owner: str, before: Taken | None
 ) -> Taken | None:
     """Take an upload for the flow run `owner`. None: another run was first, or it has changed meanwhile.
@@ -138,11 +138,11 @@ async def take(
         token=uuid.uuid4().hex,
         **facts,
     )
-    if not await inbox.store.create(key_of(inbox, taken), taken.model_dump_json().encode()):
+    if not await inbox.store.create(note_key(inbox, taken), taken.model_dump_json().encode()):
         return None
-    if await look_again(inbox, upload.name) == upload.signature:
+    if await read_signature(inbox, upload.name) == upload.signature:
         return taken
-    await inbox.store.remove(key_of(inbox, taken))
+    await inbox.store.remove(note_key(inbox, taken))
     return None
 
 
@@ -156,7 +156,7 @@ def _follow(before: Taken) -> dict[str, object]:
     return facts
 
 
-def put_off(taken: Taken, why: str, *, blameless: bool) -> Taken:
+def note_waiting(taken: Taken, why: str, *, blameless: bool) -> Taken:
     """The note of an upload that stays in the inbox. Tried too often, it has failed."""
     failures, delays = taken.failures + (not blameless), taken.delays + blameless
     if failures >= MOST_FAILURES or delays >= MOST_DELAYS:
@@ -167,18 +167,18 @@ def put_off(taken: Taken, why: str, *, blameless: bool) -> Taken:
     return taken.model_copy(update={"ending": Ending.LATER, "told": why, **facts})
 
 
-async def note(inbox: Inbox, taken: Taken) -> bool:
+async def note_end(inbox: Inbox, taken: Taken) -> bool:
     """Write down how an upload of ours ended. False: another run has taken it over, and it is theirs now."""
     stats = await inbox.store.list(f"{inbox.prefix}{TAKEN}{taken.signature}-")
-    if not stats or stats[-1].key != key_of(inbox, taken):
+    if not stats or stats[-1].key != note_key(inbox, taken):
         return False
     await inbox.store.put(
-        key_of(inbox, taken), taken.model_dump_json().encode(), content_type="application/json"
+        note_key(inbox, taken), taken.model_dump_json().encode(), content_type="application/json"
     )
     return True
 
 
-async def forget(inbox: Inbox, signatures: Iterable[str]) -> None:
+async def remove_notes(inbox: Inbox, signatures: Iterable[str]) -> None:
     """Remove every note on uploads that are filed or gone, the newest last: it says how far they are."""
     for signature in signatures:
         for stat in await inbox.store.list(f"{inbox.prefix}{TAKEN}{signature}-"):

@@ -5,20 +5,30 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from avatar.batch.check import require_fit
+from avatar.batch.check import require_provider
 from avatar.errors import AvatarError, Refused
 from avatar.inbox.finish import file_away
-from avatar.inbox.notes import Ending, Filed, IsAlive, LatestNote, Taken, Waiting, forget, read_notes, take
+from avatar.inbox.notes import (
+    Ending,
+    Filed,
+    IsAlive,
+    LatestNote,
+    Taken,
+    Waiting,
+    note_taken,
+    read_notes,
+    remove_notes,
+)
 from avatar.inbox.uploads import (
     TAKEN,
     WAITING,
     Contents,
-    Found,
+    FoundUploads,
     Inbox,
     Upload,
     in_turns,
-    look,
-    look_when_settled,
+    list_settled_uploads,
+    list_uploads,
     read_contents,
 )
 from avatar.models import ProviderName
@@ -72,17 +82,17 @@ class Sweep:
         Raises:
             StoreUnavailable: the store failed. What was taken so far is found again by this run.
         """
-        found = await look_when_settled(self.inbox, wait_seconds)
+        found = await list_settled_uploads(self.inbox, wait_seconds)
         notes = await read_notes(self.inbox) if TAKEN in found.ours else {}
         filed = await self._finish_filing(notes)
         mine = [each.taken for each in notes.values() if each and self._is_mine(each.taken)]
         if mine:
-            return SweepResult(in_order(mine), filed)
+            return SweepResult(sort_uploads(mine), filed)
         busy = await self._busy_names(notes)
-        await forget(self.inbox, await self._gone(found, notes))
+        await remove_notes(self.inbox, await self._gone(found, notes))
         ready, waiting = await self._ready([each for each in found.uploads if each.name not in busy], notes)
         taken = await self._take(ready, notes)
-        return SweepResult(in_order(taken), filed, await self._tell(found, waiting))
+        return SweepResult(sort_uploads(taken), filed, await self._tell(found, waiting))
 
     async def due(self, quiet_seconds: float) -> set[str]:
         """What a run would do something about, by names of its own: empty if it would find nothing. Changes nothing.
@@ -93,7 +103,7 @@ class Sweep:
         Raises:
             StoreUnavailable: the store failed.
         """
-        found = await look(self.inbox)
+        found = await list_uploads(self.inbox)
         notes = await read_notes(self.inbox) if TAKEN in found.ours else {}
         due = {f"filing {taken.signature}" for taken in await self._half_filed(notes)}
         due |= {f"gone {signature}" for signature in await self._gone(found, notes)}
@@ -140,7 +150,7 @@ class Sweep:
         known = [each.taken for each in notes.values() if each and each.taken.ending is not Ending.LATER]
         return {taken.name for taken in known if taken.ending in _FILED or await self._alive(taken.owner)}
 
-    async def _gone(self, found: Found, notes: Notes) -> list[str]:
+    async def _gone(self, found: FoundUploads, notes: Notes) -> list[str]:
         """Notes on uploads that were changed or removed by their user; they count for nothing any more."""
         there = {each.signature for each in found.uploads}
         return [
@@ -168,7 +178,7 @@ class Sweep:
         fresh = [pair for pair in ready if not _is_suspect(before[pair[0].signature])]
         chosen = fresh[:MOST_UPLOADS] or list(ready[:1])
         taken = await in_turns(
-            lambda pair: take(self.inbox, *pair, self.owner, before[pair[0].signature]), chosen
+            lambda pair: note_taken(self.inbox, *pair, self.owner, before[pair[0].signature]), chosen
         )
         return [each for each in taken if each is not None]
 
@@ -199,12 +209,14 @@ class Sweep:
             if name and name not in set(ProviderName):
                 continue  # told as a fault of the row
             try:
-                await require_fit(self.inbox.workspace, ProviderName(name) if name else None, model or None)
+                await require_provider(
+                    self.inbox.workspace, ProviderName(name) if name else None, model or None
+                )
             except Refused as error:
                 return f"settings: {error} {error.hint or ''}".strip()
         return ""
 
-    async def _tell(self, found: Found, waiting: Sequence[Waiting]) -> tuple[Waiting, ...]:
+    async def _tell(self, found: FoundUploads, waiting: Sequence[Waiting]) -> tuple[Waiting, ...]:
         """Leave a note for everything that waits for long, once, and remove those of what waits no more."""
         keys, old = await self._notices(found, waiting)
         for key in old - keys.keys():
@@ -214,7 +226,9 @@ class Sweep:
             await self.inbox.store.put(key, text.encode(), content_type="text/plain; charset=utf-8")
         return tuple(each for key, each in keys.items() if key not in old)
 
-    async def _notices(self, found: Found, waiting: Sequence[Waiting]) -> tuple[dict[str, Waiting], set[str]]:
+    async def _notices(
+        self, found: FoundUploads, waiting: Sequence[Waiting]
+    ) -> tuple[dict[str, Waiting], set[str]]:
         """By the keys of their notes: what waits for long, and what it was left one for."""
         due = [each for each in waiting if each.age >= self.inbox.settings.report_after_seconds]
         if found.loose and found.loose.age >= self.inbox.settings.report_after_seconds:
@@ -254,6 +268,6 @@ def notice_key(inbox: Inbox, waiting: Waiting) -> str:
     return f"{inbox.prefix}{WAITING}{name}-{waiting.signature[:8]}.txt"
 
 
-def in_order(taken: Sequence[Taken]) -> tuple[Taken, ...]:
+def sort_uploads(taken: Sequence[Taken]) -> tuple[Taken, ...]:
     """The same for the same uploads, so that a run that goes on finds its batch, and its approval."""
     return tuple(sorted(taken, key=lambda each: (each.name, each.signature)))

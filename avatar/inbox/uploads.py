@@ -120,7 +120,7 @@ CLOCKS = 3
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundUploads:
     """One look at the inbox.
 
     Attributes:
@@ -134,7 +134,7 @@ class Found:
     ours: frozenset[str] = frozenset()
 
 
-async def look(inbox: Inbox) -> Found:
+async def list_uploads(inbox: Inbox) -> FoundUploads:
     """Every folder with its files. Raises `StoreUnavailable`: a store that fails is never an empty inbox."""
     entries = await inbox.store.list(inbox.prefix, recursive=False)
     names = [entry.key.removeprefix(inbox.prefix)[:-1] for entry in entries if entry.key.endswith("/")]
@@ -144,24 +144,24 @@ async def look(inbox: Inbox) -> Found:
     loose = [stat for stat in _files(entries) if not is_hidden(stat.key) and not is_manifest(stat.key)]
     now = await _clock(inbox, [stat for stats in (*contents.values(), loose) for stat in stats])
     found = [_upload(name, stats, now) for name, stats in contents.items() if stats]
-    return Found(
+    return FoundUploads(
         uploads=tuple(each for each in found if not any(is_manifest(file.key) for file in each.files)),
         loose=_upload("", loose, now) if loose else None,
         ours=frozenset(f"{name}/" for name in names if name.startswith(".")),
     )
 
 
-async def look_again(inbox: Inbox, name: str) -> str:
+async def read_signature(inbox: Inbox, name: str) -> str:
     """The signature of what is in the folder now."""
     stats = _files(await inbox.store.list(inbox.folder(name)))
     return _upload(name, stats, datetime.now(UTC)).signature if stats else ""
 
 
-async def look_when_settled(inbox: Inbox, wait_seconds: float) -> Found:
-    """Like `look`, after waiting for uploads that are still changing, `wait_seconds` at most."""
+async def list_settled_uploads(inbox: Inbox, wait_seconds: float) -> FoundUploads:
+    """Like `list_uploads`, after waiting for uploads that are still changing, `wait_seconds` at most."""
     deadline = asyncio.get_running_loop().time() + wait_seconds
     while True:
-        found = await look(inbox)
+        found = await list_uploads(inbox)
         quiet = min((each.age for each in found.uploads), default=inbox.settings.settle_seconds)
         left = deadline - asyncio.get_running_loop().time()
         if quiet >= inbox.settings.settle_seconds or left <= 0:
@@ -244,7 +244,7 @@ class Contents:
     fault: str = ""
 
 
-class Missing(Exception):
+class MissingFile(Exception):
     """Something is not there yet, and what."""
 
 
@@ -267,7 +267,7 @@ async def read_contents(inbox: Inbox, upload: Upload) -> Contents:
         )
     except ObjectNotFound:
         return Contents(missing="files that were removed a moment ago")
-    except Missing as error:
+    except MissingFile as error:
         return Contents(missing=str(error))
     except InvalidInput as error:
         return Contents(fault=str(error))
@@ -338,8 +338,8 @@ def _portrait(inbox: Inbox, upload: Upload, asked: dict[str, Any], kinds: dict[s
     if len(chosen) == 1:
         return inbox.address(chosen[0])
     if not images:
-        raise Missing("its portrait (an image)")
-    raise Missing(f"a name: which of its {len(images)} images is the portrait? Call that one portrait")
+        raise MissingFile("its portrait (an image)")
+    raise MissingFile(f"a name: which of its {len(images)} images is the portrait? Call that one portrait")
 
 
 def _voices(inbox: Inbox, upload: Upload, asked: dict[str, Any], kinds: dict[str, Kind]) -> list[str]:
@@ -347,7 +347,7 @@ def _voices(inbox: Inbox, upload: Upload, asked: dict[str, Any], kinds: dict[str
         return [_named(inbox, upload, asked["voice"], "voice")]
     sounds = [key for key, kind in kinds.items() if kind == "audio"]
     if not sounds:
-        raise Missing("its voice (a sound file)")
+        raise MissingFile("its voice (a sound file)")
     return [inbox.address(key) for key in sounds]
 
 
@@ -365,5 +365,5 @@ def _named(inbox: Inbox, upload: Upload, source: object, what: str) -> str:
         )
     key = inbox.folder(upload.name) + name
     if all(file.key != key for file in upload.files):
-        raise Missing(f"the {what} that its job.json names, {source[:200]!r}")
+        raise MissingFile(f"the {what} that its job.json names, {source[:200]!r}")
     return inbox.address(key)

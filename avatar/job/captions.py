@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from avatar.errors import InvalidInput
-from avatar.job.inputs import bring
+from avatar.job.inputs import open_input
 from avatar.job.record import (
     VTT,
     caption_files,
-    marks_of,
+    file_marks,
     place_captions,
     place_video,
     write_record,
 )
 from avatar.media.captions import KINDS, as_vtt, language_of, read_captions
-from avatar.media.marking import disclosure_for, finish
+from avatar.media.marking import disclosure_for, write_marked
 from avatar.models import AvatarJob, Caption, Plan, Video, Voice, shown
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
@@ -59,7 +59,7 @@ async def _ready(workspace: Workspace, source: str, voice: Voice, language: str)
             hint="Give SubRip (.srt), WebVTT (.vtt), or the text alone (.txt).",
         )
     script = name.lower().endswith(".txt")
-    async with bring(workspace, source, what="captions") as path:
+    async with open_input(workspace, source, what="captions") as path:
         if script:
             async with workspace.local_copy(voice.heard) as sound:
                 cues = await asyncio.to_thread(read_captions, path, name, voice.seconds, sound)
@@ -93,7 +93,7 @@ async def caption_video(workspace: Workspace, video: Video, sources: Sequence[st
         source, target = Path(folder) / "video.mp4", Path(folder) / "captioned.mp4"
         await workspace.store.download(video.key, source)
         tracks = await caption_files(workspace, captions, Path(folder))
-        await asyncio.to_thread(finish, source, target, marks_of(video), tracks)
+        await asyncio.to_thread(write_marked, source, target, file_marks(video), tracks)
         placed = await place_video(workspace, video, target)
     changed = video.model_copy(
         update={

@@ -18,7 +18,7 @@ from avatar.job.brought import old_files, old_orders
 from avatar.job.index import VIDEOS as VIDEOS_BY_DAY
 from avatar.job.index import in_turns, job_of, rebuild, summarise
 from avatar.models import Plan, Video, VideoState
-from avatar.money.collect import VIDEOS, Mark, mark_key, read_mark
+from avatar.money.collect import VIDEOS, ExpiredRecord, expired_key, read_expired
 from avatar.money.commit import load_plan, open_jobs
 from avatar.money.journal import RenderState, is_indexed
 from avatar.store.by_day import (
@@ -38,7 +38,7 @@ from avatar.workspace import Workspace
 
 # What lies in the store long enough, by the store's own clock.
 @dataclass(frozen=True)
-class Thing:
+class StoredGroup:
     """Objects that belong together: a video with its pictures, an upload, a batch.
 
     Attributes:
@@ -79,7 +79,7 @@ class Shelf:
         return key if self.whole else prefix + key.removeprefix(prefix).split("/", 1)[0]
 
 
-async def everything(store: Store, shelf: Shelf) -> list[Thing]:
+async def everything(store: Store, shelf: Shelf) -> list[StoredGroup]:
     """All things of a kind, the oldest first: one request for each thousand objects."""
     groups: defaultdict[str, list[Stat]] = defaultdict(list)
     for prefix in shelf.prefixes:
@@ -89,7 +89,7 @@ async def everything(store: Store, shelf: Shelf) -> list[Thing]:
     return sorted(found, key=lambda thing: (thing.changed, thing.name))
 
 
-async def _look(store: Store, shelf: Shelf, place: str, note: str) -> Thing | None:
+async def _look(store: Store, shelf: Shelf, place: str, note: str) -> StoredGroup | None:
     """What lies there now; None if nothing does."""
     if shelf.whole:
         stat = await store.exists(place)
@@ -99,11 +99,11 @@ async def _look(store: Store, shelf: Shelf, place: str, note: str) -> Thing | No
     return replace(_thing(shelf, place, stats), note=note) if stats else None
 
 
-def _thing(shelf: Shelf, place: str, stats: Sequence[Stat]) -> Thing:
+def _thing(shelf: Shelf, place: str, stats: Sequence[Stat]) -> StoredGroup:
     # A manifest goes first: without it, nobody takes the rest for a whole video.
     keys = sorted((stat.key for stat in stats), key=lambda key: (not key.endswith("/manifest.json"), key))
     name = place.removeprefix(shelf.prefixes[0]) if shelf.whole else place.rpartition("/")[2]
-    return Thing(
+    return StoredGroup(
         shelf.kind,
         name,
         tuple(keys),
@@ -117,7 +117,7 @@ def _thing(shelf: Shelf, place: str, stats: Sequence[Stat]) -> Thing:
 #
 # The journal stays whole, so that nothing is bought again by itself. The mark says why a file is gone: a job that needs
 # it is refused with that reason, and another take buys it anew.
-class Piece(NamedTuple):
+class SegmentKey(NamedTuple):
     """What makes two segments the same render, save for the portrait."""
 
     segment: str
@@ -126,7 +126,9 @@ class Piece(NamedTuple):
     take: int
 
 
-async def video_mark(workspace: Workspace, thing: Thing, now: datetime, days: int) -> Mark | None:
+async def expired_video(
+    workspace: Workspace, thing: StoredGroup, now: datetime, days: int
+) -> ExpiredRecord | None:
     """The mark that a video leaves. None: it is not to be deleted, since it cannot be read or is being fetched anew."""
     video = await _manifest(workspace, thing.name)
     if video is None:
@@ -137,12 +139,12 @@ async def video_mark(workspace: Workspace, thing: Thing, now: datetime, days: in
     published = video.state is VideoState.PUBLISHED
     renders = tuple(render.key for render in video.renders) if published else ()
     keys = (*thing.keys, summarise(video).key)
-    return Mark(name=thing.name, at=now, days=days, keys=keys, renders=renders)
+    return ExpiredRecord(name=thing.name, at=now, days=days, keys=keys, renders=renders)
 
 
-async def render_mark(
-    workspace: Workspace, thing: Thing, now: datetime, days: int, waiting: frozenset[Piece]
-) -> Mark | None:
+async def expired_render(
+    workspace: Workspace, thing: StoredGroup, now: datetime, days: int, waiting: frozenset[SegmentKey]
+) -> ExpiredRecord | None:
     """The mark that a render leaves. None: it is under way, unknown, broken, of no published video, or needed.
 
     `waiting`: what the jobs without a video are to be made of.
@@ -156,7 +158,7 @@ async def render_mark(
         return None
     if head.entry.render.key not in await _keys_published(workspace, head.entry.job_id):
         return None
-    return Mark(name=thing.name, at=now, days=days, keys=thing.keys)
+    return ExpiredRecord(name=thing.name, at=now, days=days, keys=thing.keys)
 
 
 async def _keys_published(workspace: Workspace, job_id: str) -> frozenset[str]:
@@ -164,7 +166,7 @@ async def _keys_published(workspace: Workspace, job_id: str) -> frozenset[str]:
     video = await _manifest(workspace, job_id)
     if video is not None and video.state is VideoState.PUBLISHED and await workspace.store.exists(video.key):
         return frozenset(render.key for render in video.renders)
-    mark = await read_mark(workspace.store, VIDEOS, job_id)
+    mark = await read_expired(workspace.store, VIDEOS, job_id)
     return frozenset(mark.renders) if mark else frozenset()
 
 
@@ -176,22 +178,22 @@ async def _manifest(workspace: Workspace, job_id: str) -> Video | None:
         return None
 
 
-async def waiting_pieces(workspace: Workspace) -> frozenset[Piece]:
+async def waiting_pieces(workspace: Workspace) -> frozenset[SegmentKey]:
     """What the jobs that have no video yet may still be made of."""
     jobs = await open_jobs(workspace)
     found = [await _pieces_of(workspace, job_id) for job_id in jobs]
-    return frozenset[Piece]().union(*found)
+    return frozenset[SegmentKey]().union(*found)
 
 
-async def _pieces_of(workspace: Workspace, job_id: str) -> set[Piece]:
+async def _pieces_of(workspace: Workspace, job_id: str) -> set[SegmentKey]:
     try:
-        return pieces(await load_plan(workspace, job_id))
+        return segment_keys(await load_plan(workspace, job_id))
     except ObjectNotFound:
         return set()
 
 
-def pieces(plan: Plan) -> set[Piece]:
-    return {Piece(segment.sha256, plan.prompt, plan.model, plan.take) for segment in plan.segments}
+def segment_keys(plan: Plan) -> set[SegmentKey]:
+    return {SegmentKey(segment.sha256, plan.prompt, plan.model, plan.take) for segment in plan.segments}
 
 
 log = logging.getLogger("avatar.retention")
@@ -201,7 +203,7 @@ log = logging.getLogger("avatar.retention")
 class Expired:
     """What was deleted (or would be, in a dry run), and what was old enough and is kept."""
 
-    deleted: list[Thing] = field(default_factory=list)
+    deleted: list[StoredGroup] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)  #: of what was deleted, by kind
     kept: dict[str, str] = field(default_factory=dict)
 
@@ -222,7 +224,9 @@ class _Sweep:
     def is_full(self, kind: str) -> bool:
         return self.done.counts[kind] >= self.most
 
-    async def take(self, thing: Thing, mark: Callable[[], Awaitable[Mark | None]] | None = None) -> None:
+    async def take(
+        self, thing: StoredGroup, mark: Callable[[], Awaitable[ExpiredRecord | None]] | None = None
+    ) -> None:
         """Delete a thing; of what was paid for, leave its mark first. One that fails stops no other."""
         try:
             left = await mark() if mark else None
@@ -237,18 +241,18 @@ class _Sweep:
             log.warning("%s %s is left as it is: %s", thing.kind, thing.name, error)
             self.done.kept[f"{thing.kind} {thing.name}"] = str(error)
 
-    async def _delete(self, thing: Thing, mark: Mark | None) -> None:
+    async def _delete(self, thing: StoredGroup, mark: ExpiredRecord | None) -> None:
         if mark is not None:
             body = mark.model_dump_json().encode()
             await self.workspace.store.put(
-                mark_key(thing.kind, thing.name), body, content_type="application/json"
+                expired_key(thing.kind, thing.name), body, content_type="application/json"
             )
         for key in mark.keys if mark else thing.keys:
             await self.workspace.store.remove(key)
         if thing.note:
             await self.workspace.store.remove(thing.note)
 
-    async def old(self, shelf: Shelf) -> AsyncIterator[Thing]:
+    async def old(self, shelf: Shelf) -> AsyncIterator[StoredGroup]:
         """The things of a kind that are old enough, the oldest first, until `most` of it were deleted."""
         before = self.before(shelf.days)
         async for thing in self._candidates(shelf, f"{before:%Y-%m-%d}"):
@@ -259,14 +263,14 @@ class _Sweep:
             elif thing.note and not self.dry_run:
                 await self._note_anew(shelf, thing)
 
-    async def _note_anew(self, shelf: Shelf, thing: Thing) -> None:
+    async def _note_anew(self, shelf: Shelf, thing: StoredGroup) -> None:
         """It was written to again since it was noted: it is looked at when it is old enough."""
         store, day = self.workspace.store, f"{thing.changed:%Y-%m-%d}"
         if f"/{day}/" not in thing.note:
             await note_day(store, shelf.kind, thing.place, day)
             await store.remove(thing.note)
 
-    async def _candidates(self, shelf: Shelf, day: str) -> AsyncIterator[Thing]:
+    async def _candidates(self, shelf: Shelf, day: str) -> AsyncIterator[StoredGroup]:
         store = self.workspace.store
         if not await self._is_by_day(shelf):
             for thing in await self._everything(shelf):
@@ -289,14 +293,14 @@ class _Sweep:
             await rebuild(store, self.workspace.journal)
         return await is_indexed(store)
 
-    async def _everything(self, shelf: Shelf) -> list[Thing]:
+    async def _everything(self, shelf: Shelf) -> list[StoredGroup]:
         """All there is, since not all of it has a note. Unless nothing is to be changed, it has one now."""
         store = self.workspace.store
         found = await everything(store, shelf)
         if self.dry_run:
             return found
 
-        async def noted(thing: Thing) -> Thing:
+        async def noted(thing: StoredGroup) -> StoredGroup:
             day = f"{thing.changed:%Y-%m-%d}"
             return replace(thing, note=await note_day(store, shelf.kind, thing.place, day))
 
@@ -358,18 +362,20 @@ async def _brought(sweep: _Sweep, days: int) -> None:
 async def _videos(sweep: _Sweep, shelf: Shelf) -> None:
     async for thing in sweep.old(shelf):
 
-        async def mark(thing: Thing = thing) -> Mark | None:
-            return await video_mark(sweep.workspace, thing, sweep.now, shelf.days)
+        async def mark(thing: StoredGroup = thing) -> ExpiredRecord | None:
+            return await expired_video(sweep.workspace, thing, sweep.now, shelf.days)
 
         await sweep.take(thing, mark)
 
 
 async def _renders(sweep: _Sweep, shelf: Shelf) -> None:
-    waiting: frozenset[Piece] | None = None
+    waiting: frozenset[SegmentKey] | None = None
     async for thing in sweep.old(shelf):
         waiting = await waiting_pieces(sweep.workspace) if waiting is None else waiting
 
-        async def mark(thing: Thing = thing, waiting: frozenset[Piece] = waiting) -> Mark | None:
-            return await render_mark(sweep.workspace, thing, sweep.now, shelf.days, waiting)
+        async def mark(
+            thing: StoredGroup = thing, waiting: frozenset[SegmentKey] = waiting
+        ) -> ExpiredRecord | None:
+            return await expired_render(sweep.workspace, thing, sweep.now, shelf.days, waiting)
 
         await sweep.take(thing, mark)

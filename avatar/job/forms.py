@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from avatar.errors import AvatarError
-from avatar.job.inputs import bring
-from avatar.job.record import caption_files, marks_of, place_video, write_record
-from avatar.media.formats import FormSpec, Made, form_of, make_form
+from avatar.job.inputs import open_input
+from avatar.job.record import caption_files, file_marks, place_video, write_record
+from avatar.media.formats import FormSpec, MadeForm, form_of, make_form
 from avatar.media.inspect import inspect_video
 from avatar.models import Check, Form, Video
 from avatar.workspace import Workspace
@@ -63,7 +63,7 @@ async def _extras(workspace: Workspace, stack: AsyncExitStack) -> FormSpec:
     files: dict[str, Any] = {}
     for what in ("logo", "intro", "outro"):
         if source := getattr(wanted, what):
-            files[what] = (await stack.enter_async_context(bring(workspace, source, what=what)),)
+            files[what] = (await stack.enter_async_context(open_input(workspace, source, what=what)),)
     return replace(FormSpec("same", loudness=wanted.loudness, label=wanted.label), **files)
 
 
@@ -71,7 +71,7 @@ async def _made(workspace: Workspace, video: Video, name: str, folder: Path, ext
     asked, target = form_of(name), folder / "form.mp4"
     spec = replace(extras, shape=asked.shape, fit=asked.fit)
     tracks = await caption_files(workspace, video.captions, folder)
-    made = await asyncio.to_thread(make_form, folder / "video.mp4", target, spec, marks_of(video), tracks)
+    made = await asyncio.to_thread(make_form, folder / "video.mp4", target, spec, file_marks(video), tracks)
     _, seen = await asyncio.to_thread(inspect_video, target, made.seconds)
     file = f"video-{name.replace(':', 'x').replace('/', '-')}"
     placed = await place_video(workspace, video, target, file)
@@ -83,7 +83,7 @@ async def _made(workspace: Workspace, video: Video, name: str, folder: Path, ext
     return Form(name=name, made_of=video.sha256, checks=checks, **figures, **placed)
 
 
-def _checks(made: Made, wanted: float | None) -> list[Check]:
+def _checks(made: MadeForm, wanted: float | None) -> list[Check]:
     peak, quality = made.peak, made.quality
     checks = [
         Check(

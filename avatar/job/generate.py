@@ -8,7 +8,7 @@ from avatar.job.captions import with_captions
 from avatar.job.consent import with_consent
 from avatar.job.inputs import ingest
 from avatar.job.plan import plan_job
-from avatar.job.produce import made_already, render_all, wait_until_done
+from avatar.job.produce import find_made, render_all, wait_until_done
 from avatar.job.publish import publish_video, require_published
 from avatar.models import AvatarJob, Plan, Render, Segment, Video
 from avatar.money.collect import collect_render
@@ -55,7 +55,7 @@ async def generate(job: AvatarJob, settings: AvatarSettings | None = None) -> Vi
     workspace = Workspace(settings or AvatarSettings())
     try:
         plan = await _plan(workspace, job)
-        if video := await made_already(workspace, job, plan.job_id):
+        if video := await find_made(workspace, job, plan.job_id):
             return video
         plan = await with_consent(workspace, plan)
         if owed := sum((await still_to_buy(workspace, plan)).values(), Decimal(0)):

@@ -12,7 +12,7 @@ from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, SourceUnava
 from avatar.media.captions import LARGEST as LARGEST_CAPTIONS
 from avatar.media.kinds import sniff_file
 from avatar.models import Asset, Limits, is_link, shown
-from avatar.providers.download import STARTS_OF_TEXT, NotFetched, Rules, fetch
+from avatar.providers.download import STARTS_OF_TEXT, FetchRules, NotFetched, fetch
 from avatar.settings import AvatarSettings, start_directory
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
@@ -26,7 +26,7 @@ BROUGHT, ORDERS = "desk/files/", "desk/orders/"
 ROOM_TO_CONVERT = 20
 
 
-def is_plain(link: str) -> bool:
+def is_plain_link(link: str) -> bool:
     """Whether the link can be used as it is written: no spaces or control characters, a host."""
     try:
         return link.isprintable() and " " not in link and bool(urlsplit(link).hostname)
@@ -48,7 +48,7 @@ async def fetch_input(settings: AvatarSettings, link: str, target: Path, *, what
         SourceUnavailable: its server did not answer, `ATTEMPTS` times.
     """
     name, allowed = shown(link), settings.download.allow_private_hosts
-    if not is_plain(link):
+    if not is_plain_link(link):
         raise _refused(what, name, "it is not a URL")
     if link.lower().startswith("http://") and not allowed:
         raise _refused(what, name, "only https:// addresses are read, and this is http://")
@@ -62,14 +62,14 @@ async def fetch_input(settings: AvatarSettings, link: str, target: Path, *, what
         raise _refused(what, name, why) from None
 
 
-def _rules(settings: AvatarSettings, what: str) -> Rules:
+def _rules(settings: AvatarSettings, what: str) -> FetchRules:
     download, largest = settings.download, settings.download.max_input_bytes
     if what == "portrait":
         taken = settings.limits.max_image_bytes or Limits().max_image_bytes
         largest = min(largest, ROOM_TO_CONVERT * taken)
     if what == "captions":
         largest = min(largest, LARGEST_CAPTIONS)
-    return Rules(
+    return FetchRules(
         what=what,
         max_bytes=largest,
         attempts=min(ATTEMPTS, download.attempts),
@@ -116,12 +116,12 @@ async def ingest(workspace: Workspace, source: str, *, what: str) -> Asset:
         SourceUnavailable: the server of an https:// address did not answer.
         StoreUnavailable: the store failed.
     """
-    async with bring(workspace, source, what=what) as path:
+    async with open_input(workspace, source, what=what) as path:
         return await store_file(workspace, path)
 
 
 @asynccontextmanager
-async def bring(workspace: Workspace, source: str, *, what: str) -> AsyncIterator[Path]:
+async def open_input(workspace: Workspace, source: str, *, what: str) -> AsyncIterator[Path]:
     """The file that `source` names, on this machine for as long as the block runs. Raises as `ingest` does."""
     async with _as_file(workspace, source, what=what) as path:
         if _size(path, source, what) == 0:

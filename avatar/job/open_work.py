@@ -22,29 +22,29 @@ from avatar.store.objects import Stat
 from avatar.store.store import Store
 from avatar.workspace import Workspace
 
-#: Seconds after which a hint or a receipt is left to `reconcile`: whoever waits for it uses it sooner.
+#: Seconds after which a note or a receipt is left to `reconcile`: whoever waits for it uses it sooner.
 UNUSED_SECONDS = 60.0
 
 
-async def left_behind(workspace: Workspace) -> set[str]:
-    """Renders and jobs that nobody works on, hints and receipts that nobody used, by names of their own.
+async def find_unfinished(workspace: Workspace) -> set[str]:
+    """Renders and jobs that nobody works on, notes and receipts that nobody used, by names of their own.
 
     Raises:
         StoreUnavailable: the store failed.
     """
     idle = default_idle_seconds(workspace)
     stats = await workspace.store.list("open/")
-    hints = await workspace.store.list(PREFIX)
-    now = await _clock(workspace.store, [*stats, *hints])
+    notes = await workspace.store.list(PREFIX)
+    now = await _clock(workspace.store, [*stats, *notes])
     left = [stat.key for stat in stats if _age(stat, now) >= idle]
     jobs = [key for key in left if key.startswith(OPEN_JOBS)]
     due = {key for key in left if key.count("/") == 1}
     due |= {key for key in jobs if await _is_job_due(workspace, key, idle)}
-    due |= {stat.key for stat in hints if _age(stat, now) >= UNUSED_SECONDS}
+    due |= {stat.key for stat in notes if _age(stat, now) >= UNUSED_SECONDS}
     return due | {f"receipt {render_id}" for render_id in _receipts(workspace)}
 
 
-async def left_in_the_books(workspace: Workspace) -> set[str]:
+async def find_unsettled_claims(workspace: Workspace) -> set[str]:
     """Claims that were left behind unpaid, and days with bills that no provider's books have confirmed.
 
     Raises:
@@ -98,6 +98,6 @@ def _receipts(workspace: Workspace) -> list[str]:
     folder = workspace.settings.state_dir
     return [
         render_id
-        for render_id in receipts.kept(folder)
-        if time.time() - receipts.kept_at(folder, render_id) >= UNUSED_SECONDS
+        for render_id in receipts.renders_with_receipt(folder)
+        if time.time() - receipts.receipt_time(folder, render_id) >= UNUSED_SECONDS
     ]

@@ -18,7 +18,7 @@ from avatar.media.kinds import sniff_file
 from avatar.media.portrait import RECOLOURED_SPEC, prepare_portrait
 from avatar.media.probe import VoiceFacts, probe_voice
 from avatar.media.voice import VOICE_SPEC, SegmentFile, check_voice, cut_voice, prepare_voice
-from avatar.media.voice_alone import BREATH_AFTER, BREATH_BEFORE, COPY_SPEC, Alone, take_alone
+from avatar.media.voice_alone import BREATH_AFTER, BREATH_BEFORE, COPY_SPEC, VoiceAlone, extract_voice
 from avatar.models import (
     Asset,
     AvatarJob,
@@ -156,7 +156,7 @@ async def ready_voice(
     """
     async with workspace.local_copy(source) as path:
         found = await asyncio.to_thread(probe_voice, path, name)
-        alone = await asyncio.to_thread(take_alone, path, found, path.parent, trim=trim)
+        alone = await asyncio.to_thread(extract_voice, path, found, path.parent, trim=trim)
         kept = await _keep_derived(workspace, source.sha256, alone.path, alone.spec) if alone.spec else None
         if alone.facts.seconds > limits.max_seconds:
             speech, segments = alone.facts.speech, await _several(workspace, source, alone, limits)
@@ -167,7 +167,9 @@ async def ready_voice(
     return _voice(source, kept, found, alone.facts, speech), segments
 
 
-async def _whole(workspace: Workspace, source: Asset, alone: Alone, limits: Limits) -> tuple[Speech, Segment]:
+async def _whole(
+    workspace: Workspace, source: Asset, alone: VoiceAlone, limits: Limits
+) -> tuple[Speech, Segment]:
     """The voice as one segment, and what is heard in the very file that is sent."""
     target, facts = alone.path.with_suffix(".ready"), alone.facts
     prepared = await asyncio.to_thread(prepare_voice, alone.path, target, facts, limits)
@@ -180,7 +182,9 @@ async def _whole(workspace: Workspace, source: Asset, alone: Alone, limits: Limi
     return speech, Segment(index=0, start=0.0, seconds=facts.seconds, asset=asset, sha256=identity)
 
 
-async def _several(workspace: Workspace, source: Asset, alone: Alone, limits: Limits) -> tuple[Segment, ...]:
+async def _several(
+    workspace: Workspace, source: Asset, alone: VoiceAlone, limits: Limits
+) -> tuple[Segment, ...]:
     """The pieces of a voice, each named by its sound: a piece that an edit elsewhere left alone is not bought again.
 
     They are decided once for a voice and kept. Another decoder may differ in a sample's last bit, which would give

@@ -37,11 +37,11 @@ from avatar.models import (
     VideoState,
     chained,
 )
-from avatar.money.collect import read_mark
-from avatar.money.commit import Claim, commit_job, job_orders, load_plan, open_job, release_unspent
+from avatar.money.collect import read_expired
+from avatar.money.commit import Claim, commit_job, load_plan, open_job, quoted_renders, release_unspent
 from avatar.money.follow import OnSnapshot, follow_render
 from avatar.money.journal import Record, RenderState
-from avatar.money.quote import check_price, order_for, quote_segments
+from avatar.money.quote import check_price, quote_render, quote_segments
 from avatar.money.seen import SIGN_SECONDS
 from avatar.store.by_day import RENDERS
 from avatar.store.objects import hash_file
@@ -65,7 +65,7 @@ async def _is_over(workspace: Workspace, job_id: str) -> bool:
         plan = await load_plan(workspace, job_id)
     except ObjectNotFound:
         return False
-    heads = [head for _, head in await job_orders(workspace, plan) if head is not None]
+    heads = [head for _, head in await quoted_renders(workspace, plan) if head is not None]
     return any([await _is_spent(workspace, head) for head in heads])
 
 
@@ -74,11 +74,11 @@ async def _is_spent(workspace: Workspace, head: Record) -> bool:
         return True
     render = head.entry.render
     gone = render is not None and await workspace.store.exists(render.key) is None
-    return gone and await read_mark(workspace.store, RENDERS, head.entry.render_id) is not None
+    return gone and await read_expired(workspace.store, RENDERS, head.entry.render_id) is not None
 
 
 # `continuity=chain`: every segment starts from the last frame of the one before it.
-async def continue_from(workspace: Workspace, plan: Plan, render: Render) -> Plan:
+async def continue_plan(workspace: Workspace, plan: Plan, render: Render) -> Plan:
     """The plan with the last frame of `render` as its portrait.
 
     The frame is named by the render it was taken from, and taken once: another library version may decode it a
@@ -98,12 +98,12 @@ async def continue_from(workspace: Workspace, plan: Plan, render: Render) -> Pla
     return following.model_copy(update={"portrait": following.portrait.model_copy(update={"asset": asset})})
 
 
-async def hand_on_claim(
+async def move_claim(
     workspace: Workspace, first: Plan, now: Plan, segment: Segment, claims: dict[str, str]
 ) -> None:
     """The price was claimed under the id the segment has with the first portrait; move it to its real id."""
-    order = order_for(workspace, now, segment)
-    placeholder = order_for(workspace, first, segment)
+    order = quote_render(workspace, now, segment)
+    placeholder = quote_render(workspace, first, segment)
     key = claims.pop(placeholder.render_id, None)
     if key is not None:
         claims[order.render_id] = await workspace.budget.move(key, order.render_id, order.quoted)
@@ -115,7 +115,7 @@ def surely_unbilled(error: BaseException) -> bool:
     return isinstance(error, SubmitRefused) or (isinstance(error, RenderFailed) and error.billed is False)
 
 
-def fits(segment: Segment, limits: Limits) -> bool:
+def fits_limits(segment: Segment, limits: Limits) -> bool:
     """Whether a segment as it was made for one provider is also within another's limits."""
     return (
         limits.min_seconds <= segment.seconds <= limits.max_seconds
@@ -124,7 +124,7 @@ def fits(segment: Segment, limits: Limits) -> bool:
     )
 
 
-async def stand_in(
+async def plan_failover(
     workspace: Workspace, job: AvatarJob, plan: Plan, segment: Segment, error: BaseException
 ) -> tuple[Plan, str] | None:
     """The plan by which AVATAR_FAILOVER renders `segment`, and the claim for its price.
@@ -141,7 +141,7 @@ async def stand_in(
     if name is None or name == plan.provider or not surely_unbilled(error):
         return None
     provider = workspace.provider(name, plan.model)
-    if provider.model != plan.model or not fits(segment, provider.limits):
+    if provider.model != plan.model or not fits_limits(segment, provider.limits):
         return None
     try:
         provider.check_offered()
@@ -151,7 +151,7 @@ async def stand_in(
     quote = quote_segments(plan.segments, provider=name, price_per_second=provider.price_per_second)
     check_price(quote, job, workspace.settings.budget)
     other = plan.model_copy(update={"provider": name, "quote": quote})
-    order = order_for(workspace, other, segment)
+    order = quote_render(workspace, other, segment)
     claims = await workspace.budget.claim({order.render_id: order.quoted})
     return other, claims[order.render_id]
 
@@ -166,7 +166,7 @@ log = logging.getLogger("avatar.produce")
 RenderOne = Callable[[Plan, Segment, str | None], Awaitable[Render]]
 
 
-async def made_already(workspace: Workspace, job: AvatarJob, job_id: str) -> Video | None:
+async def find_made(workspace: Workspace, job: AvatarJob, job_id: str) -> Video | None:
     """The job's video if there is one; a rejected one is published on request, and never made anew by itself.
 
     Raises:
@@ -195,7 +195,7 @@ class _Work:
     render: RenderOne
 
     async def carry_out(self, plan: Plan, segment: Segment) -> Render:
-        order = order_for(self.workspace, plan, segment)
+        order = quote_render(self.workspace, plan, segment)
         return await self.render(plan, segment, self.claims.get(order.render_id))
 
 
@@ -235,9 +235,9 @@ async def _abreast(work: _Work, plan: Plan) -> Sequence[Render]:
 async def _chain(work: _Work, plan: Plan) -> Sequence[Render]:
     renders: list[Render] = []
     for segment in plan.segments:
-        following = await continue_from(work.workspace, plan, renders[-1]) if renders else plan
+        following = await continue_plan(work.workspace, plan, renders[-1]) if renders else plan
         if renders:
-            await hand_on_claim(work.workspace, plan, following, segment, work.claims)
+            await move_claim(work.workspace, plan, following, segment, work.claims)
         renders.append(await _or_fail_over(work, following, segment))
     return renders
 
@@ -246,7 +246,7 @@ async def _or_fail_over(work: _Work, plan: Plan, segment: Segment) -> Render:
     try:
         return await work.carry_out(plan, segment)
     except (SubmitRefused, RenderFailed) as error:
-        other = await stand_in(work.workspace, work.job, plan, segment, error)
+        other = await plan_failover(work.workspace, work.job, plan, segment, error)
         if other is None:
             raise
         log.warning(explain(error, other[0].provider))
@@ -256,7 +256,7 @@ async def _or_fail_over(work: _Work, plan: Plan, segment: Segment) -> Render:
 
 async def _take_over(work: _Work, plan: Plan, segment: Segment, key: str) -> None:
     """The other provider's claim in place of the first one's, which goes after it."""
-    render_id = order_for(work.workspace, plan, segment).render_id
+    render_id = quote_render(work.workspace, plan, segment).render_id
     before, work.claims[render_id] = work.claims.get(render_id), key
     await work.workspace.budget.release(before)
 

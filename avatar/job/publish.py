@@ -23,7 +23,7 @@ from avatar.events import about_video
 from avatar.job.forms import add_forms_or_note
 from avatar.job.record import (
     caption_files,
-    marks_of,
+    file_marks,
     place_captions,
     place_video,
     video_prefix,
@@ -31,7 +31,7 @@ from avatar.job.record import (
 )
 from avatar.media.facts import VideoFacts
 from avatar.media.inspect import inspect_video
-from avatar.media.marking import CaptionTrack, Finished, Marks, disclosure_for, finish
+from avatar.media.marking import CaptionTrack, MarkedFile, Marks, disclosure_for, write_marked
 from avatar.media.stills import Stills
 from avatar.media.stitch import Part, stitch
 from avatar.models import Check, Cost, Plan, Render, Video, VideoState
@@ -95,8 +95,8 @@ class _Finishing:
     captions: tuple[CaptionTrack, ...]
     made_of: tuple[Path, ...]
 
-    def apply(self, source: Path, target: Path) -> Finished:
-        return finish(source, target, self.marks, self.captions, self.made_of)
+    def apply(self, source: Path, target: Path) -> MarkedFile:
+        return write_marked(source, target, self.marks, self.captions, self.made_of)
 
 
 async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], folder: Path) -> Assembled:
@@ -108,7 +108,7 @@ async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], 
         pieces.append(folder / f"part-{number:04d}.mp4")
         await workspace.download(render.key, pieces[-1])
     captions = await caption_files(workspace, plan.captions, folder)
-    finishing = _Finishing(marks_of(plan), captions, tuple(pieces))
+    finishing = _Finishing(file_marks(plan), captions, tuple(pieces))
     if len(pieces) == 1:
         return await asyncio.to_thread(_single, plan, voice, folder, finishing)
     heard = []
@@ -124,7 +124,7 @@ def _single(plan: Plan, voice: Path, folder: Path, finishing: _Finishing) -> Ass
     try:
         finished = finishing.apply(piece, target)
     except VideoRejected as error:
-        target, finished = piece, Finished((f"it is not marked as AI-made: {error}",), copied=False)
+        target, finished = piece, MarkedFile((f"it is not marked as AI-made: {error}",), copied=False)
     facts, checks = inspect_video(target, plan.voice.seconds, voice=voice, stills=stills)
     sound = all(check.passed for check in checks)
     if not sound or (abs(facts.seconds - plan.voice.seconds) <= CLOSE_ENOUGH and finished.copied):
@@ -309,7 +309,7 @@ async def _put_in_place(workspace: Workspace, plan: Plan, made: Assembled) -> di
 async def _write_manifest(workspace: Workspace, video: Video) -> None:
     await write_record(workspace, video)
     await close_job(workspace, video.job_id)
-    workspace.post(about_video(workspace.settings, video))
+    workspace.notify(about_video(workspace.settings, video))
 
 
 def _describe(

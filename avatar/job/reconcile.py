@@ -28,17 +28,17 @@ from avatar.money.collect import FETCH_AGAIN, book_invoice, collect_render
 from avatar.money.commit import (
     close_job,
     find_open,
-    job_orders,
+    is_unpaid,
     load_plan,
     open_job,
     open_jobs,
-    unpaid,
+    quoted_renders,
 )
 from avatar.money.failures import give_up, submission_of
-from avatar.money.follow import age_of, judge_look
+from avatar.money.follow import age_of, read_snapshot
 from avatar.money.journal import Record, RenderState
-from avatar.money.state import current
-from avatar.money.webhooks import WANTED, drop_hints, hinted_renders
+from avatar.money.state import read_current
+from avatar.money.webhooks import WANTED, drop_notes, renders_with_notes
 from avatar.waiting import Moment
 from avatar.workspace import Workspace
 
@@ -103,12 +103,12 @@ async def reconcile_renders(workspace: Workspace, *, idle_seconds: float | None 
     """
     found = Reconciled()
     idle = default_idle_seconds(workspace) if idle_seconds is None else idle_seconds
-    hinted = await hinted_renders(workspace.store)
-    kept = set(receipts.kept(workspace.settings.state_dir))
+    hinted = await renders_with_notes(workspace.store)
+    kept = set(receipts.renders_with_receipt(workspace.settings.state_dir))
 
     async def render(render_id: str) -> None:
         if render_id in kept:
-            await current(workspace, render_id)
+            await read_current(workspace, render_id)
         news = render_id in hinted and await _use_hint(workspace, render_id, found)
         if news or await workspace.journal.idle_for(render_id) >= idle:
             await _reconcile_render(workspace, render_id, found)
@@ -158,7 +158,7 @@ async def _reconcile_render(workspace: Workspace, render_id: str, found: Reconci
     if head is not None and head.state is RenderState.UNKNOWN and not await _is_due(workspace, head):
         found.unknown.append(render_id)
         return
-    record = await current(workspace, render_id)
+    record = await read_current(workspace, render_id)
     if record is None:
         return  # announced, not begun: its run is about to write the intent, or never will
     if record.strays:
@@ -177,9 +177,9 @@ async def _use_hint(workspace: Workspace, render_id: str, found: Reconciled) -> 
     """Have a webhook settle a render. True if one did, just now: nobody follows such a render."""
     before = await workspace.journal.head(render_id)
     if before is None or before.state not in WANTED:
-        await drop_hints(workspace.store, render_id)
+        await drop_notes(workspace.store, render_id)
         return False
-    record = await current(workspace, render_id)
+    record = await read_current(workspace, render_id)
     submitted = record is not None and record.state is RenderState.SUBMITTED
     if not submitted or before.state is RenderState.SUBMITTED:
         return False
@@ -197,14 +197,14 @@ async def _bring_home(workspace: Workspace, record: Record, found: Reconciled) -
         if record.entry.remote is None:
             submission = submission_of(record)
             look = await workspace.provider(submission.provider, submission.model).poll(submission)
-            await judge_look(workspace, record, look)
+            await read_snapshot(workspace, record, look)
         await collect_render(workspace, render_id)
     except StillRendering:
         found.running.append(render_id)
     except RenderFailed as error:  # written down just now, with no run of its job to tell of it
         run = f"{render_id}:{record.entry.attempt}"
         if notice := about_error(error, run=run, job_id=record.entry.job_id):
-            workspace.post(notice)
+            workspace.notify(notice)
         raise
     except (Transient, DownloadFailed, RenderLost) as error:
         await _trouble(workspace, record, error)
@@ -288,14 +288,14 @@ async def _reconcile_job(workspace: Workspace, job_id: str, found: Reconciled, i
 
 
 async def _is_unpaid(workspace: Workspace, job_id: str) -> bool:
-    orders = await job_orders(workspace, await load_plan(workspace, job_id))
-    return all(unpaid(head) for _, head in orders)
+    orders = await quoted_renders(workspace, await load_plan(workspace, job_id))
+    return all(is_unpaid(head) for _, head in orders)
 
 
 async def _tell_unfinished(workspace: Workspace, job_id: str, trouble: Exception | None) -> bool:
     """Tell, once, of a job of which something is bought, and which nobody goes on with."""
-    orders = await job_orders(workspace, await load_plan(workspace, job_id))
-    bought = [head for _, head in orders if head is not None and not unpaid(head)]
+    orders = await quoted_renders(workspace, await load_plan(workspace, job_id))
+    bought = [head for _, head in orders if head is not None and not is_unpaid(head)]
     failed = [head.entry for head in bought if head.state is RenderState.FAILED]
     if not bought or not (trouble or failed or len(bought) < len(orders)):
         return False
@@ -304,7 +304,7 @@ async def _tell_unfinished(workspace: Workspace, job_id: str, trouble: Exception
         why = str(trouble)
     elif failed and failed[0].failure is not None:
         why = f"Its render {failed[0].render_id} failed: {failed[0].failure.message}"
-    workspace.post(about_unfinished(job_id, [head.entry for head in bought], why))
+    workspace.notify(about_unfinished(job_id, [head.entry for head in bought], why))
     return True
 
 
@@ -322,7 +322,7 @@ async def finish_job(workspace: Workspace, job_id: str) -> bool:
     if await find_video(workspace, job_id):
         await close_job(workspace, job_id)
         return False
-    orders = await job_orders(workspace, plan)
+    orders = await quoted_renders(workspace, plan)
     renders = [head.entry.render for _, head in orders if head is not None and head.entry.render is not None]
     if len(renders) < len(orders):
         return False
@@ -348,7 +348,7 @@ async def is_leaked(workspace: Workspace, claim: Claim, claims: Sequence[Claim])
     if stat is None or stat.age is None or stat.age <= LEAKED_SECONDS:
         return False
     head = await workspace.journal.head(claim.render_id)
-    if head is None or unpaid(head):
+    if head is None or is_unpaid(head):
         return True
     billed = any(each.state == "settled" and each.render_id == claim.render_id for each in claims)
     if head.state is RenderState.COLLECTED and billed:
@@ -372,7 +372,7 @@ async def _book_invoices(workspace: Workspace, day: str, found: Reconciled) -> N
             for head in heads
             if head is not None and head.entry.submission is not None and head.entry.provider is name
         }
-        for asked in batched(sorted(entries), BILLS):
+        for asked in jobs_in_batches(sorted(entries), BILLS):
             for request_id, amount in (await workspace.provider(name).bills(asked)).items():
                 if request_id in entries:
                     await book_invoice(workspace, entries[request_id], amount)
@@ -387,7 +387,7 @@ def _is_failure_on(head: Record | None, claim: Claim) -> bool:
     return head is not None and head.state is RenderState.FAILED and head.entry.claim == claim.key
 
 
-def batched(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+def jobs_in_batches(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (names[start : start + size] for start in range(0, len(names), size))
 
 

@@ -68,7 +68,7 @@ async def place_captions(
     return tuple(placed)
 
 
-def marks_of(job: Plan | Video) -> Marks:
+def file_marks(job: Plan | Video) -> Marks:
     return Marks(disclosure_for(job.language), job.language, job.model, job.job_id)
 
 

@@ -51,7 +51,9 @@ def deploy(variables: Mapping[str, str], pool: WorkPool | None = None) -> list[s
         # Its place is nobody's project, so that nothing is taken from there.
         written = Path(folder) / "prefect.yaml"
         idle = unneeded_schedules(variables)
-        written.write_text(yaml.safe_dump(wanted(pool, command=run_command(pool, variables), idle=idle)))
+        written.write_text(
+            yaml.safe_dump(wanted_deployments(pool, command=run_command(pool, variables), idle=idle))
+        )
         automations = beside.submit(_run, python("-m", "flows.automations"), wide, "automations and limits")
         command = python("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(written))
         said = _run(command, wide, "deployments", folder)
@@ -84,9 +86,11 @@ def unneeded_schedules(variables: Mapping[str, str]) -> frozenset[str]:
     return frozenset({"sweep-inbox", "reconcile"} | (set() if rules else {"expire"}))
 
 
-def wanted(pool: WorkPool, *, command: str = "", idle: AbstractSet[str] = frozenset()) -> dict[str, Any]:
+def wanted_deployments(
+    pool: WorkPool, *, command: str = "", idle: AbstractSet[str] = frozenset()
+) -> dict[str, Any]:
     """What prefect.yaml says, for this pool. The schedules of the deployments `idle` are switched off."""
-    found: dict[str, Any] = yaml.safe_load(shipped("prefect.yaml").read_text())
+    found: dict[str, Any] = yaml.safe_load(shipped_file("prefect.yaml").read_text())
     del found["definitions"]  # its anchors are resolved
     for deployment in found["deployments"]:
         place = deployment["work_pool"]
@@ -112,7 +116,7 @@ def ensure_pool(variables: Mapping[str, str], api_url: str, pool: WorkPool) -> N
         template = (
             []
             if pool.type == "process"
-            else ["--base-job-template", str(shipped(f"{pool.type}/job-template.json"))]
+            else ["--base-job-template", str(shipped_file(f"{pool.type}/job-template.json"))]
         )
         command = python(
             "-m", "prefect", "--no-prompt", "work-pool", "create", pool.name, "--type", pool.type, *template
@@ -159,7 +163,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], what: str, fold
     return done.stdout
 
 
-def shipped(name: str) -> Path:
+def shipped_file(name: str) -> Path:
     """prefect.yaml or a base job template: in a checkout, or inside the installed package."""
     package = Path(avatar.__file__).parent
     for candidate in (

@@ -82,7 +82,7 @@ def settings_for(store: EmbeddedStore, bucket: str = BUCKET) -> StoreSettings:
 # (1 ms for 4 KiB) with the listener up, down or hung. Messages to a hung one wait in memory, so time-out and
 # workers are set to get rid of them, and only what is watched is sent at all.
 @dataclass(frozen=True)
-class Listener:
+class StoreListener:
     """A server on this machine that wants to know of new objects.
 
     Attributes:
@@ -139,7 +139,7 @@ def all_free(first: int) -> bool:
     return all(is_free(port + above) for port in range(first, first + COUNT) for above in (0, GRPC))
 
 
-class State(BaseModel):
+class StoreState(BaseModel):
     """What a directory remembers: keys for good, port and pid of the last run."""
 
     access_key: str
@@ -148,7 +148,9 @@ class State(BaseModel):
     pid: int | None = None
 
 
-def start(directory: Path, *, wait_seconds: float = 60, listener: Listener | None = None) -> EmbeddedStore:
+def start(
+    directory: Path, *, wait_seconds: float = 60, listener: StoreListener | None = None
+) -> EmbeddedStore:
     """Start the store of `directory`, or find it running; returns when an object was written and read.
 
     It outlives this process; end it with `stop`. If it is started here, `listener` is told of new objects; one
@@ -159,7 +161,7 @@ def start(directory: Path, *, wait_seconds: float = 60, listener: Listener | Non
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
-    with only_one(directory, wait_seconds):
+    with exclusive_start(directory, wait_seconds):
         running = find_running(directory)
         if running and wait_until_ready(running, wait_seconds):
             return running
@@ -227,7 +229,7 @@ def find_running(directory: Path) -> EmbeddedStore | None:
     return None
 
 
-def launch(weed: Path, directory: Path, listener: Listener | None) -> EmbeddedStore:
+def launch(weed: Path, directory: Path, listener: StoreListener | None) -> EmbeddedStore:
     """Start `weed` apart from this process, on the ports of its last run if they are free."""
     state = read_state(directory)
     port = choose_ports(state.port)
@@ -241,7 +243,7 @@ def launch(weed: Path, directory: Path, listener: Listener | None) -> EmbeddedSt
     return as_store(directory, state, process)
 
 
-def as_store(directory: Path, state: State, process: Process) -> EmbeddedStore:
+def as_store(directory: Path, state: StoreState, process: Process) -> EmbeddedStore:
     endpoint = f"127.0.0.1:{state.port}"
     keys = {"access_key": state.access_key, "secret_key": state.secret_key}
     return EmbeddedStore(process=process, endpoint=endpoint, directory=directory, **keys)
@@ -287,7 +289,7 @@ def not_ready(directory: Path, what: str) -> StoreUnavailable:
 
 
 @contextmanager
-def only_one(directory: Path, wait_seconds: float) -> Iterator[None]:
+def exclusive_start(directory: Path, wait_seconds: float) -> Iterator[None]:
     """Hold the directory while starting: two servers on the same data would destroy it."""
     deadline = time.monotonic() + wait_seconds
     with (directory / "start.lock").open("wb") as lock:
@@ -302,12 +304,12 @@ def only_one(directory: Path, wait_seconds: float) -> Iterator[None]:
         yield
 
 
-def read_state(directory: Path) -> State:
+def read_state(directory: Path) -> StoreState:
     """What the directory remembers; a new one gets keys."""
     path = directory / STATE
     if path.exists():
-        return State.model_validate_json(path.read_bytes())
-    state = State(access_key=secrets.token_hex(10), secret_key=secrets.token_urlsafe(30))
+        return StoreState.model_validate_json(path.read_bytes())
+    state = StoreState(access_key=secrets.token_hex(10), secret_key=secrets.token_urlsafe(30))
     credentials = [{"accessKey": state.access_key, "secretKey": state.secret_key}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     identity = {"name": "avatar", "credentials": credentials, "actions": actions}
@@ -316,7 +318,7 @@ def read_state(directory: Path) -> State:
     return state
 
 
-def write_state(directory: Path, state: State) -> None:
+def write_state(directory: Path, state: StoreState) -> None:
     write_private(directory / STATE, state.model_dump_json())
 
 

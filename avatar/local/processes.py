@@ -75,7 +75,7 @@ def alive(process: Process) -> bool:
 def stop(process: Process, *, grace: float) -> None:
     """End `process`: SIGTERM, up to `grace` seconds, then SIGKILL for what is left. Does nothing to a stranger."""
     terminate(process)
-    if not ended(process, grace):
+    if not wait_for_end(process, grace):
         kill(process)
 
 
@@ -87,10 +87,10 @@ def terminate(process: Process) -> None:
 def kill(process: Process) -> None:
     """End `process` without asking."""
     _signal(process, signal.SIGKILL)
-    ended(process, 5)
+    wait_for_end(process, 5)
 
 
-def ended(process: Process, seconds: float) -> bool:
+def wait_for_end(process: Process, seconds: float) -> bool:
     """Wait up to `seconds` for the end of `process`."""
     deadline = time.monotonic() + seconds
     while alive(process):
@@ -203,7 +203,7 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def ignoring_signals() -> Iterator[None]:
     """Ignore the signals that ask to end: the block is what they ask for, and bounded in time."""
     with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN):
         yield

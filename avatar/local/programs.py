@@ -18,7 +18,6 @@ from avatar.local import prefect_api
 from avatar.local.processes import (
     Process,
     children,
-    ended,
     free_port,
     kill,
     python,
@@ -26,8 +25,9 @@ from avatar.local.processes import (
     stop,
     tail,
     terminate,
+    wait_for_end,
 )
-from avatar.local.state import TITLES, Entry, StateDirectory
+from avatar.local.state import TITLES, StartedProgram, StateDirectory
 from avatar.settings import BridgeSettings, GallerySettings
 
 POOL = "avatar"
@@ -86,7 +86,7 @@ class Program:
     field: str
     command: Callable[[int], list[str]]
     environment: Callable[[int], Mapping[str, str]]
-    answers: Callable[[Entry], bool]
+    answers: Callable[[StartedProgram], bool]
     hint: str
     name: str = ""
     host: str = "127.0.0.1"
@@ -98,7 +98,7 @@ class Program:
     stop_seconds: float = 15.0
 
 
-def ensure(state: StateDirectory, program: Program, wanted: Callable[[], bool]) -> Entry:
+def ensure_program(state: StateDirectory, program: Program, wanted: Callable[[], bool]) -> StartedProgram:
     """The program, started unless it runs with these settings. `wanted` turning false ends the wait.
 
     One that was left behind by a crash is kept; one that died keeps its port, for others link to it. The caller
@@ -107,7 +107,7 @@ def ensure(state: StateDirectory, program: Program, wanted: Callable[[], bool]) 
     Raises:
         AvatarError: it did not start; the text holds the last lines of its log.
     """
-    known: Entry | None = getattr(state.read(), program.field)
+    known: StartedProgram | None = getattr(state.read(), program.field)
     if known and known.fingerprint == program.fingerprint and _does_its_work(known, program, wanted):
         return known
     if known:
@@ -135,15 +135,15 @@ def _log_name(program: Program) -> str:
     return "prefect-server" if program.field == "api" else program.field
 
 
-def _start(state: StateDirectory, program: Program, log: Path, port: int) -> Entry:
+def _start(state: StateDirectory, program: Program, log: Path, port: int) -> StartedProgram:
     process = spawn(program.command(port), program.environment(port), log)
     place = {"host": program.host, "port": port, "name": program.name}
-    entry = Entry(process=process, fingerprint=program.fingerprint, **place)
+    entry = StartedProgram(process=process, fingerprint=program.fingerprint, **place)
     state.change(**{program.field: entry})
     return entry
 
 
-def _does_its_work(entry: Entry, program: Program, wanted: Callable[[], bool]) -> bool:
+def _does_its_work(entry: StartedProgram, program: Program, wanted: Callable[[], bool]) -> bool:
     """Wait until it does, or has died, or is no longer wanted."""
     deadline = time.monotonic() + program.start_seconds
     while entry.runs and wanted() and time.monotonic() < deadline:
@@ -154,7 +154,7 @@ def _does_its_work(entry: Entry, program: Program, wanted: Callable[[], bool]) -
     return False
 
 
-def stop_program(entry: Entry, seconds: float = 15.0) -> None:
+def stop_program(entry: StartedProgram, seconds: float = 15.0) -> None:
     """End it, and the flow runs in it if it is a worker."""
     if entry.name:
         stop_workers(entry)
@@ -168,7 +168,7 @@ def fingerprint(variables: Mapping[str, str]) -> str:
 
 
 # The Prefect server: SQLite under the state directory, on 127.0.0.1 only, nothing reported anywhere.
-def server(state: StateDirectory, port: int = USUAL_PORT) -> Program:
+def server_program(state: StateDirectory, port: int = USUAL_PORT) -> Program:
     """The local Prefect server. Its first start creates the database: over a minute on slow machines."""
     start = ("-m", "prefect", "--no-prompt", "server", "start", "--host", "127.0.0.1", "--port")
     return Program(
@@ -193,7 +193,7 @@ def server_environment(home: Path, port: int, outer: Mapping[str, str]) -> dict[
     }
 
 
-def _is_ours(entry: Entry, state: StateDirectory) -> bool:
+def _is_ours(entry: StartedProgram, state: StateDirectory) -> bool:
     """Whether the server that answers keeps its data where ours does: another may have been faster to the port."""
     try:
         found = prefect_api.read(entry.api_url, "/admin/settings")
@@ -210,7 +210,7 @@ STOP_SECONDS = 20.0
 WORKER_SECONDS = 10.0
 
 
-def worker(field: str, variables: Mapping[str, str], api_url: str) -> Program:
+def worker_program(field: str, variables: Mapping[str, str], api_url: str) -> Program:
     """A worker for all of the pool, or for the queue `upkeep` alone; it creates the pool if need be.
 
     What mends runs must not wait behind those that are to be mended.
@@ -231,7 +231,7 @@ def worker(field: str, variables: Mapping[str, str], api_url: str) -> Program:
     )
 
 
-def stop_workers(*entries: Entry) -> None:
+def stop_workers(*entries: StartedProgram) -> None:
     """Stop the flow runs in these workers, then the workers.
 
     By themselves they would wait for them as long as a provider takes, or, told in the same moment as they, end them
@@ -254,12 +254,12 @@ def _end(processes: tuple[Process, ...], deadline: float) -> None:
     for process in processes:
         terminate(process)
     for process in processes:
-        if not ended(process, deadline - time.monotonic()):
+        if not wait_for_end(process, deadline - time.monotonic()):
             kill(process)
 
 
 # The gallery and the bridge: commands of our own.
-def site(
+def site_program(
     state: StateDirectory,
     field: str,
     section: GallerySettings | BridgeSettings,
@@ -272,7 +272,7 @@ def site(
     start = ("-m", "avatar", field, "--host", section.host, "--port")
     log = state.log(field)
 
-    def answers(entry: Entry) -> bool:
+    def answers(entry: StartedProgram) -> bool:
         return entry.url in tail(log, 100) and httpx.get(f"{entry.url}health", timeout=3).is_success
 
     return Program(

@@ -13,11 +13,19 @@ from avatar.errors import AvatarError
 from avatar.local import embedded, prefect_api
 from avatar.local import state as locks
 from avatar.local.deploy import deploy
-from avatar.local.embedded import Listener
+from avatar.local.embedded import StoreListener
 from avatar.local.environment import Services, environment
-from avatar.local.processes import interrupted_by_sigterm, undisturbed
-from avatar.local.programs import POOL, ensure, server, site, stop_program, stop_workers, worker
-from avatar.local.state import Entry, StateDirectory
+from avatar.local.processes import ignoring_signals, interrupted_by_sigterm
+from avatar.local.programs import (
+    POOL,
+    ensure_program,
+    server_program,
+    site_program,
+    stop_program,
+    stop_workers,
+    worker_program,
+)
+from avatar.local.state import StartedProgram, StateDirectory
 from avatar.settings import AvatarSettings, StoreSettings
 
 Say = Callable[[str], None]
@@ -31,11 +39,11 @@ STABLE = 60.0
 MOST_DEATHS = 5
 
 
-def silently(_: str) -> None:
+def say_nothing(_: str) -> None:
     """The `say` of a caller that has nobody to tell."""
 
 
-def aloud(text: str) -> None:
+def say_aloud(text: str) -> None:
     """Say it on stdout at once, also when that is a pipe."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
@@ -43,7 +51,7 @@ def aloud(text: str) -> None:
 
 @contextmanager
 def services(
-    settings: AvatarSettings, *, api: bool = True, everything: bool = False, say: Say = silently
+    settings: AvatarSettings, *, api: bool = True, everything: bool = False, say: Say = say_nothing
 ) -> Iterator[Services]:
     """What `settings` need on this machine: found running, or started.
 
@@ -63,11 +71,11 @@ def services(
     """
     state = StateDirectory(settings.state_dir)
     state.prepare()
-    with interrupted_by_sigterm(), locks.shared(state.in_use) as membership:
+    with interrupted_by_sigterm(), locks.shared_lock(state.in_use) as membership:
         try:
             yield _bring_up(settings, state, api=api, everything=everything, say=say)
         finally:
-            with undisturbed():
+            with ignoring_signals():
                 _leave(state, membership, everything=everything, say=say)
 
 
@@ -77,7 +85,7 @@ def find(settings: AvatarSettings) -> Services:
     record = state.read()
     local = _local(record.api) if record.api and record.api.runs else _NONE
     store = record.store.settings(settings.store) if record.store and record.store.runs else None
-    found = _configured(state, silently) or local
+    found = _configured(state, say_nothing) or local
     return _with_sites(replace(found, store=None if settings.store.endpoint else store), state)
 
 
@@ -103,7 +111,7 @@ def _bring_up(
     def wanted() -> bool:
         return not abandoned.is_set()
 
-    with locks.exclusive(state.starting), ThreadPoolExecutor(2) as both:
+    with locks.exclusive_lock(state.starting), ThreadPoolExecutor(2) as both:
         try:
             store = both.submit(_store, settings, state, say)
             found = both.submit(_api, state, running, say, wanted) if api else None
@@ -121,14 +129,14 @@ def _store(settings: AvatarSettings, state: StateDirectory, say: Say) -> StoreSe
     known = state.read().store
     if not (known and known.runs):
         say("Starting the embedded store.")
-    store = embedded.start(state.store, listener=listener(settings, state))
+    store = embedded.start(state.store, listener=bridge_listener(settings, state))
     state.change(store=store)
     return store.settings(settings.store)
 
 
-def listener(settings: AvatarSettings, state: StateDirectory) -> Listener:
+def bridge_listener(settings: AvatarSettings, state: StateDirectory) -> StoreListener:
     """The bridge, as the embedded store is told of it when it starts: it tells the bridge of uploads."""
-    return Listener(f"{settings.store.bucket}/{settings.inbox.prefix}", state.bridge_token())
+    return StoreListener(f"{settings.store.bucket}/{settings.inbox.prefix}", state.bridge_token())
 
 
 def _api(state: StateDirectory, running: Services | None, say: Say, wanted: Callable[[], bool]) -> Services:
@@ -140,7 +148,7 @@ def _api(state: StateDirectory, running: Services | None, say: Say, wanted: Call
     known = state.read().api
     if not (known and known.runs):
         say("Starting the local Prefect server, which takes some seconds.")
-    return _local(ensure(state, server(state), wanted))
+    return _local(ensure_program(state, server_program(state), wanted))
 
 
 def _configured(state: StateDirectory, say: Say) -> Services | None:
@@ -157,7 +165,7 @@ def _configured(state: StateDirectory, say: Say) -> Services | None:
     return Services(store=None, api_url=url, ui_url=ui_url, started_api=False)
 
 
-def _local(entry: Entry) -> Services:
+def _local(entry: StartedProgram) -> Services:
     return Services(store=None, api_url=entry.api_url, ui_url=entry.url.rstrip("/"), started_api=True)
 
 
@@ -172,25 +180,27 @@ def _everything(
 
     Gallery and bridge are not: one at a new address does not have the other started anew.
     """
-    start = partial(ensure, state, wanted=wanted)
+    start = partial(ensure_program, state, wanted=wanted)
     variables = environment(settings, replace(running, gallery_url=""))
     desk = settings.gallery.desk is None and settings.gallery.host in LOOPBACK
     programs = [
-        site(
+        site_program(
             state, "gallery", settings.gallery, variables | ({"AVATAR_GALLERY__DESK": "true"} if desk else {})
         ),
-        site(state, "bridge", settings.bridge, variables),
+        site_program(state, "bridge", settings.bridge, variables),
     ]
     list(both.map(start, programs))
     running = _with_sites(running, state)
     variables = environment(settings, running)
-    list(both.map(start, [worker(field, variables, running.api_url) for field in ("worker", "upkeep")]))
+    list(
+        both.map(start, [worker_program(field, variables, running.api_url) for field in ("worker", "upkeep")])
+    )
     return running
 
 
 def _leave(state: StateDirectory, membership: int, *, everything: bool, say: Say) -> None:
     """Stop what `up` alone uses if it is we, and everything else if nobody uses it any more."""
-    with locks.exclusive(state.starting):
+    with locks.exclusive_lock(state.starting):
         record = state.read()
         last = locks.becomes_exclusive(membership)
         if everything or last:
@@ -209,7 +219,7 @@ def _leave(state: StateDirectory, membership: int, *, everything: bool, say: Say
             say("Store and server go on: another command uses them, and stops them when it ends.")
 
 
-def run_up(settings: AvatarSettings, *, say: Say = aloud) -> int:
+def run_up(settings: AvatarSettings, *, say: Say = say_aloud) -> int:
     """Run store, Prefect server, deployments and workers until SIGINT or SIGTERM; returns the exit code.
 
     A service that dies is started again. A second `up` on the same state directory says where the first one
@@ -220,7 +230,7 @@ def run_up(settings: AvatarSettings, *, say: Say = aloud) -> int:
     """
     state = StateDirectory(settings.state_dir)
     state.prepare()
-    with locks.exclusive_now(state.up) as ours:
+    with locks.try_exclusive_lock(state.up) as ours:
         if not ours:
             say(f"avatar up is already running: {find(settings).ui_url or 'still starting'}")
             return 0

@@ -20,7 +20,7 @@ from avatar.local.processes import Process, alive
 
 # File locks. The kernel releases them when their holder dies, however it dies.
 @contextmanager
-def shared(path: Path) -> Iterator[int]:
+def shared_lock(path: Path) -> Iterator[int]:
     """Hold `path` together with others, waiting for an exclusive holder to let go."""
     with _opened(path) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -28,7 +28,7 @@ def shared(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold `path` alone, waiting for all others to let go."""
     with _opened(path) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -36,7 +36,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive_now(path: Path) -> Iterator[bool]:
+def try_exclusive_lock(path: Path) -> Iterator[bool]:
     """Hold `path` alone if nobody else does; yields whether it is held."""
     with _opened(path) as descriptor:
         yield becomes_exclusive(descriptor)
@@ -64,7 +64,7 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-class Entry(BaseModel):
+class StartedProgram(BaseModel):
     """A program that was started here.
 
     Attributes:
@@ -108,17 +108,17 @@ TITLES = {
 }
 
 
-class Record(BaseModel):
+class StartedPrograms(BaseModel):
     """Everything that was started and not yet stopped; and the ports of all that ever was, by field."""
 
     model_config = ConfigDict(frozen=True)
 
     store: EmbeddedStore | None = None
-    api: Entry | None = None
-    worker: Entry | None = None
-    upkeep: Entry | None = None
-    gallery: Entry | None = None
-    bridge: Entry | None = None
+    api: StartedProgram | None = None
+    worker: StartedProgram | None = None
+    upkeep: StartedProgram | None = None
+    gallery: StartedProgram | None = None
+    bridge: StartedProgram | None = None
     ports: Mapping[str, int] = {}
 
     def dead(self) -> str:
@@ -148,19 +148,21 @@ class StateDirectory:
     def log(self, name: str) -> Path:
         return self.path / "logs" / f"{name}.log"
 
-    def read(self) -> Record:
+    def read(self) -> StartedPrograms:
         """What is recorded; nothing if the file is missing or damaged."""
         try:
-            return Record.model_validate_json(self.services.read_bytes())
+            return StartedPrograms.model_validate_json(self.services.read_bytes())
         except (FileNotFoundError, ValidationError):
-            return Record()
+            return StartedPrograms()
 
     def change(self, **entries: Any) -> None:
         """Replace entries of the record in one atomic step. The calling process holds the start lock."""
         with self._changing:
             record = self.read()
             ports = {
-                name: entry.port for name, entry in entries.items() if isinstance(entry, Entry) and entry.port
+                name: entry.port
+                for name, entry in entries.items()
+                if isinstance(entry, StartedProgram) and entry.port
             }
             record = record.model_copy(update={**entries, "ports": {**record.ports, **ports}})
             write_private(self.services, record.model_dump_json(indent=2))

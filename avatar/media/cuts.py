@@ -118,7 +118,7 @@ def _run_lengths(quiet: NDArray[np.bool_]) -> Counts:
     return np.concatenate([[0], at - last_loud])
 
 
-__all__ = ["CUTS_SPEC", "Cut", "Spot", "choose_cuts", "frame_sample", "plan_cuts"]
+__all__ = ["CUTS_SPEC", "Cut", "CutPoint", "choose_cuts", "frame_sample", "plan_cuts"]
 
 #: Names these rules in identities: raise it when the same voice would be cut elsewhere.
 CUTS_SPEC = "c1"
@@ -156,7 +156,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Spot:
+class CutPoint:
     """A place to cut: a frame's number, dBFS around it, windows of pause around it."""
 
     frame: int
@@ -201,7 +201,7 @@ def plan_cuts(path: Path, facts: VoiceFacts, limits: Limits, *, frame_rate: int 
 
 
 @confined(InvalidInput)
-def outline(path: Path, bars: int) -> tuple[float, ...]:
+def voice_outline(path: Path, bars: int) -> tuple[float, ...]:
     """The highest absolute sample in each of `bars` equal parts of a sound, full scale = 1: a waveform to be drawn."""
     blocks = []
     with open_sound(path) as sound:
@@ -234,7 +234,7 @@ def _bounds(limits: Limits, frame_rate: int) -> tuple[int, int]:
 
 def choose_cuts(
     levels: NDArray[np.float32], *, per_frame: int, shortest: int, longest: int
-) -> tuple[Spot, ...]:
+) -> tuple[CutPoint, ...]:
     """Choose frames to cut at. Depends on nothing but its arguments.
 
     From each cut on, the next one is, in this order: in the longest pause of the last part of the longest
@@ -259,7 +259,7 @@ def choose_cuts(
         chosen.append(_next_cut(pauses, chosen[-1], whole, shortest, longest))
     beside = smooth(levels, BESIDE)
     return tuple(
-        Spot(frame, float(beside[frame * per_frame]), int(pauses.length[frame])) for frame in chosen[1:]
+        CutPoint(frame, float(beside[frame * per_frame]), int(pauses.length[frame])) for frame in chosen[1:]
     )
 
 

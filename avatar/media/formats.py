@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFont
 from avatar.errors import VideoRejected
 from avatar.media.captions import as_vtt, from_vtt
 from avatar.media.confined import confined
-from avatar.media.loudness import RATE, gain_to, joined, levelled, measure, pulled, read_sound
-from avatar.media.marking import CaptionTrack, Marks, finish
+from avatar.media.loudness import RATE, gain_to, join_stereo, level_sound, limit_peaks, measure, read_sound
+from avatar.media.marking import CaptionTrack, Marks, write_marked
 from avatar.media.sound import open_media, reason
 from avatar.models import FORMAT
 
@@ -65,7 +65,7 @@ class FormSpec:
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeForm:
     """What came out: pixels, seconds, LUFS before and after, the true peak in dBTP, SSIM of the picture."""
 
     width: int
@@ -105,7 +105,7 @@ def size_for(shape: str, width: int, height: int, *, crop: bool) -> tuple[int, i
 @confined(VideoRejected, work=8)
 def make_form(
     source: Path, target: Path, form: FormSpec, marks: Marks, captions: tuple[CaptionTrack, ...] = ()
-) -> Made:
+) -> MadeForm:
     """Write a form of `source` to `target`: an MP4 with its marks and captions.
 
     Raises:
@@ -128,7 +128,7 @@ def _make(
     *,
     captions: Sequence[CaptionTrack],
     folder: Path,
-) -> Made:
+) -> MadeForm:
     clips = [*form.intro, source, *form.outro]
     with open_media(source) as container:
         stream = container.streams.video[0]
@@ -136,7 +136,7 @@ def _make(
         rate = Fraction(stream.average_rate or 25)
     lengths = [_seconds(clip, rate) for clip in clips]
     sounds = [read_sound(clip, length) for clip, length in zip(clips, lengths, strict=True)]
-    before, peak = measure(joined(sounds))
+    before, peak = measure(join_stereo(sounds))
     gain = gain_to(sounds, form.loudness, before, peak)
     kept = _encode(
         clips=clips,
@@ -152,10 +152,10 @@ def _make(
     with open_media(folder / "form.mp4") as made:
         after, now = measure(made.decode(audio=0))
     intro = float(sum(lengths[: len(form.intro)], Fraction(0)))
-    finish(folder / "form.mp4", target, marks, _later(captions, intro, folder), (source,))
+    write_marked(folder / "form.mp4", target, marks, _later(captions, intro, folder), (source,))
     quality = _likeness(target, kept)
     total = float(sum(lengths))
-    return Made(*size, total, intro, round(before, 1), round(after, 1), round(now, 1), quality)
+    return MadeForm(*size, total, intro, round(before, 1), round(after, 1), round(now, 1), quality)
 
 
 def _later(captions: Sequence[CaptionTrack], seconds: float, folder: Path) -> tuple[CaptionTrack, ...]:
@@ -198,7 +198,7 @@ def _encode(
         picture.options = {"preset": PRESET, "crf": CRF}
         picture.time_base = picture.codec_context.time_base = 1 / rate
         sound: Any = output.add_stream("aac", rate=RATE, layout="stereo", bit_rate=BITS)
-        heard = levelled(joined(sounds), gain, peak)
+        heard = level_sound(join_stereo(sounds), gain, peak)
         number = 0
         for place, (clip, length) in enumerate(zip(clips, lengths, strict=True)):
             own = place == len(form.intro)
@@ -234,7 +234,7 @@ def _pictures(
         graph, entry = _graph(stream, form, size, rate)
         for frame in _all(container, stream):
             entry.push(frame)
-            for ready in pulled(graph):
+            for ready in limit_peaks(graph):
                 if wanted:
                     shown, wanted = ready, wanted - 1
                     yield ready

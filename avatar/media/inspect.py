@@ -15,7 +15,7 @@ from avatar.media.facts import VideoFacts
 from avatar.media.probe import watch_video
 from avatar.media.sound import open_sound, resampled
 from avatar.media.sound_match import RATE, STEP_SECONDS, SoundWatch
-from avatar.media.stills import PictureWatch, Stills, StillsWatch, Stretch
+from avatar.media.stills import PictureWatch, Stills, StillsWatch, TimeRange
 from avatar.models import Check
 
 __all__ = ["Evidence", "inspect_video"]
@@ -165,7 +165,7 @@ def check_still_speech(seen: Evidence) -> Check:
         * float(speaking[round(stretch.start / STEP_SECONDS) : round(stretch.end / STEP_SECONDS)].sum())
         for stretch in seen.picture.still
     }
-    worst = max(spoken, key=lambda stretch: spoken[stretch], default=Stretch(0, 0))
+    worst = max(spoken, key=lambda stretch: spoken[stretch], default=TimeRange(0, 0))
     seconds = spoken.get(worst, 0.0)
     return Check(
         name="still picture",
@@ -175,11 +175,11 @@ def check_still_speech(seen: Evidence) -> Check:
     )
 
 
-def _longest(stretches: list[Stretch]) -> Stretch:
-    return max(stretches, key=lambda stretch: stretch.seconds, default=Stretch(0, 0))
+def _longest(stretches: list[TimeRange]) -> TimeRange:
+    return max(stretches, key=lambda stretch: stretch.seconds, default=TimeRange(0, 0))
 
 
-def _told(stretch: Stretch) -> str:
+def _told(stretch: TimeRange) -> str:
     return f"{stretch.seconds:.2f} s" + (f" from {stretch.start:.1f} s on" if stretch.seconds else "")
 
 

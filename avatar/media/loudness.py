@@ -51,10 +51,10 @@ def gain_to(
     if wanted is None or before < SILENT:
         return 0.0
     gain = wanted - before
-    return gain + wanted - measure(levelled(joined(sounds), gain, peak))[0]
+    return gain + wanted - measure(level_sound(join_stereo(sounds), gain, peak))[0]
 
 
-def joined(sounds: "Sequence[NDArray[np.float32]]") -> Iterator[AudioFrame]:
+def join_stereo(sounds: "Sequence[NDArray[np.float32]]") -> Iterator[AudioFrame]:
     samples, block = 0, RATE // 10
     for sound in sounds:
         for at in range(0, sound.shape[1], block):
@@ -89,13 +89,13 @@ def _filtered(frames: Iterator[AudioFrame], *filters: tuple[str, str]) -> Iterat
                 entry, *(graph.add(*each) for each in filters), graph.add("abuffersink")
             ).configure()
         graph.push(frame)
-        yield from pulled(graph)
+        yield from limit_peaks(graph)
     if graph is not None:
         graph.push(None)
-        yield from pulled(graph)
+        yield from limit_peaks(graph)
 
 
-def pulled(graph: Graph) -> Iterator[Any]:
+def limit_peaks(graph: Graph) -> Iterator[Any]:
     while True:
         try:
             yield graph.pull()
@@ -103,7 +103,7 @@ def pulled(graph: Graph) -> Iterator[Any]:
             return
 
 
-def levelled(frames: Iterator[AudioFrame], gain: float, peak: float) -> Iterator[AudioFrame]:
+def level_sound(frames: Iterator[AudioFrame], gain: float, peak: float) -> Iterator[AudioFrame]:
     """Louder by `gain` dB; limited between the samples, too, where the peaks would pass the ceiling."""
     filters = [("volume", f"{gain:.3f}dB:precision=float")]
     if peak + gain > CEILING:

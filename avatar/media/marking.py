@@ -107,7 +107,7 @@ class CaptionTrack:
 
 
 @dataclass(frozen=True)
-class Finished:
+class MarkedFile:
     """A line for each mark of the provider that was found and kept; whether the file could be copied."""
 
     kept: tuple[str, ...] = ()
@@ -115,13 +115,13 @@ class Finished:
 
 
 @confined(VideoRejected)
-def finish(
+def write_marked(
     source: Path,
     target: Path,
     marks: Marks,
     captions: tuple[CaptionTrack, ...] = (),
     made_of: tuple[Path, ...] = (),
-) -> Finished:
+) -> MarkedFile:
     """Write picture and sound of `source` to `target` as they are, with marks and captions.
 
     Args:
@@ -150,7 +150,7 @@ def finish(
     with target.open("ab") as file:
         for packet in (xmp_of(marks).encode(), *packets):
             file.write(struct.pack(">I4s16s", 24 + len(packet), b"uuid", XMP_BOX) + packet)
-    return Finished(tuple(told))
+    return MarkedFile(tuple(told))
 
 
 def _copy(

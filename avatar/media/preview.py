@@ -71,7 +71,7 @@ class Progress:
     remaining: float
 
 
-class Start(StrEnum):
+class StartResult(StrEnum):
     RUNNING = "running"  #: a renderer is at it, started just now or before
     QUEUED = "queued"  #: every slot is taken
     HOPELESS = "hopeless"  #: it died too often
@@ -128,32 +128,32 @@ class PreviewFolder:
         os.close(held)
         return False
 
-    def start(self, slots: int) -> Start:
+    def start(self, slots: int) -> StartResult:
         """See to it that a renderer is at work, if one of `slots` is free. Any process may call it any time."""
         lock = try_lock(self._lock)
         if lock is None:
-            return Start.RUNNING
+            return StartResult.RUNNING
         try:
             return self._start_locked(lock, slots)
         finally:
             os.close(lock)
 
-    def _start_locked(self, lock: int, slots: int) -> Start:
+    def _start_locked(self, lock: int, slots: int) -> StartResult:
         if self.video.exists() or self.is_cancelled():
-            return Start.RUNNING
+            return StartResult.RUNNING
         if len(self._lock.read_text().splitlines()) >= MAX_STARTS:
             self.write_failure(f"the renderer died {MAX_STARTS} times; its last words: {self._last_words()}")
-            return Start.HOPELESS
+            return StartResult.HOPELESS
         slot = _free_slot(self.path.parent / "slots", slots)
         if slot is None:
-            return Start.QUEUED
+            return StartResult.QUEUED
         try:
             self._pid.unlink(missing_ok=True)  # the number of a dead renderer may be anybody's by now
             os.write(lock, b"started\n")
             self._pid.write_text(str(self._spawn(lock, slot)))
         finally:
             os.close(slot)
-        return Start.RUNNING
+        return StartResult.RUNNING
 
     def _spawn(self, *held: int) -> int:
         """Start the renderer, which inherits the locks, and reap it when it ends."""

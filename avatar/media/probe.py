@@ -19,7 +19,7 @@ from avatar.media.facts import CUT_OFF, DAMAGED, NO_INDEX, RATE_CHANGES, VideoFa
 from avatar.media.levels import Levels
 from avatar.media.ogg_files import ends_open
 from avatar.media.sound import Sound, open_media, open_sound, reason
-from avatar.media.sound_files import Piece, read_mp3, read_wav, split
+from avatar.media.sound_files import FileRange, read_mp3, read_wav, split_files
 
 __all__ = ["VideoFacts", "Viewer", "VoiceFacts", "probe_video", "probe_voice", "watch_video"]
 
@@ -86,7 +86,7 @@ def probe_voice(path: Path, name: str = "") -> VoiceFacts:
         kind, tracks = container_name(sound.container), _tracks(sound)
         pictures = [s for s in sound.container.streams.video if not s.disposition & Disposition.attached_pic]
         form = _form(path, kind)
-    pieces = split(path, form)
+    pieces = split_files(path, form)
     all_heard = [_hear(path, name, track, pieces) for track in tracks]
     heard = _speaking(all_heard)
     _refuse_unusable(name, heard, len(tracks))
@@ -104,7 +104,7 @@ def _tracks(sound: Sound) -> list[int]:
     return [best, *(at for at in range(len(sounds)) if at != best)]
 
 
-def _hear(path: Path, name: str, track: int, pieces: list[Piece]) -> _Heard:
+def _hear(path: Path, name: str, track: int, pieces: list[FileRange]) -> _Heard:
     heard = _Heard(track)
     for piece in pieces:
         try:
@@ -116,11 +116,11 @@ def _hear(path: Path, name: str, track: int, pieces: list[Piece]) -> _Heard:
     return heard
 
 
-def _is_all(pieces: list[Piece], path: Path) -> bool:
+def _is_all(pieces: list[FileRange], path: Path) -> bool:
     return len(pieces) == 1 and not pieces[0].head and pieces[0].end - pieces[0].start == path.stat().st_size
 
 
-def _hear_piece(heard: _Heard, path: Path, name: str, piece: Piece | None) -> None:
+def _hear_piece(heard: _Heard, path: Path, name: str, piece: FileRange | None) -> None:
     with open_sound(path, name, track=None if heard.track < 0 else heard.track, piece=piece) as sound:
         if not sound.is_decodable:
             return
@@ -186,7 +186,7 @@ def _refuse_unusable(name: str, heard: _Heard, tracks: int) -> None:
         )
 
 
-def _describe(heard: _Heard, form: str, pieces: list[Piece], path: Path) -> VoiceFacts:
+def _describe(heard: _Heard, form: str, pieces: list[FileRange], path: Path) -> VoiceFacts:
     levels, rate = heard.levels, next(iter(heard.levels.per_rate))
     mix = levels.lost_mix
     return VoiceFacts(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
 from avatar.media.kinds import HEAD, MP3_OR_WAV, SPOILED, UNKNOWN, head_of, kind_of, unreadable
-from avatar.media.sound_files import Piece, Window, mp3_begins
+from avatar.media.sound_files import FileRange, RangeReader, mp3_begins
 
 #: Demuxers that read one file and nothing else. Playlists (HLS, DASH, concat) are left out because they make
 #: FFmpeg open what they name: other files of this machine.
@@ -34,10 +34,10 @@ MIXED = "Export it in mono or stereo."
 Samples = NDArray[np.float32]
 
 
-def open_media(path: Path, piece: Piece | None = None) -> InputContainer:
+def open_media(path: Path, piece: FileRange | None = None) -> InputContainer:
     """Open a media file, or a piece of one, by its content; its name is never taken for a protocol or a format."""
     piece = piece or _behind_others(path)
-    source = Window(path, piece) if piece else f"file:{path}"
+    source = RangeReader(path, piece) if piece else f"file:{path}"
     try:
         return _open(source)
     except (InvalidDataError, ArgumentError):
@@ -51,7 +51,7 @@ def open_media(path: Path, piece: Piece | None = None) -> InputContainer:
         return _open(source, "gsm" if suffix == "gsm" else "mp3")
 
 
-def _behind_others(path: Path) -> Piece | None:
+def _behind_others(path: Path) -> FileRange | None:
     """An MP3 behind zeros or other bytes: FFmpeg looks for its index, and the encoder's delay, at the beginning."""
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -60,10 +60,10 @@ def _behind_others(path: Path) -> Piece | None:
         start = mp3_begins(head)
     elif kind.suffix != "mp3":
         return None
-    return Piece(start, path.stat().st_size) if start > 0 else None
+    return FileRange(start, path.stat().st_size) if start > 0 else None
 
 
-def _open(source: str | Window, name: str | None = None) -> InputContainer:
+def _open(source: str | RangeReader, name: str | None = None) -> InputContainer:
     return av.open(source, "r", format=name, options=dict(OPEN_OPTIONS), metadata_errors="replace")
 
 
@@ -126,7 +126,7 @@ class Sound:
 
 @contextmanager
 def open_sound(
-    path: Path, name: str = "", *, track: int | None = None, piece: Piece | None = None
+    path: Path, name: str = "", *, track: int | None = None, piece: FileRange | None = None
 ) -> Iterator[Sound]:
     """Open an audio stream of a file.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from avatar.media.ogg_files import forms_begin
 
-__all__ = ["Mp3", "Piece", "Wav", "Window", "mp3_begins", "read_mp3", "read_wav", "split"]
+__all__ = ["FileRange", "Mp3", "RangeReader", "Wav", "mp3_begins", "read_mp3", "read_wav", "split_files"]
 
 #: Bytes of a WAV's sizes from which they are no claim, but what is written where the length is not known yet.
 PLACEHOLDER = 2**30
@@ -33,7 +33,7 @@ Data = bytes | mmap.mmap
 
 
 @dataclass(frozen=True)
-class Piece:
+class FileRange:
     """A part of a file that can be decoded by itself: from `start` to before `end`, behind a header of our own."""
 
     start: int
@@ -41,10 +41,10 @@ class Piece:
     head: bytes = b""
 
 
-class Window(io.RawIOBase):
+class RangeReader(io.RawIOBase):
     """A piece as a file to read."""
 
-    def __init__(self, path: Path, piece: Piece) -> None:
+    def __init__(self, path: Path, piece: FileRange) -> None:
         self._file = path.open("rb")
         self._piece, self._at = piece, 0
         self._size = len(piece.head) + piece.end - piece.start
@@ -79,7 +79,7 @@ class Window(io.RawIOBase):
 
 
 @contextmanager
-def mapped(path: Path) -> Iterator[Data]:
+def open_mapped(path: Path) -> Iterator[Data]:
     with path.open("rb") as file:
         if not path.stat().st_size:
             yield b""
@@ -101,7 +101,7 @@ class Wav:
         told: the size as it stands in the header.
     """
 
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[FileRange] = field(default_factory=list)
     is_true: bool = True
     is_whole: bool = True
     announced: int = 0
@@ -116,7 +116,7 @@ class Wav:
 
 def read_wav(path: Path) -> Wav | None:
     """The parts of a WAV; None for RF64 and what does not begin as a WAV."""
-    with mapped(path) as data:
+    with open_mapped(path) as data:
         if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
             return None
         told, size = int.from_bytes(data[4:8], "little"), len(data)
@@ -151,7 +151,7 @@ def _read_data(wav: Wav, data: Data, form: bytes, start: int, claimed: int) -> i
         wav.is_whole = wav.is_whole and not inner
     if wav.pieces:
         wav.is_true = wav.is_whole = False
-    wav.pieces.append(Piece(start, end, wav_header(form, end - start)))
+    wav.pieces.append(FileRange(start, end, wav_header(form, end - start)))
     return end + (end - start) % 2 * (not unknown)
 
 
@@ -213,7 +213,7 @@ class Mp3:
         counted: how many its index tells of; none if it has no index.
     """
 
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[FileRange] = field(default_factory=list)
     first: int = 0
     last: int = 0
     is_unbroken: bool = True
@@ -233,7 +233,7 @@ class Mp3:
 
 def read_mp3(path: Path) -> Mp3 | None:
     """The parts of an MP3; None if not one frame is found, or it is of another layer."""
-    with mapped(path) as data:
+    with open_mapped(path) as data:
         return _Walk(data).walk()
 
 
@@ -306,7 +306,9 @@ class _Walk:
     def _finished(self) -> Mp3:
         mp3, begins = self._mp3, self._begins
         mp3.first = begins[0]
-        mp3.pieces = [Piece(one, other) for one, other in zip(begins, [*self._ends, mp3.last], strict=True)]
+        mp3.pieces = [
+            FileRange(one, other) for one, other in zip(begins, [*self._ends, mp3.last], strict=True)
+        ]
         rest = self._data[mp3.last : mp3.last + 8]
         mp3.is_bare = self._past_tags(0) == mp3.first
         mp3.is_bare &= len(self._data) - mp3.last < LEFT_OVER or rest.startswith(TAGS_BEHIND)
@@ -350,23 +352,23 @@ def _follow(data: Data, at: int, many: int) -> bool:
     return True
 
 
-def split(path: Path, kind: str) -> list[Piece]:
+def split_files(path: Path, kind: str) -> list[FileRange]:
     """The files that were glued together in one, in order; of one that was not, the one. `kind` is FFmpeg's name.
 
     Ogg is made to be glued so, and is one piece however many are in it, unless they differ in form.
     """
-    whole = [Piece(0, path.stat().st_size)]
+    whole = [FileRange(0, path.stat().st_size)]
     if kind == "wav":
         return wav.pieces if (wav := read_wav(path)) and not wav.is_whole else whole
     if kind == "mp3":
         return mp3.pieces if (mp3 := read_mp3(path)) and len(mp3.pieces) > 1 else whole
-    with mapped(path) as data:
+    with open_mapped(path) as data:
         finders = {"mp4": _boxes_begin, "ogg": forms_begin}
         marks = BEGINNINGS[kind].finditer(data) if kind in BEGINNINGS else ()
         begins = finders[kind](data) if kind in finders else [mark.start() for mark in marks]
         if len(begins) < 2 or begins[0] != 0:  # noqa: PLR2004 - one file
             return whole
-        return [Piece(one, other) for one, other in zip(begins, [*begins[1:], len(data)], strict=True)]
+        return [FileRange(one, other) for one, other in zip(begins, [*begins[1:], len(data)], strict=True)]
 
 
 def _boxes_begin(data: Data) -> list[int]:

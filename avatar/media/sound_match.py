@@ -158,7 +158,7 @@ class SoundWatch:
         spoken = self._spoken.span(start, min(start + WINDOW, self._spoken.length))
         if spoken.size >= STEP and _speech_seconds(spoken) >= ENOUGH_SPEECH:
             heard = self._heard.span(start - REACH, start + spoken.size + REACH)
-            likeness, lag = find(spoken, heard)
+            likeness, lag = find_match(spoken, heard)
             self.matches.append(Match(start / RATE, likeness, lag))
         for tape in (self._heard, self._spoken):
             tape.forget(start - REACH)
@@ -177,7 +177,7 @@ def _speech_seconds(samples: Samples) -> float:
     return float(is_speech(levels).sum() * STEP_SECONDS)
 
 
-def find(spoken: Samples, heard: Samples) -> tuple[float, float]:
+def find_match(spoken: Samples, heard: Samples) -> tuple[float, float]:
     """How alike the two are where they are most alike, and by how many seconds `heard` is late there.
 
     `heard` begins `REACH` samples before `spoken` and ends as many after it.

@@ -40,7 +40,7 @@ SHORTEST = 0.25
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TimeRange:
     """A part of a video, in seconds from its beginning."""
 
     start: float
@@ -60,8 +60,8 @@ class PictureWatch:
     """
 
     def __init__(self) -> None:
-        self.blank: list[Stretch] = []
-        self.still: list[Stretch] = []
+        self.blank: list[TimeRange] = []
+        self.still: list[TimeRange] = []
         self._next = 0.0
         self._now = 0.0
         self._blank_since: float | None = None
@@ -94,12 +94,12 @@ class PictureWatch:
 
     def _end_still(self) -> None:
         if self._now - self._still_since >= SHORTEST:
-            self.still.append(Stretch(self._still_since, self._now))
+            self.still.append(TimeRange(self._still_since, self._now))
         self._still_since = self._now
 
     def _end_blank(self) -> None:
         if self._blank_since is not None and self._now > self._blank_since:
-            self.blank.append(Stretch(self._blank_since, self._now))
+            self.blank.append(TimeRange(self._blank_since, self._now))
         self._blank_since = None
 
 

@@ -29,7 +29,7 @@ AVCC_VERSION, LENGTH_SIZE_BYTE = 1, 4
 FOUR_BYTES = 3  # the length size of a unit, less one, in the two low bits
 
 
-def is_usual(extradata: bytes) -> bool:
+def is_usual_avcc(extradata: bytes) -> bool:
     """Whether it is an avcC record of units whose lengths take four bytes, as every writer makes them."""
     head = extradata[: LENGTH_SIZE_BYTE + 1]
     return len(head) > LENGTH_SIZE_BYTE and head[0] == AVCC_VERSION and head[-1] & FOUR_BYTES == FOUR_BYTES
@@ -124,7 +124,7 @@ class Track:
     @property
     def is_plain(self) -> bool:
         """Whether browsers play it."""
-        return self.codec == "h264" and self.pixels in PLAIN_PIXELS and is_usual(self.extradata)
+        return self.codec == "h264" and self.pixels in PLAIN_PIXELS and is_usual_avcc(self.extradata)
 
 
 class _Packet(NamedTuple):

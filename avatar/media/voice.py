@@ -21,7 +21,7 @@ from avatar.media.confined import confined
 from avatar.media.cuts import Cut
 from avatar.media.facts import VoiceFacts, length_beside
 from avatar.media.sound import open_sound, resampled
-from avatar.media.sound_files import Piece, Window, read_mp3, read_wav
+from avatar.media.sound_files import FileRange, RangeReader, read_mp3, read_wav
 from avatar.models import Limits
 
 # Voices: bounds, and what the provider is given.
@@ -97,8 +97,10 @@ def _is_plain(facts: VoiceFacts, limits: Limits) -> bool:
 def _copy_with_true_header(path: Path, target: Path) -> None:
     """The same samples (WAV) or frames (MP3), behind what is right for them."""
     wav, mp3 = read_wav(path), read_mp3(path)
-    piece = wav.pieces[0] if wav else Piece(mp3.first, mp3.last) if mp3 else Piece(0, path.stat().st_size)
-    with Window(path, piece) as source, target.open("wb") as file:
+    piece = (
+        wav.pieces[0] if wav else FileRange(mp3.first, mp3.last) if mp3 else FileRange(0, path.stat().st_size)
+    )
+    with RangeReader(path, piece) as source, target.open("wb") as file:
         shutil.copyfileobj(source, file)
 
 

@@ -16,10 +16,10 @@ from avatar.media.confined import confined
 from avatar.media.facts import VoiceFacts
 from avatar.media.probe import probe_voice
 from avatar.media.sound import Samples, as_float, open_sound, resampled
-from avatar.media.sound_files import split
+from avatar.media.sound_files import split_files
 from avatar.media.voice import STEREO
 
-__all__ = ["COPY_SPEC", "Alone", "take_alone"]
+__all__ = ["COPY_SPEC", "VoiceAlone", "extract_voice"]
 
 #: Name this preparation in identities: what is not just what any reader hears of the file, and what is trimmed.
 COPY_SPEC, TRIM_SPEC = "v2", "t1"
@@ -58,7 +58,7 @@ def copy_voice(path: Path, target: Path, facts: VoiceFacts, span: tuple[int, int
 def _voice_blocks(path: Path, facts: VoiceFacts, layout: str) -> Iterator[Samples]:
     """The voice, channels x samples, through all pieces of its file."""
     track = None if facts.track < 0 else facts.track
-    for piece in split(path, facts.container) if facts.pieces else (None,):
+    for piece in split_files(path, facts.container) if facts.pieces else (None,):
         with suppress(InvalidInput), open_sound(path, track=track, piece=piece) as sound:
             for frame in resampled(sound, "fltp", "stereo" if facts.mix else layout, facts.sample_rate):
                 both = as_float(frame)
@@ -75,7 +75,7 @@ def _kept(blocks: Iterator[Samples], span: tuple[int, int] | None) -> Iterator[S
 
 
 @dataclass(frozen=True)
-class Alone:
+class VoiceAlone:
     """A voice by itself: its file, what is in that, and the preparation that made it; none where it is the source."""
 
     path: Path
@@ -83,7 +83,7 @@ class Alone:
     spec: str
 
 
-def take_alone(path: Path, facts: VoiceFacts, folder: Path, *, trim: bool = False) -> Alone:
+def extract_voice(path: Path, facts: VoiceFacts, folder: Path, *, trim: bool = False) -> VoiceAlone:
     """The voice of a file by itself: the file as it is where every reader hears just that in it, else a copy.
 
     Args:
@@ -94,13 +94,13 @@ def take_alone(path: Path, facts: VoiceFacts, folder: Path, *, trim: bool = Fals
     """
     span = trimmed(facts) if trim else None
     if facts.is_plain and span is None:
-        return Alone(path, facts, "")
+        return VoiceAlone(path, facts, "")
     target = folder / f"{path.stem}.alone.flac"
     copy_voice(path, target, facts, span)
     found = probe_voice(target)
     notes = (*facts.notes, *([_trim_note(facts, found)] if span else []))
     spec = "-".join(name for name, used in ((COPY_SPEC, not facts.is_plain), (TRIM_SPEC, span)) if used)
-    return Alone(target, replace(found, notes=notes), spec)
+    return VoiceAlone(target, replace(found, notes=notes), spec)
 
 
 def _trim_note(before: VoiceFacts, after: VoiceFacts) -> str:

@@ -107,7 +107,7 @@ class Attempt:
     async def accepted(self, submission: Submission) -> Record:
         """Write down the provider's receipt: losing it loses a paid video.
 
-        One for which the journal has no place is kept as a stray, for `current` or a person.
+        One for which the journal has no place is kept as a stray, for `state.read_current` or a person.
         """
         entry = self.record.entry
         try:

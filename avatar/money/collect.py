@@ -26,7 +26,7 @@ from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
 from avatar.money.failures import confirm_failure, give_up, raise_failed, submission_of
 from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.money.quote import CENT_FRACTION, bill_differs
-from avatar.money.webhooks import drop_hints
+from avatar.money.webhooks import drop_notes
 from avatar.providers.base import Provider
 from avatar.store.by_day import RENDERS, note_day
 from avatar.store.objects import hash_file
@@ -37,7 +37,7 @@ from avatar.workspace import Workspace
 VIDEOS = "videos"
 
 
-class Mark(Model):
+class ExpiredRecord(Model):
     """One deleted thing: `expired/videos/<job_id>.json`, `expired/renders/<render_id>.json`."""
 
     name: str
@@ -47,15 +47,15 @@ class Mark(Model):
     renders: tuple[str, ...] = Field((), description="of a published video: object keys of its renders")
 
 
-def mark_key(kind: str, name: str) -> str:
+def expired_key(kind: str, name: str) -> str:
     return f"expired/{kind}/{name}.json"
 
 
-async def read_mark(store: Store, kind: str, name: str) -> Mark | None:
+async def read_expired(store: Store, kind: str, name: str) -> ExpiredRecord | None:
     """Why something is gone; None if no rule deleted it. Raises `StoreUnavailable`."""
     try:
-        blob = await store.get(mark_key(kind, name))
-        return Mark.model_validate_json(blob.data)
+        blob = await store.get(expired_key(kind, name))
+        return ExpiredRecord.model_validate_json(blob.data)
     except (ObjectNotFound, ValidationError):
         return None
 
@@ -114,7 +114,7 @@ async def _collected(workspace: Workspace, record: Record, render: Render) -> Re
 
 async def _refuse_expired(workspace: Workspace, entry: Entry) -> None:
     """A render that the user had deleted is neither fetched nor bought again by itself."""
-    mark = await read_mark(workspace.store, RENDERS, entry.render_id)
+    mark = await read_expired(workspace.store, RENDERS, entry.render_id)
     if mark is not None:
         raise Refused(
             f"Render {entry.render_id} was bought before, and deleted on {mark.at:%Y-%m-%d} by the rule of "
@@ -132,7 +132,7 @@ async def _book(workspace: Workspace, record: Record, render: Render) -> None:
     if not record.strays:
         await workspace.journal.close(render.render_id)
     if workspace.settings.bridge.public_url is not None:
-        await drop_hints(workspace.store, render.render_id)
+        await drop_notes(workspace.store, render.render_id)
 
 
 def _provider(workspace: Workspace, entry: Entry) -> Provider:
@@ -148,7 +148,7 @@ async def book_bill(workspace: Workspace, entry: Entry, billed: Decimal) -> None
     token = DIFFERS if differs else BILLED
     await workspace.budget.settle(entry.claimed_on, entry.render_id, billed, claim=entry.claim, token=token)
     if differs:
-        workspace.post(about_bill(entry, entry.quoted, billed))
+        workspace.notify(about_bill(entry, entry.quoted, billed))
 
 
 async def book_invoice(workspace: Workspace, entry: Entry, amount: Decimal) -> None:
@@ -159,7 +159,7 @@ async def book_invoice(workspace: Workspace, entry: Entry, amount: Decimal) -> N
     token = INVOICE_DIFFERS if differs else INVOICED
     await workspace.budget.settle(entry.claimed_on, entry.render_id, amount, claim=entry.claim, token=token)
     if differs:
-        workspace.post(about_bill(entry, entry.quoted, amount))
+        workspace.notify(about_bill(entry, entry.quoted, amount))
 
 
 async def _fetch(workspace: Workspace, record: Record, path: Path) -> tuple[Record, VideoFacts]:

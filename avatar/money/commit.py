@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from avatar.errors import ObjectNotFound, StoreUnavailable
 from avatar.models import Continuity, Plan, Stored, chained
 from avatar.money.journal import Record, RenderState
-from avatar.money.quote import Order, order_for
+from avatar.money.quote import QuotedRender, quote_render
 from avatar.workspace import Workspace
 
 #: Sets money aside, in US dollars by render id; the keys of the claims, by render id.
@@ -49,7 +49,7 @@ class OpenJob(Stored):
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenStatus:
     """An open job, and for how many seconds nobody gave a sign of working on it, by the store's clock."""
 
     job: OpenJob
@@ -70,7 +70,7 @@ async def open_job(
     )
 
 
-async def find_open(workspace: Workspace, job_id: str) -> Open | None:
+async def find_open(workspace: Workspace, job_id: str) -> OpenStatus | None:
     """The job if it is open. One whose note cannot be read is open all the same."""
     try:
         blob = await workspace.store.get(open_key(job_id))
@@ -80,7 +80,7 @@ async def find_open(workspace: Workspace, job_id: str) -> Open | None:
         job = OpenJob.model_validate_json(blob.data)
     except ValidationError:
         job = OpenJob(job_id=job_id, since=blob.stat.modified)
-    return Open(job, blob.stat.age or 0.0)
+    return OpenStatus(job, blob.stat.age or 0.0)
 
 
 async def open_jobs(workspace: Workspace) -> list[str]:
@@ -121,28 +121,28 @@ async def still_to_buy(workspace: Workspace, plan: Plan) -> dict[str, Decimal]:
     """US dollars by render id for what the job has yet to pay; empty for a free provider."""
     if not workspace.provider(plan.provider, plan.model).capabilities.paid:
         return {}
-    orders = await job_orders(workspace, plan)
-    return {order.render_id: order.quoted for order, head in orders if unpaid(head)}
+    orders = await quoted_renders(workspace, plan)
+    return {order.render_id: order.quoted for order, head in orders if is_unpaid(head)}
 
 
 async def release_unspent(workspace: Workspace, claims: Mapping[str, str]) -> None:
     """Give back those of a run's claims that nothing was bought on."""
     for render_id, key in claims.items():
         head = await workspace.journal.head(render_id)
-        if unpaid(head) or (head is not None and head.entry.claim not in {None, key}):
+        if is_unpaid(head) or (head is not None and head.entry.claim not in {None, key}):
             await workspace.budget.release(key)
 
 
-async def job_orders(workspace: Workspace, plan: Plan) -> Sequence[tuple[Order, Record | None]]:
+async def quoted_renders(workspace: Workspace, plan: Plan) -> Sequence[tuple[QuotedRender, Record | None]]:
     """Every render of a job with where it stands.
 
     In a chain, what follows a render that is not in the store yet has no name of its own: it goes by the one that it
     would have if it began from the portrait, and stands nowhere.
     """
-    found: list[tuple[Order, Record | None]] = []
+    found: list[tuple[QuotedRender, Record | None]] = []
     following: Plan | None = plan
     for segment in plan.segments:
-        order = order_for(workspace, following or plan, segment)
+        order = quote_render(workspace, following or plan, segment)
         new = following is None or workspace.journal.seemed_new(order.render_id)
         head = None if new else await workspace.journal.head(order.render_id)
         found.append((order, head))
@@ -152,7 +152,7 @@ async def job_orders(workspace: Workspace, plan: Plan) -> Sequence[tuple[Order, 
     return found
 
 
-def unpaid(head: Record | None) -> bool:
+def is_unpaid(head: Record | None) -> bool:
     """Whether no money was, or may have been, spent for it so far."""
     if head is None or head.state in _NOT_CHARGED:
         return True

@@ -26,7 +26,7 @@ WORDLESS = (2.0, 5.0, 10.0)
 SECOND_LOOK = 2.0
 
 
-async def second_witness(workspace: Workspace, record: Record, look: Snapshot) -> bool:
+async def result_has_video(workspace: Workspace, record: Record, look: Snapshot) -> bool:
     """Whether a render whose status names a failure has a video all the same.
 
     Raises:
@@ -129,7 +129,7 @@ async def give_up(
     if written is None:
         return await workspace.journal.head(record.entry.render_id) or record
     await workspace.journal.keep_open(record.entry.render_id)
-    workspace.post(about_stalled(written))
+    workspace.notify(about_stalled(written))
     return written
 
 

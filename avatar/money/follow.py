@@ -17,10 +17,10 @@ from avatar.errors import (
 )
 from avatar.events import next_step
 from avatar.models import RemoteState, Snapshot, Submission
-from avatar.money.failures import give_up, raise_failed, second_witness, submission_of
+from avatar.money.failures import give_up, raise_failed, result_has_video, submission_of
 from avatar.money.journal import Record, RenderState
 from avatar.money.seen import SIGN_SECONDS
-from avatar.money.webhooks import PREFIX, render_of
+from avatar.money.webhooks import PREFIX, render_of_note
 from avatar.providers.base import Provider
 from avatar.providers.watching import ENDED
 from avatar.providers.wire import about_render
@@ -44,14 +44,14 @@ def describe_snapshot(snapshot: Snapshot, age: float) -> str:
 # Waking those who wait for a render when a webhook has come in for it, in whatever process the webhook arrived.
 log = logging.getLogger("avatar.webhooks")
 
-#: Seconds between two lists of the hints, however many renders are waited for; and when the store does not answer.
+#: Seconds between two lists of the notes, however many renders are waited for; and when the store does not answer.
 EVERY, AFTER_FAILURE = 1.0, 10.0
-#: Seconds after a hint at which the provider is looked at. Its status may lag behind its webhook.
+#: Seconds after a note at which the provider is looked at. Its status may lag behind its webhook.
 LOOKS = (0.0, 1.0, 3.0)
 
 
 class WebhookListener:
-    """Wakes once for each hint about a render that somebody waits for. Lists the hints only while somebody does."""
+    """Wakes once for each note about a render that somebody waits for. Lists the notes only while somebody does."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -61,7 +61,7 @@ class WebhookListener:
 
     @contextmanager
     def listening(self, render_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever a new hint about the render is there; whoever waits clears it."""
+        """An event that is set whenever a new note about the render is there; whoever waits clears it."""
         called = asyncio.Event()
         self._waiting.setdefault(render_id, set()).add(called)
         if self._listener is None or self._listener.done():
@@ -82,14 +82,14 @@ class WebhookListener:
             try:
                 self._wake([stat.key for stat in await self._store.list(PREFIX)])
                 pause = EVERY
-            except AvatarError as error:  # the wait goes on without hints
-                log.info("Hints cannot be listed: %s", error)
+            except AvatarError as error:  # the wait goes on without notes
+                log.info("Notes cannot be listed: %s", error)
                 pause = AFTER_FAILURE
             await asyncio.sleep(max(pause / 2, pause - (time.monotonic() - began)))
 
     def _wake(self, keys: list[str]) -> None:
         for key in keys:
-            waiting = self._waiting.get(render_of(key), ())
+            waiting = self._waiting.get(render_of_note(key), ())
             if waiting and key not in self._rung:
                 self._rung.add(key)
                 for called in waiting:
@@ -166,7 +166,7 @@ async def follow_render(workspace: Workspace, render_id: str, on_snapshot: OnSna
     if record.state is RenderState.FAILED:
         raise_failed(record)
     await workspace.journal.give_sign(render_id)
-    return await judge_look(workspace, record, await _watch(workspace, record, on_snapshot))
+    return await read_snapshot(workspace, record, await _watch(workspace, record, on_snapshot))
 
 
 async def _watch(workspace: Workspace, record: Record, on_snapshot: OnSnapshot) -> Snapshot | None:
@@ -196,7 +196,7 @@ async def _looks(workspace: Workspace, submission: Submission) -> AsyncGenerator
                 yield snapshot
 
 
-async def judge_look(workspace: Workspace, record: Record, look: Snapshot | None) -> Snapshot:
+async def read_snapshot(workspace: Workspace, record: Record, look: Snapshot | None) -> Snapshot:
     """The last look at a render, if it is done. Raises as `follow_render`, and `StillRendering` if it goes on."""
     submission = submission_of(record)
     if look is not None and look.state is RemoteState.DONE:
@@ -204,7 +204,7 @@ async def judge_look(workspace: Workspace, record: Record, look: Snapshot | None
     if (
         look is not None
         and look.state is RemoteState.FAILED
-        and await second_witness(workspace, record, look)
+        and await result_has_video(workspace, record, look)
     ):
         return Snapshot(state=RemoteState.DONE, progress=1.0)
     overdue = age_of(submission) > workspace.settings.polling.deadline_seconds

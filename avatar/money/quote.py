@@ -63,7 +63,7 @@ def describe_plan(plan: Plan) -> str:
 
 
 @dataclass(frozen=True)
-class Order:
+class QuotedRender:
     """One render to be bought: what, by whom, at what price."""
 
     render_id: str
@@ -73,9 +73,9 @@ class Order:
     quoted: Decimal
 
 
-def order_for(workspace: Workspace, plan: Plan, segment: Segment) -> Order:
+def quote_render(workspace: Workspace, plan: Plan, segment: Segment) -> QuotedRender:
     provider = workspace.provider(plan.provider, plan.model)
-    return Order(
+    return QuotedRender(
         render_id=identify(
             portrait=plan.portrait, segment=segment, prompt=plan.prompt, model=plan.model, take=plan.take
         ),

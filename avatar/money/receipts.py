@@ -26,7 +26,7 @@ class Receipt(Stored):
     submission: Submission
 
 
-def keep(state_dir: Path, submission: Submission, attempt: int) -> None:
+def keep_receipt(state_dir: Path, submission: Submission, attempt: int) -> None:
     """Write the receipt durably. A full or read-only disk is no reason to stop: the journal comes next."""
     path = _path(state_dir, submission.render_id)
     with contextlib.suppress(OSError):
@@ -39,7 +39,7 @@ def keep(state_dir: Path, submission: Submission, attempt: int) -> None:
         draft.replace(path)
 
 
-def find(state_dir: Path, render_id: str) -> Receipt | None:
+def find_receipt(state_dir: Path, render_id: str) -> Receipt | None:
     """The receipt of a render, if this machine has one that the journal may lack."""
     with contextlib.suppress(OSError):
         data = _path(state_dir, render_id).read_bytes()
@@ -53,12 +53,12 @@ def _of_format_1(data: bytes) -> Receipt:
     return Receipt(submission=Submission.model_validate_json(data))
 
 
-def kept(state_dir: Path) -> list[str]:
+def renders_with_receipt(state_dir: Path) -> list[str]:
     """Renders of which this machine has a receipt."""
     return sorted(path.stem for path in (state_dir / "receipts").glob("*.json"))
 
 
-def kept_at(state_dir: Path, render_id: str) -> float:
+def receipt_time(state_dir: Path, render_id: str) -> float:
     """When it was written, in seconds since 1970; now, if it is gone."""
     try:
         return _path(state_dir, render_id).stat().st_mtime
@@ -66,7 +66,7 @@ def kept_at(state_dir: Path, render_id: str) -> float:
         return time.time()
 
 
-def drop(state_dir: Path, render_id: str) -> None:
+def drop_receipt(state_dir: Path, render_id: str) -> None:
     """The journal holds it now."""
     with contextlib.suppress(OSError):
         _path(state_dir, render_id).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from avatar.errors import InvalidInput, RenderFailed
 from avatar.models import CancelOutcome, RemoteVideo
 from avatar.money.failures import record_failure, release_claim, where_to_look
 from avatar.money.journal import Failure, Record, RenderState
-from avatar.money.state import attach, confirm_request, current, look_in_history
+from avatar.money.state import attach, confirm_request, look_in_history, read_current
 from avatar.workspace import Workspace
 
 # Settle a render whose outcome is unknown: a person, or a webhook, brings what the machine cannot know.
@@ -120,7 +120,7 @@ async def _check_history(workspace: Workspace, record: Record) -> None:
     )
 
 
-async def what_history_shows(workspace: Workspace, render_id: str) -> str:
+async def describe_history(workspace: Workspace, render_id: str) -> str:
     """What the provider's list of requests says of a render, for a person who is about to declare it not charged."""
     record = await workspace.journal.head(render_id)
     found = await look_in_history(workspace, record) if record is not None else None
@@ -139,7 +139,7 @@ async def what_history_shows(workspace: Workspace, render_id: str) -> str:
 
 async def what_to_look_for(workspace: Workspace, render_id: str) -> str:
     """What a person who is to settle a render can find on the provider's own pages; nothing if it needs no settling."""
-    record = await current(workspace, render_id)
+    record = await read_current(workspace, render_id)
     if record is None or record.state not in _OPEN:
         return ""
     held = record.entry.submission
@@ -148,7 +148,7 @@ async def what_to_look_for(workspace: Workspace, render_id: str) -> str:
 
 
 async def _unsettled(workspace: Workspace, render_id: str) -> Record:
-    record = await current(workspace, render_id)
+    record = await read_current(workspace, render_id)
     if record is None:
         raise InvalidInput(
             f"The journal knows no render {render_id!r}.", hint="`avatar status` lists open renders."

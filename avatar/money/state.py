@@ -25,7 +25,7 @@ from avatar.money.journal import (
     Stray,
     is_indexed,
 )
-from avatar.money.webhooks import OPEN_ENDED, Hint, hints_for, plain_id, request_ids
+from avatar.money.webhooks import OPEN_ENDED, WebhookNote, notes_for, request_ids, valid_request_id
 from avatar.providers.answers import parse_object
 from avatar.providers.watching import NOT_FOUND
 from avatar.workspace import Workspace
@@ -67,19 +67,19 @@ log = logging.getLogger("avatar.webhooks")
 ABREAST = 64
 
 
-async def settle_by_hint(workspace: Workspace, record: Record) -> Record:
+async def settle_by_webhook(workspace: Workspace, record: Record) -> Record:
     """The render, submitted if a webhook brought the request id that it lacks, and the provider confirms it.
 
     Asked about a render that nobody moves on: one in `OPEN_ENDED`, or an intent whose holder is gone. Never sends a
-    paid request. What cannot be proved now leaves the record as it is, and the hint stays.
+    paid request. What cannot be proved now leaves the record as it is, and the note stays.
 
     Raises:
         StoreUnavailable: the store failed.
         ProviderUnavailable: a person declared the render not charged, and whether that was wrong cannot be asked now.
     """
-    named = [hint for hint in await hints_for(workspace.store, record) if hint.request_id]
-    checked = [(hint, await _confirmed(workspace, record, hint)) for hint in named]
-    proved = [(hint, submission) for hint, submission in checked if submission is not None]
+    named = [note for note in await notes_for(workspace.store, record) if note.request_id]
+    checked = [(note, await _confirmed(workspace, record, note)) for note in named]
+    proved = [(note, submission) for note, submission in checked if submission is not None]
     if len(proved) > 1:
         log.error(
             "Webhooks name several requests for render %s: %s. A person must choose (`avatar resolve`).",
@@ -90,34 +90,34 @@ async def settle_by_hint(workspace: Workspace, record: Record) -> Record:
     return await _attach(workspace, record, *proved[0])
 
 
-async def _confirmed(workspace: Workspace, record: Record, hint: Hint) -> Submission | None:
-    """The receipt for the hint's request, if the provider knows it under our key and no other render holds it.
+async def _confirmed(workspace: Workspace, record: Record, note: WebhookNote) -> Submission | None:
+    """The receipt for the note's request, if the provider knows it under our key and no other render holds it.
 
     Neither provider's API tells a request's inputs or tags by its id: that it is this render's is proved by the
     address it came to, and for fal by the signature over the body that names it.
     """
     try:
-        submission = await confirm_request(workspace, record, str(hint.request_id))
+        submission = await confirm_request(workspace, record, str(note.request_id))
     except AvatarError as error:
         # Before a person's word lets it be paid for anew, the provider must have answered.
         freed = record.state is RenderState.RESOLVED and isinstance(error, Transient)
         if freed or isinstance(error, StoreUnavailable):
             raise
-        log.warning("A webhook named request %s for render %s. %s", hint.request_id, hint.render_id, error)
+        log.warning("A webhook named request %s for render %s. %s", note.request_id, note.render_id, error)
         return None
-    holder = await find_holder(workspace, hint.render_id, hint.provider, str(hint.request_id))
+    holder = await find_holder(workspace, note.render_id, note.provider, str(note.request_id))
     if holder is None:
         return submission
     log.error(
         "A webhook for render %s named request %s, which render %s holds: it is dropped.",
-        hint.render_id, hint.request_id, holder,
+        note.render_id, note.request_id, holder,
     )  # fmt: skip
-    await workspace.store.remove(hint.key)
+    await workspace.store.remove(note.key)
     return None
 
 
-async def _attach(workspace: Workspace, record: Record, hint: Hint, submission: Submission) -> Record:
-    settled_by = f"{hint.provider} webhook received {hint.received_at:%Y-%m-%d %H:%M:%S} UTC"
+async def _attach(workspace: Workspace, record: Record, note: WebhookNote, submission: Submission) -> Record:
+    settled_by = f"{note.provider} webhook received {note.received_at:%Y-%m-%d %H:%M:%S} UTC"
     return await attach(workspace, record, submission, settled_by) or record
 
 
@@ -184,7 +184,7 @@ async def _holds(journal: Journal, render_id: str, request: tuple[ProviderName, 
     return held is not None and (held.provider, held.request_id) == request
 
 
-async def current(workspace: Workspace, render_id: str) -> Record | None:
+async def read_current(workspace: Workspace, render_id: str) -> Record | None:
     """Where a render stands, after what can be told without sending anything that is paid for.
 
     A receipt on this machine, a webhook that the provider confirms, or the provider's own history settles an unknown
@@ -204,7 +204,7 @@ async def current(workspace: Workspace, render_id: str) -> Record | None:
         record = await _use_stray(workspace, record)
     if record.state not in OPEN_ENDED | {RenderState.INTENT}:
         return record
-    for settle in (settle_by_hint, settle_by_answer, settle_by_history):
+    for settle in (settle_by_webhook, settle_by_answer, settle_by_history):
         settled = await settle(workspace, record)
         if settled is not record:
             return settled
@@ -214,7 +214,7 @@ async def current(workspace: Workspace, render_id: str) -> Record | None:
 async def _declare_unknown(workspace: Workspace, record: Record) -> Record:
     written = await workspace.journal.append(record, RenderState.UNKNOWN, failure=_silent_holder(record))
     if written is not None:
-        workspace.post(about_unknown(written))
+        workspace.notify(about_unknown(written))
     return written or await workspace.journal.head(record.entry.render_id) or record
 
 
@@ -224,7 +224,7 @@ async def _use_receipt(workspace: Workspace, record: Record) -> Record:
     One that the journal holds was left by a process that died before it could drop it.
     """
     entry, folder = record.entry, workspace.settings.state_dir
-    receipt = receipts.find(folder, entry.render_id)
+    receipt = receipts.find_receipt(folder, entry.render_id)
     if receipt is None:
         return record
     submission = receipt.submission
@@ -239,9 +239,9 @@ async def _use_receipt(workspace: Workspace, record: Record) -> Record:
         else:
             stray = stray_of(entry, submission, attempt=receipt.attempt or entry.attempt)
             await workspace.journal.keep_stray(stray)
-            workspace.post(about_stray(stray))
+            workspace.notify(about_stray(stray))
             record = replace(record, strays=True)
-    receipts.drop(folder, entry.render_id)
+    receipts.drop_receipt(folder, entry.render_id)
     return record
 
 
@@ -275,14 +275,14 @@ _ID_IN_LINK = re.compile(r"https?://[^?#]*/requests/(?:status/)?([^/?#]+)")
 _MOST_IDS = 8
 
 
-def named_ids(value: Any, name: str = "") -> Iterator[str]:
+def possible_request_ids(value: Any, name: str = "") -> Iterator[str]:
     """Whatever in an answer may be the id of the request, wherever it stands."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from named_ids(inner, key.lower().replace("_", "").replace("-", ""))
+            yield from possible_request_ids(inner, key.lower().replace("_", "").replace("-", ""))
     elif isinstance(value, list):
         for inner in value:
-            yield from named_ids(inner, name)
+            yield from possible_request_ids(inner, name)
     elif isinstance(value, str | int) and name in _ID_NAMES:
         yield str(value)
     elif isinstance(value, str) and (found := _ID_IN_LINK.match(value)):
@@ -297,8 +297,8 @@ async def settle_by_answer(workspace: Workspace, record: Record) -> Record:
     failure = record.entry.failure
     if record.state is not RenderState.UNKNOWN or failure is None:
         return record
-    named = {*named_ids(parse_object((failure.answer or "").encode())), failure.request_id}
-    known = sorted(filter(None, map(plain_id, named)))[:_MOST_IDS]
+    named = {*possible_request_ids(parse_object((failure.answer or "").encode())), failure.request_id}
+    known = sorted(filter(None, map(valid_request_id, named)))[:_MOST_IDS]
     confirmed = [found for one in known if (found := await _known_as_ours(workspace, record, one))]
     if len(confirmed) != 1:
         return record
@@ -358,8 +358,8 @@ async def look_in_history(workspace: Workspace, record: Record) -> list[str] | N
         one.request_id
         for one in listed
         if one.prompt == sent.prompt
-        and is_file(one.image_url, sent.portrait)
-        and is_file(one.audio_url, sent.voice)
+        and names_file(one.image_url, sent.portrait)
+        and names_file(one.audio_url, sent.voice)
         and (one.sent_at is None or since <= one.sent_at <= until)
     }
     # Another take of the same job has the same files and the same prompt.
@@ -376,7 +376,7 @@ def file_name(url: str) -> str:
 _BY_CONTENT = re.compile(r"[0-9a-f]{64}[^/]*$")
 
 
-def is_file(url: str, name: str) -> bool:
+def names_file(url: str, name: str) -> bool:
     """Whether an address is that of the file by that name. A copy at fal may have something before the name of ours."""
     shown, ours = file_name(url), _BY_CONTENT.search(name)
     return shown == name or (ours is not None and unquote(shown).endswith(ours[0]))

@@ -25,12 +25,12 @@ from avatar.events import about_stray, about_unknown
 from avatar.models import Plan, Segment, Submission
 from avatar.money import receipts
 from avatar.money.attempt import Attempt, as_failure
-from avatar.money.commit import unpaid
+from avatar.money.commit import is_unpaid
 from avatar.money.failures import raise_failed, raise_unknown
 from avatar.money.journal import Failure, Record, RenderState, Sent
-from avatar.money.quote import Order, order_for
-from avatar.money.state import current, file_name
-from avatar.money.webhooks import Callbacks
+from avatar.money.quote import QuotedRender, quote_render
+from avatar.money.state import file_name, read_current
+from avatar.money.webhooks import WebhookAddresses
 from avatar.providers.base import RenderInputs
 from avatar.store.proof import keeps_conditional_create
 from avatar.waiting import Moment, patiently, seen_through
@@ -45,19 +45,19 @@ _UNDER_WAY = {RenderState.INTENT, RenderState.SUBMITTED}
 
 
 @asynccontextmanager
-async def its_turn(workspace: Workspace, plan: Plan, segment: Segment) -> AsyncIterator[None]:
+async def hold_turn(workspace: Workspace, plan: Plan, segment: Segment) -> AsyncIterator[None]:
     """Wait for a turn before the intent is written, and hold it while the provider has the render.
 
     What is free, at rest or in the store already takes none. Raises `StoreUnavailable` if the store failed.
     """
-    order = order_for(workspace, plan, segment)
+    order = quote_render(workspace, plan, segment)
     if not order.provider.capabilities.paid:
         yield
         return
     new = workspace.journal.seemed_new(order.render_id)
     head = None if new else await patiently(lambda: workspace.journal.head(order.render_id))
     under_way = head is not None and head.state in _UNDER_WAY
-    if not under_way and not unpaid(head):
+    if not under_way and not is_unpaid(head):
         yield
         return
     async with workspace.turns.hold(plan.provider, under_way=under_way):
@@ -98,7 +98,7 @@ async def submit_render(
         StoreUnfit: the store cannot keep two workers from paying for the same render.
         StoreUnavailable: the store failed for minutes. Nothing is sent without its word.
     """
-    order = order_for(workspace, plan, segment)
+    order = quote_render(workspace, plan, segment)
     ready: _Ready | None = None
     wait = 1.0
     for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -130,7 +130,7 @@ async def submit_render(
     raise StoreUnavailable(f"Render {order.render_id} is contended: other runs keep taking its turn.")
 
 
-async def _claimed(workspace: Workspace, order: Order, claim: str | None) -> str | None:
+async def _claimed(workspace: Workspace, order: QuotedRender, claim: str | None) -> str | None:
     """A claim that is good for sending now. A free provider needs none."""
     if not order.provider.capabilities.paid:
         return None
@@ -147,11 +147,11 @@ class _Ready:
     """All that a paid request needs, save its intent."""
 
     inputs: RenderInputs
-    callbacks: Callbacks | None
+    addresses: WebhookAddresses | None
 
 
 async def _begin(
-    workspace: Workspace, order: Order, after: Record | None, claim: str | None, inputs: RenderInputs
+    workspace: Workspace, order: QuotedRender, after: Record | None, claim: str | None, inputs: RenderInputs
 ) -> Attempt | None:
     """An attempt of ours, begun just now. None: somebody else was first, or has taken over.
 
@@ -181,7 +181,7 @@ async def _begin(
     )
 
 
-def _sent(order: Order, inputs: RenderInputs) -> Sent:
+def _sent(order: QuotedRender, inputs: RenderInputs) -> Sent:
     return Sent(
         endpoint=order.provider.endpoint,
         model=order.plan.model,
@@ -192,7 +192,7 @@ def _sent(order: Order, inputs: RenderInputs) -> Sent:
     )
 
 
-async def _prepare(workspace: Workspace, order: Order) -> _Ready:
+async def _prepare(workspace: Workspace, order: QuotedRender) -> _Ready:
     """All that can fail before the intent is written: keys, the store's fitness, links, uploads."""
     order.provider.check_configured()
     if order.provider.capabilities.paid and not await keeps_conditional_create(workspace.store):
@@ -214,22 +214,22 @@ async def _prepare(workspace: Workspace, order: Order) -> _Ready:
         portrait_url=links[0],
         voice_url=links[1],
     )
-    return _Ready(await order.provider.deliver(inputs), await _callbacks(workspace, order))
+    return _Ready(await order.provider.deliver(inputs), await _webhook_addresses(workspace, order))
 
 
-async def _callbacks(workspace: Workspace, order: Order) -> Callbacks | None:
+async def _webhook_addresses(workspace: Workspace, order: QuotedRender) -> WebhookAddresses | None:
     """What addresses of webhooks are made with, if they are wanted and the provider has them."""
     wanted = workspace.settings.bridge.public_url is not None and order.provider.capabilities.webhook
-    return await workspace.callbacks() if wanted else None
+    return await workspace.webhook_addresses() if wanted else None
 
 
-async def _settled(workspace: Workspace, order: Order) -> Record | None:
+async def _settled(workspace: Workspace, order: QuotedRender) -> Record | None:
     """Wait until nobody else is in the middle of the request, then return where the render stands.
 
     Raises for states that only a person can leave.
     """
     while True:
-        record = await patiently(lambda: current(workspace, order.render_id))
+        record = await patiently(lambda: read_current(workspace, order.render_id))
         if record is None or record.state in _FREE_TO_TRY | ACCEPTED:
             return record
         if record.state is RenderState.UNKNOWN:
@@ -244,11 +244,11 @@ async def _settled(workspace: Workspace, order: Order) -> Record | None:
         await asyncio.sleep(1.0)
 
 
-async def _send(workspace: Workspace, order: Order, ready: _Ready, attempt: Attempt) -> Record:
+async def _send(workspace: Workspace, order: QuotedRender, ready: _Ready, attempt: Attempt) -> Record:
     """Send the paid request once, and write down how it ended whatever happens."""
     inputs = replace(ready.inputs, may_send=attempt.may_send)
-    if ready.callbacks:
-        inputs = ready.callbacks.with_address(inputs, attempt.record.entry)
+    if ready.addresses:
+        inputs = ready.addresses.with_address(inputs, attempt.record.entry)
     try:
         with attempt:
             submission = await seen_through(order.provider.submit(inputs))
@@ -269,13 +269,13 @@ async def _send(workspace: Workspace, order: Order, ready: _Ready, attempt: Atte
             if record.state in ACCEPTED:
                 return record
         if record.state is RenderState.UNKNOWN:
-            workspace.post(about_unknown(record))
+            workspace.notify(about_unknown(record))
         if isinstance(error, OutcomeUnknown):
             raise_unknown(record)
         raise
-    receipts.keep(workspace.settings.state_dir, submission, attempt.record.entry.attempt)
+    receipts.keep_receipt(workspace.settings.state_dir, submission, attempt.record.entry.attempt)
     record = await attempt.accepted(submission)
-    receipts.drop(workspace.settings.state_dir, submission.render_id)
+    receipts.drop_receipt(workspace.settings.state_dir, submission.render_id)
     await _tell_stray(workspace, record, submission)
     return record
 
@@ -283,7 +283,7 @@ async def _send(workspace: Workspace, order: Order, ready: _Ready, attempt: Atte
 async def _settled_at_once(workspace: Workspace, record: Record) -> Record:
     """Where an unknown render stands after what its answer and the provider can tell right away."""
     try:
-        return await current(workspace, record.entry.render_id) or record
+        return await read_current(workspace, record.entry.render_id) or record
     except Transient as error:
         log.info("Render %s stays unknown for now: %s", record.entry.render_id, error)
         return record
@@ -318,7 +318,7 @@ async def _tell_stray(workspace: Workspace, record: Record, submission: Submissi
     )  # fmt: skip
     for stray in await workspace.journal.strays(submission.render_id):
         if stray.submission.request_id == submission.request_id:
-            workspace.post(about_stray(stray))
+            workspace.notify(about_stray(stray))
 
 
 def _pause(error: Transient, last: float) -> float:

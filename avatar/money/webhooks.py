@@ -22,7 +22,7 @@ from avatar.store.store import Store
 # The addresses that providers are asked to call when a render has ended, each good for one request of one render.
 #
 # An address carries the render, the attempt and a MAC over both. The MAC is a capability: whoever knows the address may
-# bring a hint for that one request, and nothing else. It reaches the provider and nobody else: no log, no journal.
+# bring a note for that one request, and nothing else. It reaches the provider and nobody else: no log, no journal.
 #: Where the secret is kept when the settings name none.
 SECRET_KEY = "bridge/secret.json"  # noqa: S105 - an object's name
 #: Hex digits of the MAC that are kept: 160 bits.
@@ -32,7 +32,7 @@ _RENDER_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class Asked:
+class WebhookTarget:
     """The one request of a render that an address stands for."""
 
     provider: ProviderName
@@ -40,7 +40,7 @@ class Asked:
     attempt: int
 
 
-class Callbacks:
+class WebhookAddresses:
     """Makes such addresses and knows its own again."""
 
     def __init__(self, secret: bytes, public_url: str | None) -> None:
@@ -49,29 +49,29 @@ class Callbacks:
 
     def with_address(self, inputs: RenderInputs, intent: Entry) -> RenderInputs:
         """`inputs` with the address for the request that `intent` announces. Makes no call."""
-        asked = Asked(intent.provider, intent.render_id, intent.attempt)
+        asked = WebhookTarget(intent.provider, intent.render_id, intent.attempt)
         return replace(inputs, webhook_url=f"{self._base}{path_of(asked)}/{self._mac(asked)}")
 
-    def verified(self, provider: str, render_id: str, attempt: str, mac: str) -> Asked | None:
+    def verified(self, provider: str, render_id: str, attempt: str, mac: str) -> WebhookTarget | None:
         """What the parts of an address stand for; None if they are not of one that was made here."""
         known = provider in set(ProviderName) and _RENDER_ID.fullmatch(render_id)
         if not known or not re.fullmatch(r"[1-9][0-9]{0,5}", attempt):
             return None
-        asked = Asked(ProviderName(provider), render_id, int(attempt))
+        asked = WebhookTarget(ProviderName(provider), render_id, int(attempt))
         same = hmac.compare_digest(self._mac(asked).encode(), mac.encode("utf-8", "replace"))
         return asked if same else None
 
-    def _mac(self, asked: Asked) -> str:
+    def _mac(self, asked: WebhookTarget) -> str:
         message = f"avatar webhook\n{asked.provider}\n{asked.render_id}\n{asked.attempt}"
         return hmac.new(self._secret, message.encode(), hashlib.sha256).hexdigest()[:MAC_DIGITS]
 
 
-def path_of(asked: Asked) -> str:
+def path_of(asked: WebhookTarget) -> str:
     """The path of an address up to its MAC."""
     return f"/webhooks/{asked.provider}/{asked.render_id}/{asked.attempt}"
 
 
-async def open_callbacks(settings: BridgeSettings, store: Store) -> Callbacks:
+async def open_webhook_addresses(settings: BridgeSettings, store: Store) -> WebhookAddresses:
     """The maker of addresses, with the secret of the settings or of the store, which is made there if it is missing.
 
     Raises:
@@ -79,7 +79,7 @@ async def open_callbacks(settings: BridgeSettings, store: Store) -> Callbacks:
         NotConfigured: the secret in the store cannot be read.
     """
     given = settings.secret.get_secret_value().encode() if settings.secret else await _kept_secret(store)
-    return Callbacks(given, str(settings.public_url) if settings.public_url else None)
+    return WebhookAddresses(given, str(settings.public_url) if settings.public_url else None)
 
 
 async def _kept_secret(store: Store) -> bytes:
@@ -99,25 +99,25 @@ async def _kept_secret(store: Store) -> bytes:
     return secret
 
 
-# Hints: what a webhook leaves in the store. A hint moves nothing by itself; the provider's API is asked.
+# Notes: what a webhook leaves in the store. A note moves nothing by itself; the provider's API is asked.
 #
 # `hints/<render_id>.<attempt>.<digest of the request id>.json` says that a webhook about that paid request came in. It
 # makes whoever waits for the render look at once, and it may give an unknown render its request id (`attach`).
 log = logging.getLogger("avatar.webhooks")
 
 PREFIX = "hints/"
-#: Hints kept for one paid request. One is usual; more come only from somebody who knows the address.
+#: Notes kept for one paid request. One is usual; more come only from somebody who knows the address.
 MOST = 8
 #: States in which a request id that a webhook brings is news. `resolved`: a person erred, and the render is paid for.
 OPEN_ENDED = frozenset({RenderState.UNKNOWN, RenderState.RESOLVED})
-#: States in which a hint is kept: somebody waits, or will.
+#: States in which a note is kept: somebody waits, or will.
 WANTED = OPEN_ENDED | {RenderState.INTENT, RenderState.SUBMITTED}
 
-#: Ids that a hint may bring. Documented ones are letters, digits, hyphens and underscores.
+#: Ids that a note may bring. Documented ones are letters, digits, hyphens and underscores.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=~-]{0,199}")
 
 
-class Hint(Model):
+class WebhookNote(Model):
     """A webhook about one paid request came in. Only its address was verified, and fal's signature."""
 
     render_id: str
@@ -129,81 +129,81 @@ class Hint(Model):
     @property
     def key(self) -> str:
         digest = hashlib.sha256((self.request_id or "").encode()).hexdigest()[:16]
-        return f"{hint_prefix(self.render_id)}{self.attempt}.{digest}.json"
+        return f"{note_prefix(self.render_id)}{self.attempt}.{digest}.json"
 
 
-def hint_prefix(render_id: str) -> str:
+def note_prefix(render_id: str) -> str:
     return f"{PREFIX}{render_id}."
 
 
-def render_of(key: str) -> str:
-    """The render that a hint's key names."""
+def render_of_note(key: str) -> str:
+    """The render that a note's key names."""
     return key.removeprefix(PREFIX).partition(".")[0]
 
 
-def plain_id(value: Any) -> str | None:
+def valid_request_id(value: Any) -> str | None:
     """`value` if it has the form of a request id; a stranger may have written it."""
     return value if isinstance(value, str) and _REQUEST_ID.fullmatch(value) else None
 
 
-async def keep_hint(store: Store, journal: Journal, hint: Hint) -> Record | None:
-    """Keep a hint that somebody may wait for; the same one again changes nothing.
+async def keep_note(store: Store, journal: Journal, note: WebhookNote) -> Record | None:
+    """Keep a note that somebody may wait for; the same one again changes nothing.
 
     Returns:
-        The render as it stands; None if the hint is of no use to it.
+        The render as it stands; None if the note is of no use to it.
 
     Raises:
         StoreUnavailable: it was not kept; let the provider deliver it again.
     """
-    record = await journal.head(hint.render_id)
-    if record is None or not await _is_wanted(journal, record, hint):
+    record = await journal.head(note.render_id)
+    if record is None or not await _is_wanted(journal, record, note):
         return None
-    prefix = f"{hint_prefix(hint.render_id)}{hint.attempt}."
+    prefix = f"{note_prefix(note.render_id)}{note.attempt}."
     kept = [stat.key for stat in await store.list(prefix)]
-    if hint.key in kept:
+    if note.key in kept:
         return record
     if len(kept) >= MOST:
-        log.warning("Render %s: %d hints are kept already; one more is dropped.", hint.render_id, len(kept))
+        log.warning("Render %s: %d notes are kept already; one more is dropped.", note.render_id, len(kept))
         return None
-    await store.create(hint.key, hint.model_dump_json().encode())
+    await store.create(note.key, note.model_dump_json().encode())
     return record
 
 
-async def _is_wanted(journal: Journal, record: Record, hint: Hint) -> bool:
+async def _is_wanted(journal: Journal, record: Record, note: WebhookNote) -> bool:
     followed = record.entry.submission
-    if _is_about(hint, record):
+    if _is_about(note, record):
         if record.state in WANTED - {RenderState.SUBMITTED}:
             return True
-        if followed is not None and hint.request_id in {None, followed.request_id}:
+        if followed is not None and note.request_id in {None, followed.request_id}:
             return record.state is RenderState.SUBMITTED
-    if hint.request_id and hint.request_id not in await request_ids(journal, hint.render_id):
+    if note.request_id and note.request_id not in await request_ids(journal, note.render_id):
         log.error(
             "A %s webhook for attempt %d of render %s names request %s, which the journal does not hold. If the "
             "provider's dashboard shows it, it was charged beside the one that is followed.",
-            hint.provider, hint.attempt, hint.render_id, hint.request_id,
+            note.provider, note.attempt, note.render_id, note.request_id,
         )  # fmt: skip
     return False
 
 
-async def hints_for(store: Store, record: Record) -> list[Hint]:
-    """The hints about the newest paid request of a render."""
-    stats = await store.list(f"{hint_prefix(record.entry.render_id)}{record.entry.attempt}.")
+async def notes_for(store: Store, record: Record) -> list[WebhookNote]:
+    """The notes about the newest paid request of a render."""
+    stats = await store.list(f"{note_prefix(record.entry.render_id)}{record.entry.attempt}.")
     read = [await _read(store, stat.key) for stat in stats]
-    return [hint for hint in read if hint is not None and _is_about(hint, record)]
+    return [note for note in read if note is not None and _is_about(note, record)]
 
 
-def _is_about(hint: Hint, record: Record) -> bool:
+def _is_about(note: WebhookNote, record: Record) -> bool:
     entry = record.entry
-    return (hint.render_id, hint.attempt, hint.provider) == (entry.render_id, entry.attempt, entry.provider)
+    return (note.render_id, note.attempt, note.provider) == (entry.render_id, entry.attempt, entry.provider)
 
 
-async def _read(store: Store, key: str) -> Hint | None:
+async def _read(store: Store, key: str) -> WebhookNote | None:
     try:
-        return Hint.model_validate_json((await store.get(key)).data)
+        return WebhookNote.model_validate_json((await store.get(key)).data)
     except ObjectNotFound:  # another run has used it up
         return None
     except (ValidationError, InvalidInput):
-        log.warning("%s is no hint: it is left alone.", key)
+        log.warning("%s is no note: it is left alone.", key)
         return None
 
 
@@ -213,15 +213,15 @@ async def request_ids(journal: Journal, render_id: str) -> set[str]:
     return {record.entry.submission.request_id for record in history if record.entry.submission}
 
 
-async def hinted_renders(store: Store) -> set[str]:
+async def renders_with_notes(store: Store) -> set[str]:
     """Ids of the renders that webhooks have come in for."""
-    return {render_of(stat.key) for stat in await store.list(PREFIX)}
+    return {render_of_note(stat.key) for stat in await store.list(PREFIX)}
 
 
-async def drop_hints(store: Store, render_id: str) -> None:
-    """Remove the hints of a render that nobody waits for any more. One that stays is removed by `reconcile`."""
+async def drop_notes(store: Store, render_id: str) -> None:
+    """Remove the notes of a render that nobody waits for any more. One that stays is removed by `reconcile`."""
     try:
-        for stat in await store.list(hint_prefix(render_id)):
+        for stat in await store.list(note_prefix(render_id)):
             await store.remove(stat.key)
     except StoreUnavailable as error:
-        log.info("The hints of render %s stay for now: %s", render_id, error)
+        log.info("The notes of render %s stay for now: %s", render_id, error)

@@ -92,7 +92,7 @@ def path_segment(request_id: str) -> str:
     return quote(request_id, safe="")
 
 
-def number(value: Any) -> float | None:
+def read_number(value: Any) -> float | None:
     """A finite number of 0 or more, also when written as text; None for anything else."""
     try:
         parsed = (
@@ -103,18 +103,18 @@ def number(value: Any) -> float | None:
     return parsed if math.isfinite(parsed) and parsed >= 0 else None
 
 
-def whole(value: Any) -> int | None:
+def read_whole_number(value: Any) -> int | None:
     """A whole number of 0 or more, or None."""
-    parsed = number(value)
+    parsed = read_number(value)
     return int(parsed) if parsed is not None else None
 
 
-def text(value: Any) -> str:
+def text_or_empty(value: Any) -> str:
     """`value` if it is text, stripped; otherwise nothing."""
     return value.strip() if isinstance(value, str) else ""
 
 
-def clean(words: str, *secrets: str) -> str:
+def clean_text(words: str, *secrets: str) -> str:
     """Text by others, fit for an error or a log: one line, short, without query strings or secrets."""
     line = " ".join("".join(char if char.isprintable() else " " for char in words[:_LOOKED_AT]).split())
     for secret in filter(None, secrets):
@@ -137,7 +137,7 @@ def _said(value: Any) -> str:
         place = ".".join(str(part) for part in value["loc"]) if isinstance(value.get("loc"), list) else ""
         said = error_words(value)
         return f"{said} ({place})" if said and place else said
-    return text(value)
+    return text_or_empty(value)
 
 
 def error_kind(data: Mapping[str, Any] | None) -> str:
@@ -146,8 +146,8 @@ def error_kind(data: Mapping[str, Any] | None) -> str:
         return ""
     detail = data.get("detail")
     entries: Iterator[Any] = iter(detail if isinstance(detail, list) else [])
-    listed = (text(entry.get("type")) for entry in entries if isinstance(entry, dict))
-    return clean(text(data.get("error_type")) or next(filter(None, listed), ""))
+    listed = (text_or_empty(entry.get("type")) for entry in entries if isinstance(entry, dict))
+    return clean_text(text_or_empty(data.get("error_type")) or next(filter(None, listed), ""))
 
 
 # Where a result's video stands. Two shapes are documented; siblings and gateways use a dozen more, and what was paid
@@ -184,11 +184,11 @@ def read_video(
         *(part for part in (answer.get("video"), answer.get("output")) if isinstance(part, dict)),
         answer,
     )
-    lengths = (number(part.get(name)) for part in parts for name in ("duration", "duration_seconds"))
+    lengths = (read_number(part.get(name)) for part in parts for name in ("duration", "duration_seconds"))
     return RemoteVideo(
         url=url,
-        content_type=next(filter(None, (text(part.get("content_type")) for part in parts)), None),
-        size=next(filter(None, (whole(part.get("file_size")) for part in parts)), None),
+        content_type=next(filter(None, (text_or_empty(part.get("content_type")) for part in parts)), None),
+        size=next(filter(None, (read_whole_number(part.get("file_size")) for part in parts)), None),
         seconds=next(filter(None, lengths), None),
         billed_seconds=billed_seconds,
         payload=dict(answer),
@@ -210,14 +210,14 @@ def _links(
         packed = parse_object(b'{"data":%s}' % value.encode("utf-8", "replace"))
         yield from _links((packed or {}).get("data"), names, beside)
     elif beside is not None and isinstance(value, str):
-        yield from ((sure, link, beside) for sure, link in _link(text(value), names, beside))
+        yield from ((sure, link, beside) for sure, link in _link(text_or_empty(value), names, beside))
 
 
 def _link(words: str, names: tuple[str, ...], beside: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """The link that a text is, or holds."""
     unsure = UNSURE if any(map(_HARDLY.search, names)) else 0
     if words.lower().startswith(("https://", "http://")) and not re.search(r"\s", words):
-        is_video = text(beside.get("content_type")).startswith("video/") or _VIDEO_FILE.match(words)
+        is_video = text_or_empty(beside.get("content_type")).startswith("video/") or _VIDEO_FILE.match(words)
         if is_video or any("video" in name for name in names):
             yield unsure, words
         elif _RESULT.match(names[-1]):
@@ -226,7 +226,7 @@ def _link(words: str, names: tuple[str, ...], beside: Mapping[str, Any]) -> Iter
         yield unsure + UNSURE, found[0]
 
 
-class Vocabulary:
+class StatusWords:
     """A provider's status words. One that is not known means "keep polling", and is logged once."""
 
     def __init__(self, provider: str, **words: Iterable[str]) -> None:
@@ -242,7 +242,9 @@ class Vocabulary:
         name = self._name(word)
         if name not in self._states and name not in self._odd and len(self._odd) < 100:  # noqa: PLR2004 - enough
             self._odd.add(name)
-            log.warning("%s said an unknown status word, %r: taken as running.", self._provider, clean(word))
+            log.warning(
+                "%s said an unknown status word, %r: taken as running.", self._provider, clean_text(word)
+            )
         return self._states.get(name, RemoteState.RUNNING)
 
     @staticmethod

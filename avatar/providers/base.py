@@ -47,7 +47,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedRequest:
     """A request as the provider's history shows it. The links are secrets, as in `RenderInputs`."""
 
     request_id: str
@@ -144,7 +144,7 @@ class Provider(ABC):
         since: datetime,  # noqa: ARG002
         until: datetime,  # noqa: ARG002
         endpoint: str = "",  # noqa: ARG002
-    ) -> list[Listed] | None:
+    ) -> list[ListedRequest] | None:
         """The account's requests sent between the two, as far as they are listed with their inputs.
 
         `endpoint` is whose requests; empty: this model's.

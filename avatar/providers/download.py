@@ -14,7 +14,7 @@ from typing import NoReturn
 import httpx
 
 from avatar.errors import DownloadFailed, ProviderUnavailable
-from avatar.providers.public_hosts import Cut, Unsafe, get_public, host_of
+from avatar.providers.public_hosts import TransferCut, UnsafeUrl, get_public, host_of
 from avatar.providers.wire import Unreadable, read_bounded, retry_after
 from avatar.settings import DownloadSettings
 
@@ -40,7 +40,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Rules:
+class FetchRules:
     """What one fetch is held to.
 
     Attributes:
@@ -78,7 +78,7 @@ class NotFetched(Exception):
 
 
 @dataclass
-class Partial:
+class PartialFile:
     """What has arrived so far, beside the target until it is whole."""
 
     path: Path
@@ -117,7 +117,9 @@ async def fetch_video(url: str, target: Path, *, settings: DownloadSettings) -> 
             `kind` `expired`, the link is refused (401, 403, 404, 410): a fresh one may help, and a fresh one may not
             have got around yet.
     """
-    rules = Rules("video", settings.max_bytes, settings.attempts, settings.allow_private_hosts, paid=True)
+    rules = FetchRules(
+        "video", settings.max_bytes, settings.attempts, settings.allow_private_hosts, paid=True
+    )
     try:
         await fetch(url, target, rules)
     except NotFetched as error:
@@ -146,25 +148,25 @@ def _about_video(error: NotFetched, settings: DownloadSettings) -> DownloadFaile
     )
 
 
-async def fetch(url: str, target: Path, rules: Rules) -> None:
+async def fetch(url: str, target: Path, rules: FetchRules) -> None:
     """Write what `url` serves to `target`, complete or not at all. Raises `NotFetched`."""
-    partial = Partial(target.with_name(target.name + ".part"))
+    partial = PartialFile(target.with_name(target.name + ".part"))
     try:
         await _fetch(url, partial, rules)
         partial.path.replace(target)
-    except Unsafe as error:
+    except UnsafeUrl as error:
         raise NotFetched("unsafe", error.why, error.host) from None
     finally:
         partial.path.unlink(missing_ok=True)
 
 
-async def _fetch(url: str, partial: Partial, rules: Rules) -> None:
+async def _fetch(url: str, partial: PartialFile, rules: FetchRules) -> None:
     for attempt in range(1, rules.attempts + 1):
         try:
             async with asyncio.timeout(CONNECTION_SECONDS):
                 return await _transfer(url, partial, rules)
-        except (httpx.HTTPError, httpx.StreamError, OSError, Cut) as error:
-            why = str(error) if isinstance(error, Cut) else _in_words(error)
+        except (httpx.HTTPError, httpx.StreamError, OSError, TransferCut) as error:
+            why = str(error) if isinstance(error, TransferCut) else _in_words(error)
             wait = getattr(error, "wait", None)
         log.warning("The download from %s stopped after %d bytes (%s).", host_of(url), partial.size, why)
         if attempt < rules.attempts:
@@ -172,7 +174,7 @@ async def _fetch(url: str, partial: Partial, rules: Rules) -> None:
     raise NotFetched("unavailable", f"{why}, {rules.attempts} times", host_of(url))
 
 
-async def _transfer(url: str, partial: Partial, rules: Rules) -> None:
+async def _transfer(url: str, partial: PartialFile, rules: FetchRules) -> None:
     """One connection's worth: from where the last one stopped."""
     async with get_public(url, partial.range_headers(), private=rules.private) as response:
         _place(response, partial, rules)
@@ -182,12 +184,14 @@ async def _transfer(url: str, partial: Partial, rules: Rules) -> None:
             _check_size(partial.size + len(chunk), response, rules)
             partial.append(chunk)
     if partial.size == 0:
-        raise Cut("an empty answer")
+        raise TransferCut("an empty answer")
     if partial.total is not None and partial.size != partial.total:
-        raise Cut(f"{partial.size} of {partial.total} bytes")
+        raise TransferCut(f"{partial.size} of {partial.total} bytes")
 
 
-async def _unpacked(response: httpx.Response, partial: Partial, rules: Rules) -> AsyncIterator[bytes]:
+async def _unpacked(
+    response: httpx.Response, partial: PartialFile, rules: FetchRules
+) -> AsyncIterator[bytes]:
     """The file's bytes. Nobody asked for them to be packed; what was is not resumed."""
     packed = response.headers.get("content-encoding", "").strip().lower()
     if packed in {
@@ -207,28 +211,28 @@ async def _unpacked(response: httpx.Response, partial: Partial, rules: Rules) ->
             if piece:
                 yield piece
     except Unreadable as error:
-        raise Cut(f"it came {error}") from None
+        raise TransferCut(f"it came {error}") from None
 
 
-def _place(response: httpx.Response, partial: Partial, rules: Rules) -> None:
+def _place(response: httpx.Response, partial: PartialFile, rules: FetchRules) -> None:
     """Find out where this answer's bytes belong, or why there are none."""
     status = response.status_code
     if status in _EXPIRED:
         _fail("expired", f"its link is no longer valid ({status})", response)
     if status == 416:  # noqa: PLR2004 - what we have is not a part of what it serves now
         partial.size = 0
-        raise Cut("the content changed")
+        raise TransferCut("the content changed")
     if status == 200:  # noqa: PLR2004 - all of it: resuming is not supported, or the content changed
         partial.restart(response)
     elif status != 206:  # noqa: PLR2004 - nothing of it: what has arrived stays
-        raise Cut(f"status {status}", retry_after(response.headers))
+        raise TransferCut(f"status {status}", retry_after(response.headers))
     elif not _continues(response, partial):
         partial.size = 0
-        raise Cut("another part than was asked for")
+        raise TransferCut("another part than was asked for")
     _check_size(partial.total or 0, response, rules)
 
 
-def _continues(response: httpx.Response, partial: Partial) -> bool:
+def _continues(response: httpx.Response, partial: PartialFile) -> bool:
     """Whether a 206 begins where we stopped, in a content of the length we know."""
     span, _, total = response.headers.get("content-range", "").removeprefix("bytes ").partition("/")
     known = _digits(total)
@@ -237,7 +241,7 @@ def _continues(response: httpx.Response, partial: Partial) -> bool:
     )
 
 
-def _check_start(chunk: bytes, response: httpx.Response, rules: Rules) -> None:
+def _check_start(chunk: bytes, response: httpx.Response, rules: FetchRules) -> None:
     """An error page with status 200 is not what was asked for, whatever it is called."""
     kind = response.headers.get("content-type", "").lower()
     start = chunk[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -245,7 +249,7 @@ def _check_start(chunk: bytes, response: httpx.Response, rules: Rules) -> None:
     named = kind.startswith(rules.not_types) and not (rules.paid and _is_binary(chunk))
     if start.startswith(rules.not_starting) or named:
         if rules.paid:
-            raise Cut(f"a page of text came instead of a {rules.what}")
+            raise TransferCut(f"a page of text came instead of a {rules.what}")
         _fail("wrong_content", f"a page of text came instead of a {rules.what}", response)
 
 
@@ -253,7 +257,7 @@ def _is_binary(chunk: bytes) -> bool:
     return any(byte < 9 for byte in chunk[:64])  # noqa: PLR2004 - a tab, the first that texts have
 
 
-def _check_size(size: int, response: httpx.Response, rules: Rules) -> None:
+def _check_size(size: int, response: httpx.Response, rules: FetchRules) -> None:
     if size > rules.max_bytes:
         _fail("too_large", f"it is larger than {rules.max_bytes} bytes", response)
 

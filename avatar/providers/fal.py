@@ -19,28 +19,35 @@ import httpx
 from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
 from avatar.models import CancelOutcome, ProviderName, RemoteState, RemoteVideo, Snapshot, Submission
 from avatar.providers.answers import (
-    Vocabulary,
-    clean,
+    StatusWords,
+    clean_text,
     error_kind,
     error_words,
     parse_object,
     path_segment,
     read_video,
-    text,
-    whole,
+    read_whole_number,
+    text_or_empty,
 )
-from avatar.providers.base import Capabilities, Listed, Provider, RenderInputs, UnitPrice
+from avatar.providers.base import Capabilities, ListedRequest, Provider, RenderInputs, UnitPrice
 from avatar.providers.download import fetch_video
-from avatar.providers.fal_platform import Platform, upload
+from avatar.providers.fal_platform import FalPlatform, upload
 from avatar.providers.known_models import KnownModel, Offer
-from avatar.providers.outcome import UNREACHABLE_INPUT, accepted_id, body_of, judge, remedy, submit_seconds
+from avatar.providers.outcome import (
+    UNREACHABLE_INPUT,
+    accepted_id,
+    body_of,
+    judge_exchange,
+    remedy,
+    submit_seconds,
+)
 from avatar.providers.watching import (
     ENDED,
     GRACE,
     NoStream,
-    Pace,
+    PollPace,
+    RenderWatch,
     StreamDropped,
-    Watch,
     age_of,
     not_found,
     read_events,
@@ -52,7 +59,7 @@ from avatar.providers.wire import (
     Exchange,
     Wire,
     about_render,
-    extend,
+    extend_url,
     new_client,
 )
 
@@ -80,9 +87,9 @@ class ResultKind(StrEnum):
     NOT_YET = "not_yet"  #: it says nothing about the request
 
 
-def fal_words() -> Vocabulary:
+def fal_words() -> StatusWords:
     """Three are documented; FAILED is never said (github.com/TanStack/ai/pull/396), but would be understood."""
-    return Vocabulary(
+    return StatusWords(
         "fal",
         queued=("IN_QUEUE",),
         running=("IN_PROGRESS",),
@@ -92,9 +99,9 @@ def fal_words() -> Vocabulary:
     )
 
 
-def read_status(data: Mapping[str, Any], words: Vocabulary) -> Snapshot | None:
+def read_status(data: Mapping[str, Any], words: StatusWords) -> Snapshot | None:
     """A status body as a snapshot; None if it has no status. COMPLETED with an error is done: `collect` tells."""
-    word = text(data.get("status"))
+    word = text_or_empty(data.get("status"))
     if not word:
         return None
     state = words.state(word)
@@ -104,10 +111,10 @@ def read_status(data: Mapping[str, Any], words: Vocabulary) -> Snapshot | None:
     last = logs[-1] if isinstance(logs, list) and logs and isinstance(logs[-1], dict) else {}
     return Snapshot(
         state=state,
-        position=whole(data.get("queue_position")) if state is RemoteState.QUEUED else None,
-        message=clean(error_words({"error": data.get("error")}) or text(last.get("message"))),
+        position=read_whole_number(data.get("queue_position")) if state is RemoteState.QUEUED else None,
+        message=clean_text(error_words({"error": data.get("error")}) or text_or_empty(last.get("message"))),
         kind=error_kind(data),
-        word=clean(word),
+        word=clean_text(word),
     )
 
 
@@ -139,11 +146,14 @@ def judge_result(exchange: Exchange) -> ResultKind:
 def _judge_success(status: int, data: Mapping[str, Any]) -> ResultKind:
     if read_video(data, anywhere=True) is not None:
         return ResultKind.VIDEO
-    early = status == HTTPStatus.ACCEPTED or text(data.get("status")).upper() in {"IN_QUEUE", "IN_PROGRESS"}
+    early = status == HTTPStatus.ACCEPTED or text_or_empty(data.get("status")).upper() in {
+        "IN_QUEUE",
+        "IN_PROGRESS",
+    }
     return ResultKind.NOT_YET if early else ResultKind.NO_VIDEO
 
 
-def confirmed(kind: ResultKind, look: Snapshot) -> ResultKind:
+def confirm_result(kind: ResultKind, look: Snapshot) -> ResultKind:
     """What an answer that may be a failure comes to, once the status was asked too."""
     named = look.state is RemoteState.FAILED or (look.state is RemoteState.DONE and bool(look.kind))
     ended = look.state in {RemoteState.DONE, RemoteState.FAILED}
@@ -208,7 +218,7 @@ class Fal(Provider):
         self._words = fal_words()
         key = settings.fal.key.get_secret_value() if settings.fal.key else None
         self._queue = Wire(self.name, str(settings.fal.queue_url), key, ("Authorization", "Key "))
-        self._platform = Platform(settings.fal)
+        self._platform = FalPlatform(settings.fal)
         self._rest = Wire(self.name, str(settings.fal.rest_url), key, ("Authorization", "Key "))
 
     def check_offered(self) -> None:
@@ -248,7 +258,7 @@ class Fal(Provider):
                 "X-Fal-Request-Start-Timeout": f"{self._settings.polling.deadline_seconds:.0f}",
             },
         )
-        request_id = accepted_id(judge(exchange), self._queue, inputs)
+        request_id = accepted_id(judge_exchange(exchange), self._queue, inputs)
         return self._receipt(inputs.render_id, request_id, exchange.object or {})
 
     def _receipt(self, render_id: str, request_id: str, data: dict[str, Any]) -> Submission:
@@ -263,7 +273,7 @@ class Fal(Provider):
             response_url=self._queue.own(data.get("response_url")),
             cancel_url=self._queue.own(data.get("cancel_url")),
             generation="queue",
-            queue_position=whole(data.get("queue_position")),
+            queue_position=read_whole_number(data.get("queue_position")),
         )
 
     async def poll(self, submission: Submission) -> Snapshot:
@@ -273,9 +283,9 @@ class Fal(Provider):
     async def watch(self, submission: Submission, window: float) -> AsyncGenerator[Snapshot, None]:
         """Looks by the status stream where it holds, else by GET. Close it (`aclosing`) to stop early."""
         async with new_client() as client:
-            watch = Watch(
+            watch = RenderWatch(
                 lambda: self._look(client, submission),
-                Pace(self._settings.polling, submission),
+                PollPace(self._settings.polling, submission),
                 window=window,
                 open_stream=lambda: self._stream(client, submission),
             )
@@ -290,7 +300,7 @@ class Fal(Provider):
             look = None
             if kind in {ResultKind.REFUSED, ResultKind.BREAKDOWN, ResultKind.NO_VIDEO}:
                 look = await self._look(client, submission)
-                kind = confirmed(kind, look)
+                kind = confirm_result(kind, look)
         video = read_video(exchange.object or {}, billed_seconds=billable_units(exchange), anywhere=True)
         if kind is ResultKind.VIDEO and video is not None:
             return video
@@ -311,7 +321,9 @@ class Fal(Provider):
             raise self._queue.unavailable(f"{exchange.status}, {self._queue.words(exchange)}")
         return read_cancel(exchange)
 
-    async def history(self, since: datetime, until: datetime, endpoint: str = "") -> list[Listed] | None:
+    async def history(
+        self, since: datetime, until: datetime, endpoint: str = ""
+    ) -> list[ListedRequest] | None:
         return await self._platform.requests(endpoint or self.endpoint, since, until)
 
     async def bills(self, request_ids: Sequence[str]) -> Mapping[str, Decimal]:
@@ -337,7 +349,7 @@ class Fal(Provider):
 
     async def _look(self, client: httpx.AsyncClient, submission: Submission) -> Snapshot:
         urls = self._addresses(submission, submission.status_url, "/status")
-        exchange = await self._ask(client, "GET", [extend(url, query="logs=1") for url in urls])
+        exchange = await self._ask(client, "GET", [extend_url(url, query="logs=1") for url in urls])
         if exchange.too_large:
             exchange = await self._ask(client, "GET", urls)  # the logs alone can grow so
         snapshot = None
@@ -363,7 +375,9 @@ class Fal(Provider):
         return known and snapshot.state is not RemoteState.LOST
 
     async def _stream(self, client: httpx.AsyncClient, submission: Submission) -> AsyncGenerator[Snapshot]:
-        url = extend(self._addresses(submission, submission.status_url, "/status")[0], "/stream", "logs=1")
+        url = extend_url(
+            self._addresses(submission, submission.status_url, "/status")[0], "/stream", "logs=1"
+        )
         headers = {**self._queue.headers(url), "Accept": "text/event-stream"}
         try:
             async with client.stream("GET", url, headers=headers) as response:
@@ -382,7 +396,7 @@ class Fal(Provider):
         """The result's answer. queue.md appends `/response`, the model's OpenAPI does not: try both on a 404 or 405."""
         urls = self._addresses(submission, submission.response_url, "")
         plain = [url for url in urls if not url.partition("?")[0].endswith("/response")]
-        return await self._ask(client, "GET", [*urls, *(extend(url, "/response") for url in plain)])
+        return await self._ask(client, "GET", [*urls, *(extend_url(url, "/response") for url in plain)])
 
     def _not_a_video(
         self, kind: ResultKind, exchange: Exchange, look: Snapshot | None, submission: Submission
@@ -391,7 +405,7 @@ class Fal(Provider):
         who = f"request {self._queue.clean(submission.request_id)}"
         if kind is ResultKind.REFUSED:
             words = self._queue.clean(error_words(exchange.object)) or (look.message if look else "")
-            said = error_kind(exchange.object) or clean(exchange.headers.get("x-fal-error-type", ""))
+            said = error_kind(exchange.object) or clean_text(exchange.headers.get("x-fal-error-type", ""))
             named = said or (look.kind if look else "") or "failed"
             return about(
                 RenderFailed,

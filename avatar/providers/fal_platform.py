@@ -21,8 +21,8 @@ import httpx
 
 from avatar.errors import ProviderUnavailable, SubmitRefused
 from avatar.models import Asset, ProviderName
-from avatar.providers.answers import number, parse_object, text, usable_id
-from avatar.providers.base import Listed, UnitPrice
+from avatar.providers.answers import parse_object, read_number, text_or_empty, usable_id
+from avatar.providers.base import ListedRequest, UnitPrice
 from avatar.providers.wire import LATER, REFUSAL, Exchange, Wire, new_client
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ EARLIER, LATER_ON = timedelta(hours=1), timedelta(days=1)
 MOST_IDS, BILLS_SPAN = 50, timedelta(days=89)
 
 
-class Platform:
+class FalPlatform:
     """Asks with the account's key; about bills with the admin key, which fal demands for them."""
 
     def __init__(self, settings: "FalSettings") -> None:
@@ -54,7 +54,7 @@ class Platform:
             for key in keys
         ]
 
-    async def requests(self, endpoint: str, since: datetime, until: datetime) -> list[Listed] | None:
+    async def requests(self, endpoint: str, since: datetime, until: datetime) -> list[ListedRequest] | None:
         """Requests sent between the two, as far as they are listed with their inputs (see `Provider.history`)."""
         now = datetime.now(UTC)
         query = {
@@ -76,10 +76,10 @@ class Platform:
     async def price(self, endpoint: str) -> UnitPrice | None:
         """The account's price of an endpoint; None if fal tells none."""
         for entry in await _pages(self._wire, "models/pricing", {"endpoint_id": endpoint}, "prices") or ():
-            amount = number(entry.get("unit_price"))
+            amount = read_number(entry.get("unit_price"))
             if amount is not None and entry.get("endpoint_id") in {endpoint, None}:
-                currency = text(entry.get("currency")) or "USD"
-                return UnitPrice(Decimal(str(amount)), text(entry.get("unit")), currency.upper())
+                currency = text_or_empty(entry.get("currency")) or "USD"
+                return UnitPrice(Decimal(str(amount)), text_or_empty(entry.get("unit")), currency.upper())
         return None
 
     async def bills(self, request_ids: Sequence[str]) -> Mapping[str, Decimal]:
@@ -91,7 +91,10 @@ class Platform:
             asked = request_ids[start : start + MOST_IDS]
             query = {"request_id": ",".join(asked), "start": _iso(datetime.now(UTC) - BILLS_SPAN)}
             for event in await _pages(self._books, "models/billing-events", query, "billing_events") or ():
-                cost, request_id = number(event.get("cost_total")), text(event.get("request_id"))
+                cost, request_id = (
+                    read_number(event.get("cost_total")),
+                    text_or_empty(event.get("request_id")),
+                )
                 if cost is not None and request_id in asked:
                     billed[request_id] = billed.get(request_id, Decimal(0)) + Decimal(str(cost))
         return billed
@@ -119,25 +122,25 @@ async def _pages(wire: Wire, path: str, query: Mapping[str, str], name: str) -> 
                 why = f"{exchange.status}, {wire.words(exchange)}"
                 raise wire.unavailable(why, wait=exchange.retry_after)
             found += (entry for entry in entries if isinstance(entry, dict))
-            cursor = text(data.get("next_cursor"))
+            cursor = text_or_empty(data.get("next_cursor"))
             if not cursor or not data.get("has_more"):
                 return found
     log.warning("fal lists more than %d pages of %s: they are not read.", MOST_PAGES, path)
     return None
 
 
-def _read_request(item: Mapping[str, Any]) -> Listed | None:
+def _read_request(item: Mapping[str, Any]) -> ListedRequest | None:
     """One listed request; None if its inputs are not kept."""
     given = item.get("json_input")
     inputs = parse_object(given.encode("utf-8", "replace")) if isinstance(given, str) else given
     request_id = usable_id(item.get("request_id"))
-    if request_id is None or not isinstance(inputs, dict) or not text(inputs.get("audio_url")):
+    if request_id is None or not isinstance(inputs, dict) or not text_or_empty(inputs.get("audio_url")):
         return None
-    return Listed(
+    return ListedRequest(
         request_id=request_id,
         sent_at=_moment(item.get("sent_at")),
-        image_url=text(inputs.get("image_url")),
-        audio_url=text(inputs.get("audio_url")),
+        image_url=text_or_empty(inputs.get("image_url")),
+        audio_url=text_or_empty(inputs.get("audio_url")),
         prompt=inputs["prompt"] if isinstance(inputs.get("prompt"), str) else "",
     )
 
@@ -148,7 +151,7 @@ def _iso(moment: datetime) -> str:
 
 def _moment(value: Any) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text(value))
+        moment = datetime.fromisoformat(text_or_empty(value))
     except ValueError:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -201,7 +204,7 @@ async def _initiate(
             status=exchange.status,
         )
     data = exchange.object or {}
-    links = text(data.get("upload_url")), text(data.get("file_url"))
+    links = text_or_empty(data.get("upload_url")), text_or_empty(data.get("file_url"))
     if not exchange.ok or not all(_acceptable(rest, link) for link in links):
         raise _failed(rest, f"{exchange.status}, {rest.words(exchange)}")
     return links

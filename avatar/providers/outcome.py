@@ -24,7 +24,7 @@ from typing import Any
 
 from avatar.errors import AvatarError, NotSent, OutcomeUnknown, SubmitRefused, Throttled
 from avatar.models import ProviderName
-from avatar.providers.answers import clean, error_kind, error_words, parse_object, usable_id
+from avatar.providers.answers import clean_text, error_kind, error_words, parse_object, usable_id
 from avatar.providers.base import RenderInputs
 from avatar.providers.known_models import KnownModel
 from avatar.providers.wire import KEY_REFUSED, SUCCESS, Exchange, TooLate, Wire, retry_after
@@ -90,7 +90,7 @@ class SubmitState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SubmitOutcome:
     """How it ended and what it rests on. `seen_id` is a request id that was seen but cannot be relied on."""
 
     state: SubmitState
@@ -113,7 +113,7 @@ def classify_submit(
     body: bytes,
     complete: bool = True,
     refusals_in_200: bool = False,
-) -> Outcome:
+) -> SubmitOutcome:
     """Judge one POST by the module's table.
 
     Args:
@@ -129,33 +129,35 @@ def classify_submit(
         return _unanswered(error, sent=sent)
     data = parse_object(body) if complete else None
     if status == _THROTTLED:
-        words = clean(error_words(data))
-        return Outcome(SubmitState.THROTTLED, words, status=status, retry_after=retry_after(headers))
+        words = clean_text(error_words(data))
+        return SubmitOutcome(SubmitState.THROTTLED, words, status=status, retry_after=retry_after(headers))
     if status in REFUSALS:
         return _refusal(status, data)
     if request_id := usable_id(data.get("request_id")) if data else None:
-        return Outcome(SubmitState.ACCEPTED, request_id=request_id, status=status)
+        return SubmitOutcome(SubmitState.ACCEPTED, request_id=request_id, status=status)
     if status in SUCCESS and refusals_in_200 and data and _refuses(data):
         return _refusal(status, data)
     return _unclear(status, headers, data, body)
 
 
-def _unanswered(error: type[BaseException] | None, *, sent: bool) -> Outcome:
+def _unanswered(error: type[BaseException] | None, *, sent: bool) -> SubmitOutcome:
     name = error.__name__ if error else "no answer"
     if sent:
-        return Outcome(SubmitState.UNKNOWN, f"the request left and no answer came back ({name})")
-    return Outcome(SubmitState.NOT_SENT, f"connecting failed ({name})")
+        return SubmitOutcome(SubmitState.UNKNOWN, f"the request left and no answer came back ({name})")
+    return SubmitOutcome(SubmitState.NOT_SENT, f"connecting failed ({name})")
 
 
-def _unclear(status: int, headers: Mapping[str, str], data: Mapping[str, Any] | None, body: bytes) -> Outcome:
+def _unclear(
+    status: int, headers: Mapping[str, str], data: Mapping[str, Any] | None, body: bytes
+) -> SubmitOutcome:
     what = "an answer that cannot be read" if data is None else "an answer without a request id"
     if data and data.get("request_id") is not None:
         what = "a request id that cannot be used"
-    words = clean(error_words(data))
+    words = clean_text(error_words(data))
     reason = f"{status} came back with {what}" + (f": {words}" if words else "")
     seen_id = _glimpse(headers, body) or _numeric(data)
     answer = body.decode("utf-8", "replace") if status in SUCCESS else None
-    return Outcome(SubmitState.UNKNOWN, reason, seen_id=seen_id, status=status, answer=answer)
+    return SubmitOutcome(SubmitState.UNKNOWN, reason, seen_id=seen_id, status=status, answer=answer)
 
 
 def _numeric(data: Mapping[str, Any] | None) -> str | None:
@@ -164,12 +166,12 @@ def _numeric(data: Mapping[str, Any] | None) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _refusal(status: int, data: Mapping[str, Any] | None) -> Outcome:
+def _refusal(status: int, data: Mapping[str, Any] | None) -> SubmitOutcome:
     kind = error_kind(data) or REFUSALS.get(status, "refused")
     if kind == "key_refused" and status != KEY_REFUSED:
         kind = next((name for name, words in _ACCOUNT.items() if words.search(error_words(data))), kind)
-    return Outcome(
-        SubmitState.REFUSED, clean(error_words(data)) or "no reason given", kind=kind, status=status
+    return SubmitOutcome(
+        SubmitState.REFUSED, clean_text(error_words(data)) or "no reason given", kind=kind, status=status
     )
 
 
@@ -187,7 +189,7 @@ def _refuses(data: Mapping[str, Any]) -> bool:
     return bool(error_words(data)) and bool(data.get("error")) and names <= _REFUSAL_FIELDS
 
 
-def judge(exchange: Exchange, *, refusals_in_200: bool = False) -> Outcome:
+def judge_exchange(exchange: Exchange, *, refusals_in_200: bool = False) -> SubmitOutcome:
     """`classify_submit` of what was seen on the wire."""
     outcome = classify_submit(
         error=type(exchange.error) if exchange.error else None,
@@ -207,7 +209,7 @@ def judge(exchange: Exchange, *, refusals_in_200: bool = False) -> Outcome:
     return outcome
 
 
-def accepted_id(outcome: Outcome, wire: Wire, inputs: RenderInputs) -> str:
+def accepted_id(outcome: SubmitOutcome, wire: Wire, inputs: RenderInputs) -> str:
     """The request id of an accepted submit.
 
     Raises:
@@ -218,7 +220,7 @@ def accepted_id(outcome: Outcome, wire: Wire, inputs: RenderInputs) -> str:
     raise _error(outcome, wire, inputs)
 
 
-def _error(outcome: Outcome, wire: Wire, inputs: RenderInputs) -> AvatarError:
+def _error(outcome: SubmitOutcome, wire: Wire, inputs: RenderInputs) -> AvatarError:
     who, render_id, reason = wire.provider, inputs.render_id, wire.clean(outcome.reason)
     if outcome.state is SubmitState.NOT_SENT:
         text = (
@@ -258,7 +260,7 @@ def remedy(kind: str, provider: ProviderName) -> str:
     }.get(kind, "Change the input the text names, then run the job again.")
 
 
-def _unknown(outcome: Outcome, wire: Wire, inputs: RenderInputs, reason: str) -> OutcomeUnknown:
+def _unknown(outcome: SubmitOutcome, wire: Wire, inputs: RenderInputs, reason: str) -> OutcomeUnknown:
     """What a person is told beside this, the render's journal knows: when it was sent, and with which files."""
     render_id, seen = inputs.render_id, wire.clean(outcome.seen_id or "")
     return OutcomeUnknown(

@@ -26,20 +26,20 @@ from avatar.models import (
     Submission,
 )
 from avatar.providers.answers import (
-    Vocabulary,
-    clean,
+    StatusWords,
+    clean_text,
     error_kind,
     error_words,
-    number,
     path_segment,
+    read_number,
     read_video,
-    text,
+    text_or_empty,
 )
 from avatar.providers.base import Capabilities, Provider, RenderInputs
 from avatar.providers.download import fetch_video
 from avatar.providers.known_models import KnownModel, Offer
-from avatar.providers.outcome import accepted_id, body_of, judge, remedy, submit_seconds
-from avatar.providers.watching import Pace, Watch, not_found
+from avatar.providers.outcome import accepted_id, body_of, judge_exchange, remedy, submit_seconds
+from avatar.providers.watching import PollPace, RenderWatch, not_found
 from avatar.providers.wire import BREAKDOWN, Exchange, Wire, about_render, new_client
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
 
 # What Pixazo's status answers mean, in both generations of its API and the shapes its other models use.
-def pixazo_words() -> Vocabulary:
+def pixazo_words() -> StatusWords:
     """v1 and v2 of this model's page, and what the vendor's own clients map."""
-    return Vocabulary(
+    return StatusWords(
         "pixazo",
         queued=("IN_QUEUE", "QUEUED", "PENDING", "SUBMITTED", "CREATED", "STARTING", "WAITING"),
         running=("IN_PROGRESS", "PROCESSING", "RUNNING"),
@@ -59,12 +59,12 @@ def pixazo_words() -> Vocabulary:
     )
 
 
-def read_status(data: Mapping[str, Any], words: Vocabulary) -> Snapshot | None:
+def read_status(data: Mapping[str, Any], words: StatusWords) -> Snapshot | None:
     """A status body as a snapshot; None if it tells nothing.
 
     A video without a status word, or beside one that is not known, is done: sibling models answer so.
     """
-    word = text(data.get("status"))
+    word = text_or_empty(data.get("status"))
     if words.knows(word):
         state = words.state(word)
     elif read_video(data) is not None:
@@ -75,19 +75,19 @@ def read_status(data: Mapping[str, Any], words: Vocabulary) -> Snapshot | None:
         state = RemoteState.FAILED
     else:
         return None
-    percent = number(str(data.get("progress_percent")).removesuffix("%"))
+    percent = read_number(str(data.get("progress_percent")).removesuffix("%"))
     return Snapshot(
         state=state,
         progress=min(percent / 100, 1.0) if percent is not None else None,
         eta_seconds=_first_number(data, "estimated_remaining_seconds", "estimated_completion_time"),
-        message=clean(error_words(data)),
+        message=clean_text(error_words(data)),
         kind=(error_kind(data) or "failed") if state is RemoteState.FAILED else "",
-        word=clean(word),
+        word=clean_text(word),
     )
 
 
 def _first_number(data: Mapping[str, Any], *names: str) -> float | None:
-    return next((found for name in names if (found := number(data.get(name))) is not None), None)
+    return next((found for name in names if (found := read_number(data.get(name))) is not None), None)
 
 
 def _video(snapshot: Snapshot, exchange: Exchange) -> RemoteVideo | None:
@@ -135,7 +135,7 @@ class Pixazo(Provider):
             may_send=inputs.may_send,
             headers=headers,
         )
-        outcome = judge(exchange, refusals_in_200=True)
+        outcome = judge_exchange(exchange, refusals_in_200=True)
         request_id = accepted_id(outcome, self._wire, inputs)
         return self._receipt(inputs.render_id, request_id, exchange.object or {})
 
@@ -164,7 +164,7 @@ class Pixazo(Provider):
             return snapshot
 
         async with new_client() as client:
-            watch = Watch(look, Pace(self._settings.polling, submission), window=window)
+            watch = RenderWatch(look, PollPace(self._settings.polling, submission), window=window)
             async with aclosing(watch.snapshots()) as snapshots:
                 async for snapshot in snapshots:
                     yield snapshot

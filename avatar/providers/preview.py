@@ -26,7 +26,7 @@ from avatar.errors import (
     StoreUnavailable,
     SubmitRefused,
 )
-from avatar.media.preview import PreviewFolder, PreviewRequest, Start
+from avatar.media.preview import PreviewFolder, PreviewRequest, StartResult
 from avatar.models import (
     PREVIEW,
     CancelOutcome,
@@ -126,7 +126,7 @@ class Preview(Provider):
         if ended := _ending(folder):
             return ended
         start = folder.start(self._slots)
-        if start is Start.QUEUED:
+        if start is StartResult.QUEUED:
             return Snapshot(
                 state=RemoteState.QUEUED, word=start.value, message="waiting for a free processor"
             )

@@ -84,7 +84,7 @@ HIGHEST_PORT = 65_535
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 
-class Unsafe(Exception):
+class UnsafeUrl(Exception):
     """The URL, or one it redirects to, may not be followed.
 
     Attributes:
@@ -97,7 +97,7 @@ class Unsafe(Exception):
         self.why, self.host = why, host
 
 
-class Cut(Exception):
+class TransferCut(Exception):
     """The transfer stopped early or could not start; it may be taken up again, after `wait` seconds if given."""
 
     def __init__(self, why: str, wait: float | None = None) -> None:
@@ -131,7 +131,7 @@ async def get_public(url: str, headers: dict[str, str], *, private: bool) -> Asy
                 target = _join(target, response.headers.get("location", ""))
             finally:
                 await response.aclose()
-    raise Cut(f"more than {MAX_REDIRECTS} redirects")
+    raise TransferCut(f"more than {MAX_REDIRECTS} redirects")
 
 
 async def post_public(url: str, body: bytes, headers: dict[str, str], *, private: bool) -> httpx.Response:
@@ -187,20 +187,20 @@ async def _request(
 
 async def _checked(url: httpx.URL, host: str, *, private: bool, by_name: bool) -> list[str]:
     if url.scheme != "https" and not (private and url.scheme == "http"):
-        raise Unsafe("its link is not https", url.host)
+        raise UnsafeUrl("its link is not https", url.host)
     if url.userinfo or not host:
-        raise Unsafe("its link carries a user name, or no host", url.host)
+        raise UnsafeUrl("its link carries a user name, or no host", url.host)
     if (url.port or 0) > HIGHEST_PORT:
-        raise Unsafe("its link names a port that does not exist", url.host)
+        raise UnsafeUrl("its link names a port that does not exist", url.host)
     try:
         return await resolve(host, url.port or 443, allow_private=private)
     except PrivateAddress:
-        raise Unsafe("its link leads to a private address", url.host) from None
+        raise UnsafeUrl("its link leads to a private address", url.host) from None
     except OSError:
         if not by_name:
             raise
         if "." not in host.strip(".") and not private:
-            raise Unsafe("its link leads to a private name", url.host) from None
+            raise UnsafeUrl("its link leads to a private name", url.host) from None
         return []  # only the proxy can resolve it
 
 
@@ -208,14 +208,14 @@ def _parse(url: str) -> httpx.URL:
     try:
         return httpx.URL(url)
     except (httpx.InvalidURL, TypeError, ValueError):
-        raise Unsafe("its link is not a URL", "") from None
+        raise UnsafeUrl("its link is not a URL", "") from None
 
 
 def _join(base: httpx.URL, location: str) -> httpx.URL:
     try:
         return base.join(location)
     except (httpx.InvalidURL, ValueError):
-        raise Cut("a redirect to nowhere") from None
+        raise TransferCut("a redirect to nowhere") from None
 
 
 def host_of(url: str) -> str:

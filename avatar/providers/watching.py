@@ -89,7 +89,7 @@ def not_found(submission: Submission) -> Snapshot:
     return Snapshot(state=RemoteState.QUEUED if early else RemoteState.LOST, word=NOT_FOUND)
 
 
-class Pace:
+class PollPace:
     """How long to rest between looks.
 
     The pause follows the render's age, min + age / 2: the same as growing by half each time, but with nothing to
@@ -124,7 +124,7 @@ def _seconds_left(last: Snapshot | None, age: float) -> float | None:
     return last.eta_seconds
 
 
-class Watch:
+class RenderWatch:
     """Looks at one render until it has ended or the window has passed.
 
     Args:
@@ -135,7 +135,7 @@ class Watch:
     """
 
     def __init__(
-        self, look: Look, pace: Pace, *, window: float, open_stream: OpenStream | None = None
+        self, look: Look, pace: PollPace, *, window: float, open_stream: OpenStream | None = None
     ) -> None:
         self._ask, self._pace, self._open_stream = look, pace, open_stream
         self._ends_at = time.monotonic() + window

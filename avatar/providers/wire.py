@@ -17,7 +17,7 @@ import httpx
 
 from avatar.errors import AvatarError, NotConfigured, ProviderFailure, ProviderUnavailable
 from avatar.models import ProviderName, Submission
-from avatar.providers.answers import clean, error_words, number, parse_object
+from avatar.providers.answers import clean_text, error_words, parse_object, read_number
 
 # Bodies as they come off the wire: packed although nobody asked for it, and never larger than agreed.
 #: gzip and zlib, told apart by their headers.
@@ -197,7 +197,7 @@ class Exchange:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds the server asks to wait, from a number or an HTTP date (RFC 9110 §10.2.3); at most an hour."""
     value = headers.get("retry-after", "").strip()
-    seconds = number(value)
+    seconds = read_number(value)
     if seconds is None and value:
         try:
             moment = parsedate_to_datetime(value)
@@ -236,8 +236,8 @@ class Wire:
         )
 
     def clean(self, words: str) -> str:
-        """Words by others, fit for an error or a log (see `answers.clean`)."""
-        return clean(words, self._key)
+        """Words by others, fit for an error or a log (see `answers.clean_text`)."""
+        return clean_text(words, self._key)
 
     def without_key(self, body: bytes) -> bytes:
         """An answer in which the key does not stand: a server may send it back, and answers are kept."""
@@ -354,7 +354,7 @@ class Wire:
         )
 
 
-def extend(url: str, suffix: str = "", query: str = "") -> str:
+def extend_url(url: str, suffix: str = "", query: str = "") -> str:
     """`url` with its path and query grown; what is encoded in it stays so."""
     scheme, netloc, path, old, _ = urlsplit(url)
     return urlunsplit((scheme, netloc, path + suffix, "&".join(filter(None, (old, query))), ""))

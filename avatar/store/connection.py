@@ -39,7 +39,7 @@ from minio.credentials.providers import (
 
 from avatar.errors import NotConfigured, ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.settings import StoreSettings
-from avatar.store.objects import BUSY, CALL_ERRORS, FULL, advise, code_of, explain, is_web_page, may_pass
+from avatar.store.objects import BUSY, CALL_ERRORS, FULL, advice_for, code_of, explain, is_web_page, may_pass
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ TRANSFER_THREADS = 4
 
 
 @dataclass
-class Calls:
+class CallCounts:
     """What this process asked of the store, repetitions included: how many calls, their seconds, failures."""
 
     count: int = 0
@@ -74,7 +74,7 @@ class Connection:
             settings.secure if settings.public_endpoint else secure,
             "AVATAR_STORE__PUBLIC_ENDPOINT",
         )
-        self.calls = Calls()
+        self.calls = CallCounts()
         self.endpoint = host
         self.bucket = settings.bucket
         url = f"{'https' if secure else 'http'}://{host}"
@@ -294,7 +294,7 @@ TAKEN = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT})
 
 
 @dataclass(frozen=True)
-class Answer:
+class PutAnswer:
     """How one PUT ended; `status` is None when the answer, or the request, was lost."""
 
     status: int | None
@@ -338,7 +338,7 @@ async def create_if_absent(
     raise StoreUnavailable(
         f"The store at {connection.endpoint} did not confirm that it created {key} ({answer.code}). "
         "Creating it again with the same content is safe.",
-        hint=advise(answer.code, answer.status)
+        hint=advice_for(answer.code, answer.status)
         or "Check that the store runs and that AVATAR_STORE__ENDPOINT names it.",
     )
 
@@ -351,7 +351,7 @@ async def is_mine(data: bytes, read_back: Callable[[], Awaitable[bytes]]) -> boo
         return None
 
 
-def check_answer(answer: Answer, key: str, endpoint: str) -> None:
+def check_answer(answer: PutAnswer, key: str, endpoint: str) -> None:
     """Raise for an answer that repeating the call will not change."""
     if answer.status == HTTPStatus.NOT_IMPLEMENTED:
         raise StoreUnfit(
@@ -362,11 +362,11 @@ def check_answer(answer: Answer, key: str, endpoint: str) -> None:
         said = f"denied access ({answer.code})" if denied else f"answered {answer.code}"
         raise StoreUnavailable(
             f"The store at {endpoint} {said}: {key} was not created.",
-            hint=advise(answer.code, answer.status),
+            hint=advice_for(answer.code, answer.status),
         )
 
 
-def put_if_absent(connection: Connection, key: str, data: bytes, content_type: str) -> Answer:
+def put_if_absent(connection: Connection, key: str, data: bytes, content_type: str) -> PutAnswer:
     """One PUT with `If-None-Match: *`. Never raises for what the store or the network did."""
     url = connection.client.get_presigned_url("PUT", connection.bucket, key, expires=timedelta(minutes=15))
     digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
@@ -374,8 +374,8 @@ def put_if_absent(connection: Connection, key: str, data: bytes, content_type: s
     try:
         response = connection.pool.request("PUT", url, body=data, headers=headers, redirect=False)
     except urllib3.exceptions.HTTPError as error:
-        return Answer(None, code_of(error))
+        return PutAnswer(None, code_of(error))
     if response.status < HTTPStatus.BAD_REQUEST and is_web_page(response.headers) and response.data:
-        return Answer(HTTPStatus.BAD_REQUEST, "WebPage")  # nothing was created, whatever it says
+        return PutAnswer(HTTPStatus.BAD_REQUEST, "WebPage")  # nothing was created, whatever it says
     found = re.search(rb"<Code>([A-Za-z0-9]{1,60})</Code>", response.data)
-    return Answer(response.status, found[1].decode() if found else f"HTTP {response.status}")
+    return PutAnswer(response.status, found[1].decode() if found else f"HTTP {response.status}")

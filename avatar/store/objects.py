@@ -181,7 +181,7 @@ ADVICE = {
 }
 
 
-def advise(code: str, status: int | None) -> str | None:
+def advice_for(code: str, status: int | None) -> str | None:
     """What a person can do about an answer; None if nothing is known."""
     if code in ADVICE:
         return ADVICE[code]
@@ -241,10 +241,10 @@ def explain(error: BaseException, action: str, endpoint: str) -> AvatarError:
         return InvalidInput(f"The object has no such range of bytes: could not {action}.")
     if status == HTTPStatus.FORBIDDEN and code not in FULL:
         text = f"Access denied by the store at {endpoint} ({code}): could not {action}."
-        return StoreUnavailable(text, hint=advise(code, status))
+        return StoreUnavailable(text, hint=advice_for(code, status))
     if isinstance(error, WebPage):
         return StoreUnavailable(
-            f"No S3 server answers at {endpoint}: could not {action}.", hint=advise(code, None)
+            f"No S3 server answers at {endpoint}: could not {action}.", hint=advice_for(code, None)
         )
     if status is None:
         text = f"No usable answer from the store at {endpoint} ({code}): could not {action}."
@@ -254,7 +254,7 @@ def explain(error: BaseException, action: str, endpoint: str) -> AvatarError:
     place = f" (the region is {region})" if (region := region_of(error)) else ""
     text = f"The store at {endpoint} answered {code}{place}: could not {action}."
     there = f"Set AVATAR_STORE__REGION={region}, and AVATAR_STORE__ENDPOINT to that of this region."
-    return StoreUnavailable(text, hint=there if region else advise(code, status))
+    return StoreUnavailable(text, hint=there if region else advice_for(code, status))
 
 
 def region_of(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from urllib3.exceptions import ProtocolError
 
 from avatar.errors import InvalidInput, ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.settings import StoreSettings
-from avatar.store.connection import Calls, Connection, create_if_absent
+from avatar.store.connection import CallCounts, Connection, create_if_absent
 from avatar.store.objects import (
     META,
     Blob,
@@ -223,7 +223,7 @@ class Store:
         self._keeps_metadata = False
 
     @property
-    def calls(self) -> Calls:
+    def calls(self) -> CallCounts:
         """What this store was asked until now."""
         return self._connection.calls
 

@@ -24,7 +24,7 @@ LARGEST = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Card:
+class BatchRow:
     """A row: how it stands, and its video if there is one."""
 
     outcome: Outcome
@@ -42,14 +42,14 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Cards:
+class BatchRows:
     """A hundred rows of a batch."""
 
     batch_id: str
     name: str
     chunk: int
     chunks: int
-    cards: tuple[Card, ...]
+    cards: tuple[BatchRow, ...]
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -64,7 +64,7 @@ class Cards:
         return any(card.state == RowState.WAITING for card in self.cards)
 
 
-async def read_cards(workspace: Workspace, batch_id: str, chunk: int) -> Cards:
+async def read_batch_rows(workspace: Workspace, batch_id: str, chunk: int) -> BatchRows:
     """Raises `ObjectNotFound` if there is no such batch, or no such hundred of it."""
     listed = await workspace.store.list(f"{batch_prefix(batch_id)}rows-")
     if not 0 <= chunk < len(listed):
@@ -72,7 +72,7 @@ async def read_cards(workspace: Workspace, batch_id: str, chunk: int) -> Cards:
     rows = await read_rows(workspace, batch_id, chunk)
     ended = await _ended(workspace, batch_id, chunk)
     cards = await in_turns(lambda row: _card(workspace, ended.get(row.line, row.outcome)), rows, abreast=16)
-    return Cards(batch_id, _name(rows) or f"Batch {batch_id[:12]}", chunk, len(listed), tuple(cards))
+    return BatchRows(batch_id, _name(rows) or f"Batch {batch_id[:12]}", chunk, len(listed), tuple(cards))
 
 
 #: Batches on a page.
@@ -132,8 +132,8 @@ async def _ended(workspace: Workspace, batch_id: str, chunk: int) -> Mapping[int
     return {outcome.line: outcome for outcome in outcomes}
 
 
-async def _card(workspace: Workspace, outcome: Outcome) -> Card:
+async def _card(workspace: Workspace, outcome: Outcome) -> BatchRow:
     try:
-        return Card(outcome, await find_video(workspace, outcome.job_id) if outcome.job_id else None)
+        return BatchRow(outcome, await find_video(workspace, outcome.job_id) if outcome.job_id else None)
     except InvalidInput:
-        return Card(outcome)
+        return BatchRow(outcome)

@@ -30,14 +30,21 @@ from avatar.inbox.uploads import Inbox
 from avatar.local.state import StateDirectory, local_url
 from avatar.models import ProviderName
 from avatar.money.journal import RenderState
-from avatar.money.state import current
-from avatar.money.webhooks import OPEN_ENDED, Asked, Hint, keep_hint, plain_id
+from avatar.money.state import read_current
+from avatar.money.webhooks import OPEN_ENDED, WebhookNote, WebhookTarget, keep_note, valid_request_id
 from avatar.providers.answers import parse_object
 from avatar.providers.fal_webhooks import FalSignatures, delivered_id
 from avatar.settings import AvatarSettings
 from avatar.web.hooks import Hooks, check_hooks
 from avatar.web.metrics import METRICS, Metrics
-from avatar.web.notifications import UploadEvents, Uploads, Written, from_filer, from_s3, uploads_in
+from avatar.web.notifications import (
+    UploadEvents,
+    WaitingUploads,
+    WrittenObject,
+    from_filer,
+    from_s3,
+    uploads_in,
+)
 from avatar.web.server import (
     HEALTH,
     BodyLimit,
@@ -48,7 +55,7 @@ from avatar.web.server import (
     listen,
     read_body,
 )
-from avatar.web.work import FlowRuns, Work
+from avatar.web.work import FlowRuns, OpenWork
 from avatar.workspace import Workspace
 
 
@@ -78,7 +85,7 @@ class Bridge:
     async def filer(self, request: Request) -> Response:
         return await self._take(request, from_filer)
 
-    async def _take(self, request: Request, read: Callable[[bytes], list[Written]]) -> Response:
+    async def _take(self, request: Request, read: Callable[[bytes], list[WrittenObject]]) -> Response:
         """Answer 204 to whatever can be read: whoever sent it may forget it, since the sweep looks by itself."""
         check_token(request, self.tokens)
         settings = self.workspace.settings
@@ -165,9 +172,9 @@ async def _serve(
     say: Say,
 ) -> None:
     workspace = Workspace(settings)
-    events = UploadEvents(Uploads(Inbox(workspace)), api_url, settings.inbox.settle_seconds, say)
+    events = UploadEvents(WaitingUploads(Inbox(workspace)), api_url, settings.inbox.settle_seconds, say)
     runs = FlowRuns(api_url, settings.recovery.stale_seconds)
-    work = Work(workspace, runs, say)
+    work = OpenWork(workspace, runs, say)
     hooks = [Hooks(workspace, api_url, say).run()] if settings.events.urls else []
     app = build_app(Bridge(workspace, tokens, events.note))
     try:
@@ -225,25 +232,25 @@ class Webhooks:
         body = await read_body(request)
         if asked.provider is ProviderName.FAL and not await self._signatures.accepts(request.headers, body):
             return HTTPStatus.UNAUTHORIZED
-        hint = Hint(
+        note = WebhookNote(
             render_id=asked.render_id,
             attempt=asked.attempt,
             provider=asked.provider,
-            request_id=plain_id(_named(asked.provider, body)),
+            request_id=valid_request_id(_named(asked.provider, body)),
             received_at=datetime.now(UTC),
         )
-        record = await keep_hint(self.workspace.store, self.workspace.journal, hint)
+        record = await keep_note(self.workspace.store, self.workspace.journal, note)
         if record is not None and record.state in OPEN_ENDED | {RenderState.INTENT}:
-            self._settle_soon(hint.render_id)
+            self._settle_soon(note.render_id)
         return HTTPStatus.NO_CONTENT
 
-    async def _asked(self, request: Request) -> Asked | None:
+    async def _asked(self, request: Request) -> WebhookTarget | None:
         """What the address stands for. Where no webhooks are asked for, there are no addresses."""
         if self.workspace.settings.bridge.public_url is None:
             return None
         async with self._opening:  # one look for the secret at a time, however much comes in
-            callbacks = await self.workspace.callbacks()
-        return callbacks.verified(**request.path_params)
+            addresses = await self.workspace.webhook_addresses()
+        return addresses.verified(**request.path_params)
 
     def _settle_soon(self, render_id: str) -> None:
         """Settle the render after the answer: the provider's API may be slow, and `reconcile` would do it too."""
@@ -255,7 +262,7 @@ class Webhooks:
     async def _settle(self, render_id: str) -> None:
         async with self._turns:
             try:
-                await current(self.workspace, render_id)
+                await read_current(self.workspace, render_id)
             except AvatarError as error:
                 log.warning("Render %s is left to `reconcile`: %s", render_id, error)
 

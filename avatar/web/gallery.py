@@ -26,13 +26,13 @@ from avatar.models import PREVIEW, AvatarJob, Render, Video, job_id
 from avatar.money.journal import Journal, is_indexed
 from avatar.settings import AvatarSettings, GallerySettings
 from avatar.store.store import Store
-from avatar.web.batches import list_batches, read_cards
+from avatar.web.actions import Actions
+from avatar.web.batches import list_batches, read_batch_rows
 from avatar.web.catalogue import Catalogue, Query
-from avatar.web.desk import Desk
 from avatar.web.media import send_object, serve_media
 from avatar.web.metrics import METRICS, Metrics
 from avatar.web.pages import History, Links, Pages
-from avatar.web.people import AccessControl, Role, Visitors, has_users, role_of
+from avatar.web.people import AccessControl, FormTokens, Role, has_users, role_of
 from avatar.web.runs import Runs
 from avatar.web.server import HEALTH, SecurityHeaders, Server, health, is_loopback, listen
 from avatar.workspace import Workspace
@@ -54,7 +54,7 @@ class Gallery:
     workspace: Workspace
     pages: Pages = field(default_factory=Pages)
     #: What people may do here besides looking; None for a gallery that only reads.
-    desk: Desk | None = None
+    actions: Actions | None = None
     #: What is said of the index while it is not complete.
     indexing: str = ""
 
@@ -68,16 +68,16 @@ class Gallery:
 
     def _visitor(self, request: Request) -> dict[str, Any]:
         """What a page's forms carry, and whether they may cost money; nothing for those who only look."""
-        if self.desk is None:
+        if self.actions is None:
             return {}
         return {
-            "visitor": self.desk.visitors.token(request),
+            "visitor": self.actions.visitors.token(request),
             "may_spend": role_of(request) >= Role.SPEND,
         }
 
     def _page(self, request: Request, html: str) -> Response:
         response = HTMLResponse(html, headers=PAGE_HEADERS)
-        return self.desk.visitors.remember(request, response) if self.desk else response
+        return self.actions.visitors.remember(request, response) if self.actions else response
 
     async def player(self, request: Request) -> Response:
         """Straight from the manifest: a video plays here the moment it is published."""
@@ -85,7 +85,7 @@ class Gallery:
         histories = await read_histories(self.workspace.journal, video.renders)
         takes = await find_takes(self.workspace.store, video)
         facts = self._visitor(request)
-        facts |= self.desk.player_facts(request, video, takes) if self.desk else {}
+        facts |= self.actions.player_facts(request, video, takes) if self.actions else {}
         preview = await find_preview(self.workspace.store, video)
         links = links_from(request)
         html = self.pages.player(video, histories, links, takes=takes, preview=preview, **facts)
@@ -106,7 +106,7 @@ class Gallery:
 
     async def batch(self, request: Request) -> Response:
         """The rows of a batch as cards, a hundred to a page."""
-        cards = await read_cards(self.workspace, request.path_params["id"], _number(request) - 1)
+        cards = await read_batch_rows(self.workspace, request.path_params["id"], _number(request) - 1)
         facts = {"batch": cards, "links": links_from(request)} | self._visitor(request)
         return self._page(request, self.pages.render("batch.html", **facts))
 
@@ -114,7 +114,7 @@ class Gallery:
         """The report of a batch as a table for spreadsheets."""
         batch_id = request.path_params["id"]
         stat = await self.workspace.store.stat(f"{batch_prefix(batch_id)}report.csv")
-        name = f"{(await read_cards(self.workspace, batch_id, 0)).name}.csv"
+        name = f"{(await read_batch_rows(self.workspace, batch_id, 0)).name}.csv"
         return send_object(self.workspace.store, request, stat, download=name)
 
     async def media(self, request: Request) -> Response:
@@ -147,8 +147,8 @@ def build_app(workspace: Workspace) -> Starlette:
     gallery = Gallery(workspace)
     if workspace.settings.gallery.desk:
         runs = Runs((PrefectAccess().api_url or "").rstrip("/"))
-        visitors = Visitors(workspace.settings.gallery)
-        gallery.desk = Desk(workspace, gallery.pages, gallery.catalogue, runs, visitors)
+        visitors = FormTokens(workspace.settings.gallery)
+        gallery.actions = Actions(workspace, gallery.pages, gallery.catalogue, runs, visitors)
     return Starlette(
         routes=_routes(gallery),
         middleware=[Middleware(SecurityHeaders), Middleware(AccessControl, workspace.settings.gallery)],
@@ -163,8 +163,8 @@ async def _lifespan(gallery: Gallery, _: Starlette) -> AsyncIterator[None]:
     yield
     work.cancel()
     await asyncio.wait({work})
-    if gallery.desk:
-        await gallery.desk.offers.aclose()
+    if gallery.actions:
+        await gallery.actions.offers.aclose()
 
 
 def _routes(gallery: Gallery) -> list[Route]:
@@ -179,7 +179,7 @@ def _routes(gallery: Gallery) -> list[Route]:
         Route(HEALTH, health),
         Route(METRICS, Metrics(gallery.workspace).answer),
     ]
-    routes += gallery.desk.routes() if gallery.desk else []
+    routes += gallery.actions.routes() if gallery.actions else []
     return routes + [Route(f"/static/{name}", _file(STATIC / name)) for name in STATIC_FILES]
 
 
@@ -259,7 +259,7 @@ def serve(settings: AvatarSettings, *, say: Callable[[str], None]) -> int:
         NotConfigured: others could start jobs without a password.
         AvatarError: nothing can listen at the address that was asked for.
     """
-    check_desk(settings.gallery)
+    check_actions(settings.gallery)
     with listen("gallery", settings.gallery.host, settings.gallery.port) as listener:
         warn(settings.gallery, say)
         say(f"Gallery {local_url(settings.gallery.host, listener.getsockname()[1])}")
@@ -275,7 +275,7 @@ async def _serve(settings: AvatarSettings, listener: socket.socket) -> None:
         await workspace.aclose()
 
 
-def check_desk(settings: GallerySettings) -> None:
+def check_actions(settings: GallerySettings) -> None:
     """Raise `NotConfigured` if others could start jobs without a password."""
     if settings.desk and not has_users(settings) and not is_loopback(settings.host):
         raise NotConfigured(

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from avatar.errors import NotConfigured, ObjectNotFound
 from avatar.local import prefect_api
 from avatar.models import Stored
-from avatar.providers.public_hosts import Cut, Unsafe, host_of, post_public
+from avatar.providers.public_hosts import TransferCut, UnsafeUrl, host_of, post_public
 from avatar.settings import EventSettings
 from avatar.workspace import Workspace
 
@@ -243,9 +243,9 @@ class Hooks:
                 answer = await post_public(
                     self._urls[one.address], body, headers, private=self.settings.allow_private_hosts
                 )
-        except Unsafe as error:
+        except UnsafeUrl as error:
             return f"{error.why} (AVATAR_EVENTS__ALLOW_PRIVATE_HOSTS)", True
-        except (Cut, httpx.HTTPError, OSError, TimeoutError) as error:
+        except (TransferCut, httpx.HTTPError, OSError, TimeoutError) as error:
             return f"no answer ({type(error).__name__})", True
         if answer.is_success:
             return "", True

@@ -26,7 +26,7 @@ class Unsatisfiable(Exception):
 
 
 @dataclass(frozen=True)
-class Span:
+class ByteRange:
     """Bytes of an object: `length` of them from `start`."""
 
     start: int
@@ -36,7 +36,7 @@ class Span:
         return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
 
 
-def wanted_span(headers: Mapping[str, str], stat: Stat) -> Span | None:
+def requested_range(headers: Mapping[str, str], stat: Stat) -> ByteRange | None:
     """The bytes a GET asks for; None for the whole: no Range, one not understood, several, or an outdated If-Range.
 
     Raises:
@@ -56,7 +56,7 @@ def wanted_span(headers: Mapping[str, str], stat: Stat) -> Span | None:
         length = min(int(last or stat.size), stat.size - 1) - start + 1
     if length <= 0:
         raise Unsatisfiable
-    return Span(start, length)
+    return ByteRange(start, length)
 
 
 def not_modified(headers: Mapping[str, str], stat: Stat) -> bool:
@@ -138,16 +138,16 @@ def send_object(store: Store, request: Request, stat: Stat, *, download: str | N
     if request.method == "HEAD":
         return Response(headers=headers | {"content-length": str(stat.size)})
     try:
-        span = wanted_span(request.headers, stat)
+        span = requested_range(request.headers, stat)
     except Unsatisfiable:
         refused = {"content-range": f"bytes */{stat.size}", "accept-ranges": "bytes"}
         return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=refused)
     return _body(store, stat, span, headers)
 
 
-def _body(store: Store, stat: Stat, span: Span | None, headers: dict[str, str]) -> Response:
+def _body(store: Store, stat: Stat, span: ByteRange | None, headers: dict[str, str]) -> Response:
     # Never without a length: an object that grew since the look must not send more than was announced.
-    sent = span or Span(0, stat.size)
+    sent = span or ByteRange(0, stat.size)
     headers["content-length"] = str(sent.length)
     if span:
         headers["content-range"] = span.content_range(stat.size)

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from avatar.errors import StoreUnavailable
-from avatar.inbox.uploads import Inbox, look
+from avatar.inbox.uploads import Inbox, list_uploads
 from avatar.job.index import VIDEOS, in_turns, read_summary
 from avatar.money.budget import Claim, total
 from avatar.money.commit import open_jobs
@@ -36,7 +36,7 @@ _BUCKETS = (5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
 
 
 @dataclass
-class Look:
+class StoreReading:
     """What was in the store."""
 
     heads: list[Record]
@@ -52,7 +52,7 @@ class Metrics(Collector):
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._look: Look | None = None
+        self._look: StoreReading | None = None
         self._reachable = True
         self._looking = asyncio.Lock()
         self._seen: set[str] = set()
@@ -74,13 +74,13 @@ class Metrics(Collector):
         headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"}
         return PlainTextResponse(generate_latest(self._registry), HTTPStatus.OK, headers)
 
-    async def _look_again(self) -> Look:
+    async def _look_again(self) -> StoreReading:
         workspace, today = self._workspace, f"{datetime.now(UTC):%Y-%m-%d}"
         renders = await workspace.journal.open_renders()
         heads = await in_turns(workspace.journal.head, renders[:MOST_READ])
         await self._observe(today)
-        found = await look(Inbox(workspace))
-        return Look(
+        found = await list_uploads(Inbox(workspace))
+        return StoreReading(
             heads=[head for head in heads if head is not None],
             open_renders=len(renders),
             open_jobs=len(await open_jobs(workspace)),
@@ -113,7 +113,7 @@ class Metrics(Collector):
             yield from self._money(self._look)
             yield from self._work(self._look)
 
-    def _work(self, seen: Look) -> Iterator[Metric]:
+    def _work(self, seen: StoreReading) -> Iterator[Metric]:
         states = GaugeMetricFamily(
             "avatar_open_renders", "Renders that are not at rest.", labels=["provider", "state"]
         )
@@ -140,7 +140,7 @@ class Metrics(Collector):
             max(seen.uploads, default=0.0),
         )  # fmt: skip
 
-    def _money(self, seen: Look) -> Iterator[Metric]:
+    def _money(self, seen: StoreReading) -> Iterator[Metric]:
         per_day = self._workspace.budget.per_day
         billed, set_aside = (
             total([claim for claim in seen.claims if claim.state == state]) for state in ("settled", "open")

@@ -27,7 +27,7 @@ _BUCKETS = "/buckets/"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenObject:
     """An object that was written."""
 
     bucket: str
@@ -78,7 +78,7 @@ class _FilerNotification(BaseModel):
     message: _Message
 
 
-def from_s3(body: bytes) -> list[Written]:
+def from_s3(body: bytes) -> list[WrittenObject]:
     """Read a notification of MinIO or S3, which have the same form.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
@@ -90,7 +90,7 @@ def from_s3(body: bytes) -> list[Written]:
     return [_written(record.s3) for record in records if "ObjectCreated:" in record.event_name]
 
 
-def from_filer(body: bytes) -> list[Written]:
+def from_filer(body: bytes) -> list[WrittenObject]:
     """Read a message of SeaweedFS's filer (as weed 4.48 sends it): a path, and the entry as it is now, if there is one.
 
     Raises:
@@ -104,10 +104,10 @@ def from_filer(body: bytes) -> list[Written]:
     parent = notification.message.new_parent_path
     path = f"{parent}/{entry.name}" if parent and entry.name else notification.key
     bucket, _, key = path.removeprefix(_BUCKETS).partition("/")
-    return [Written(bucket, key)] if path.startswith(_BUCKETS) and key else []
+    return [WrittenObject(bucket, key)] if path.startswith(_BUCKETS) and key else []
 
 
-def uploads_in(written: Iterable[Written], bucket: str, prefix: str) -> set[str]:
+def uploads_in(written: Iterable[WrittenObject], bucket: str, prefix: str) -> set[str]:
     """Names of the uploads that changed. `inbox/.done/…` and its like are ours; what lies in no folder is no upload."""
     names = set()
     for each in written:
@@ -127,8 +127,8 @@ def _is_readable(key: str) -> bool:
     return True
 
 
-def _written(s3: _S3) -> Written:
-    return Written(s3.bucket.name, unquote_plus(s3.object.key))
+def _written(s3: _S3) -> WrittenObject:
+    return WrittenObject(s3.bucket.name, unquote_plus(s3.object.key))
 
 
 def _read(model: type[Any], body: bytes) -> Any:
@@ -141,7 +141,7 @@ def _read(model: type[Any], body: bytes) -> Any:
 
 
 # What lies in the inbox, as far as the bridge has to know: which uploads there are, and which are whole.
-class Uploads:
+class WaitingUploads:
     """The folders of the inbox that wait to be taken."""
 
     def __init__(self, inbox: Inbox) -> None:
@@ -207,7 +207,7 @@ class UploadEvents:
         waiting: uploads that changed and were not told of, with the time of their last change (monotonic seconds).
     """
 
-    uploads: Uploads
+    uploads: WaitingUploads
     api_url: str
     settle_seconds: float
     say: Callable[[str], None]
@@ -259,7 +259,7 @@ class UploadEvents:
         states = await self.uploads.states(due)
         news = {name: state for name, state in states.items() if self._told.get(name) != state}
         if news:
-            await self._send(compose(news))
+            await self._send(upload_event(news))
         for name, state in news.items():
             _remember(self._told, name, state)
         for name, at in due.items():
@@ -304,7 +304,7 @@ def _remember(among: dict[str, _T], name: str, value: _T) -> None:
         del among[next(iter(among))]
 
 
-def compose(states: Mapping[str, str]) -> dict[str, Any]:
+def upload_event(states: Mapping[str, str]) -> dict[str, Any]:
     """The event that tells of uploads in these states. Its id follows from them: sent twice, Prefect takes it once."""
     told = sorted(states.items())
     return {

@@ -14,12 +14,12 @@ from avatar.errors import AvatarError, ConsentMissing, InvalidInput, NotConfigur
 from avatar.job.consent import with_consent
 from avatar.job.plan import plan_job
 from avatar.job.publish import find_video
-from avatar.media.cuts import outline
+from avatar.media.cuts import voice_outline
 from avatar.models import PREVIEW, Plan, ProviderName, Video
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy
 from avatar.providers.known_models import find_model, known_models
-from avatar.web.orders import Order, Rows, address, asset_of, batch_of, write_manifest
+from avatar.web.drafts import Draft, ManifestRows, address, asset_of, batch_of, write_manifest
 from avatar.workspace import Workspace
 
 #: Orders whose prices are kept in memory: a page that is loaded again decodes nothing.
@@ -73,7 +73,7 @@ class Pricing:
     """
 
     offers: list[Offer] = field(default_factory=list)
-    rows: Rows | None = None
+    rows: ManifestRows | None = None
     bars: tuple[float, ...] = ()
     looked_at: int = 0
     fault: str = ""
@@ -91,7 +91,7 @@ class Offers:
         self._kept: OrderedDict[str, tuple[Pricing, asyncio.Task[None]]] = OrderedDict()
         self._turn = asyncio.Semaphore(2)
 
-    async def price(self, order_id: str, order: Order, *, seconds: float = 20.0) -> Pricing:
+    async def price(self, order_id: str, order: Draft, *, seconds: float = 20.0) -> Pricing:
         """What is known of an order's price, waiting for all of it for so long."""
         kept = self._kept.get(order_id)
         if kept is None or (kept[1].done() and kept[0].fault):
@@ -114,7 +114,7 @@ class Offers:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _work(self, order: Order, pricing: Pricing) -> None:
+    async def _work(self, order: Draft, pricing: Pricing) -> None:
         try:
             async with self._turn:
                 await (self._price_batch if order.is_batch else self._price_job)(order, pricing)
@@ -132,11 +132,11 @@ class Offers:
             found += [(name, one.name, one.title) for one in known if name in one.offers and one.enabled]
         return found
 
-    async def _price_job(self, order: Order, pricing: Pricing) -> None:
+    async def _price_job(self, order: Draft, pricing: Pricing) -> None:
         voice = order.voices[0]
         async with self.workspace.local_copy(await asset_of(self.workspace, voice)) as path:
             try:
-                pricing.bars = await asyncio.to_thread(outline, path, BARS)
+                pricing.bars = await asyncio.to_thread(voice_outline, path, BARS)
             except InvalidInput as error:
                 pricing.fault = in_words(error)
                 return
@@ -148,7 +148,7 @@ class Offers:
 
         await asyncio.gather(*(add(asked) for asked in self._asked()))
 
-    async def _offer(self, order: Order, name: ProviderName, model: str, title: str) -> Offer:
+    async def _offer(self, order: Draft, name: ProviderName, model: str, title: str) -> Offer:
         try:
             self.workspace.provider(name, model).check_configured()
             plan = await self.plan(order, name, model)
@@ -163,14 +163,14 @@ class Offers:
         price = plan.quote.price_per_second
         return Offer(name, model, title, price, owed, plan=plan, video=video)
 
-    async def plan(self, order: Order, name: ProviderName, model: str) -> Plan:
+    async def plan(self, order: Draft, name: ProviderName, model: str) -> Plan:
         portrait, voice = order.portraits[0], order.voices[0]
         facts = {"provider": name, "title": order.titled(voice), **_model(name, model)}
         job = order.job(address(self.workspace, portrait), address(self.workspace, voice), **facts)
         inputs = [await asset_of(self.workspace, key) for key in (portrait, voice)]
         return await with_consent(self.workspace, await plan_job(self.workspace, job, *inputs))
 
-    async def _price_batch(self, order: Order, pricing: Pricing) -> None:
+    async def _price_batch(self, order: Draft, pricing: Pricing) -> None:
         pricing.rows = await write_manifest(self.workspace, order)
         if not pricing.rows.good:
             pricing.fault = "No row can be rendered."
@@ -180,7 +180,7 @@ class Offers:
             pricing.offers = _without_repeated_faults([*pricing.offers, offer])
 
     async def _offer_batch(
-        self, order: Order, pricing: Pricing, name: ProviderName, model: str, title: str
+        self, order: Draft, pricing: Pricing, name: ProviderName, model: str, title: str
     ) -> Offer:
         before = pricing.looked_at
 
@@ -239,6 +239,6 @@ async def budget_left(workspace: Workspace) -> Decimal | None:
     return max(Decimal(0), limit - total(claims))
 
 
-def marks(plan: Plan) -> list[float]:
+def cut_marks(plan: Plan) -> list[float]:
     """Where a voice is cut, as shares of its length."""
     return [segment.start / plan.voice.seconds for segment in plan.segments[1:]]

@@ -105,7 +105,7 @@ class Users:
         self._read: dict[str, User] = {}
         self._changed = 0.0
         self._known: OrderedDict[str, Role] = OrderedDict()
-        self._wrong = Rate(30)
+        self._wrong = RateLimit(30)
 
     def all(self) -> Mapping[str, User]:
         if self.settings.users is None:
@@ -239,7 +239,7 @@ COOKIE = "avatar_session"
 _SESSION = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
-class Visitors:
+class FormTokens:
     """Ties a page's forms to the browser that was shown it.
 
     The session is a random cookie that no page and no script can read; a form carries a digest of it. Whoever cannot
@@ -307,7 +307,7 @@ def require(request: Request, role: Role) -> None:
 
 
 @dataclass
-class Rate:
+class RateLimit:
     """So many a minute. Raises 429 beyond."""
 
     most: int

@@ -26,7 +26,7 @@ from avatar.errors import InvalidInput, ObjectNotFound
 from avatar.job.inputs import BROUGHT, store_file
 from avatar.media.kinds import sniff
 from avatar.store.objects import Stat, hash_file
-from avatar.web.people import COOKIE, Rate, Visitors
+from avatar.web.people import COOKIE, FormTokens, RateLimit
 from avatar.workspace import Workspace
 
 UPLOADS = "desk/uploads/"
@@ -43,14 +43,14 @@ _WHAT = {"image": "portrait", "audio": "voice", "video": "voice"}
 _NO_STORE = {"cache-control": "no-store"}
 
 
-class Announced(BaseModel):
+class AnnouncedFile(BaseModel):
     """What a browser says of a file before it sends it."""
 
     name: str = Field(min_length=1, max_length=300)
     size: int = Field(ge=1)
 
 
-class Upload(Announced):
+class PartialUpload(AnnouncedFile):
     """A file on its way. `owner` is a digest of the session that began it; `key` and `what` once it is whole."""
 
     owner: str
@@ -67,9 +67,9 @@ class Uploads:
     """The files that visitors bring."""
 
     workspace: Workspace
-    visitors: Visitors
-    files: Rate = field(default_factory=lambda: Rate(FILES_A_MINUTE))
-    parts: Rate = field(default_factory=lambda: Rate(PARTS_A_MINUTE))
+    visitors: FormTokens
+    files: RateLimit = field(default_factory=lambda: RateLimit(FILES_A_MINUTE))
+    parts: RateLimit = field(default_factory=lambda: RateLimit(PARTS_A_MINUTE))
     _memory: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARTS_AT_ONCE))
     _cleaned: datetime | None = None
 
@@ -85,11 +85,11 @@ class Uploads:
         self.visitors.check(request, request.headers.get("x-csrf-token", ""))
         self.files.spend()
         try:
-            announced = Announced.model_validate_json(await _read(request, 4096))
+            announced = AnnouncedFile.model_validate_json(await _read(request, 4096))
         except ValidationError:
             raise HTTPException(HTTPStatus.BAD_REQUEST, "Give the file's name and size.") from None
         most = self.workspace.settings.download.max_input_bytes
-        upload = Upload(**announced.model_dump(), owner=_owner(request))
+        upload = PartialUpload(**announced.model_dump(), owner=_owner(request))
         most = min(most, LARGEST_MANIFEST) if upload.is_manifest else most
         if upload.size > most:
             raise HTTPException(
@@ -128,7 +128,7 @@ class Uploads:
             upload = await self._finish(name, upload)
         return JSONResponse(await self._told(name, upload), headers=_NO_STORE)
 
-    async def _find(self, request: Request) -> tuple[str, Upload]:
+    async def _find(self, request: Request) -> tuple[str, PartialUpload]:
         """An upload of this session. Raises 404 for any other."""
         name = request.path_params["id"]
         try:
@@ -139,12 +139,12 @@ class Uploads:
             )
         except ObjectNotFound:
             blob = None
-        upload = Upload.model_validate_json(blob.data) if blob else None
+        upload = PartialUpload.model_validate_json(blob.data) if blob else None
         if upload is None or not secrets.compare_digest(upload.owner, _owner(request)):
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return name, upload
 
-    async def _told(self, name: str, upload: Upload) -> dict[str, str | int]:
+    async def _told(self, name: str, upload: PartialUpload) -> dict[str, str | int]:
         if upload.key:
             return {"offset": upload.size, "key": upload.key, "what": upload.what, "name": upload.name}
         return {"offset": sum(stat.size for stat in await self._parts(name))}
@@ -158,12 +158,12 @@ class Uploads:
                 end += stat.size
         return found
 
-    async def _keep(self, name: str, upload: Upload) -> None:
+    async def _keep(self, name: str, upload: PartialUpload) -> None:
         data = upload.model_dump_json().encode()
         key = f"{UPLOADS}{name}/upload.json"
         await self.workspace.store.put(key, data, content_type="application/json")
 
-    async def _finish(self, name: str, upload: Upload) -> Upload:
+    async def _finish(self, name: str, upload: PartialUpload) -> PartialUpload:
         parts = await self._parts(name)
         with tempfile.TemporaryDirectory(dir=self.workspace.scratch) as folder:
             path = Path(folder) / "file"
@@ -178,16 +178,16 @@ class Uploads:
             await self.workspace.store.remove(stat.key)
         return whole
 
-    async def _keep_media(self, upload: Upload, path: Path) -> tuple[str, str]:
+    async def _keep_media(self, upload: PartialUpload, path: Path) -> tuple[str, str]:
         asset = await store_file(self.workspace, path)
-        key = f"{BROUGHT}{asset.sha256}/{plain_name(upload.name)}.{asset.key.rpartition('.')[2]}"
+        key = f"{BROUGHT}{asset.sha256}/{plain_file_name(upload.name)}.{asset.key.rpartition('.')[2]}"
         await self.workspace.store.copy(asset.key, key)  # over an older one, too: its days begin anew
         return key, _WHAT[asset.content_type.partition("/")[0]]
 
-    async def _keep_manifest(self, upload: Upload, path: Path) -> tuple[str, str]:
+    async def _keep_manifest(self, upload: PartialUpload, path: Path) -> tuple[str, str]:
         kind = KINDS[PurePosixPath(upload.name).suffix.lower()]
         sha256 = await asyncio.to_thread(hash_file, path)
-        key = f"{BROUGHT}{sha256}/{plain_name(upload.name)}.{kind}"
+        key = f"{BROUGHT}{sha256}/{plain_file_name(upload.name)}.{kind}"
         await self.workspace.store.put_file(key, path, content_type=CONTENT_TYPES[kind], sha256=sha256)
         return key, "manifest"
 
@@ -216,7 +216,7 @@ async def _read(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-def _require_kind(upload: Upload, start: bytes) -> None:
+def _require_kind(upload: PartialUpload, start: bytes) -> None:
     """Raise 415 unless the first bytes are those of a picture, a sound, or a manifest's text."""
     if upload.is_manifest:
         return
@@ -227,7 +227,7 @@ def _require_kind(upload: Upload, start: bytes) -> None:
         )
 
 
-def plain_name(name: str) -> str:
+def plain_file_name(name: str) -> str:
     """A file's name without its ending, as every store takes it."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
     ascii_only = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()

@@ -13,7 +13,7 @@ from typing import Any
 from avatar.errors import AvatarError
 from avatar.inbox.sweep import Sweep
 from avatar.inbox.uploads import Inbox
-from avatar.job.open_work import left_behind, left_in_the_books
+from avatar.job.open_work import find_unfinished, find_unsettled_claims
 from avatar.local import prefect_api
 from avatar.local.prefect_api import FORGOTTEN_AFTER, TAG, failed_for_now
 from avatar.workspace import Workspace
@@ -120,7 +120,7 @@ def _time(text: str | None) -> datetime:
     return datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)
 
 
-class Due:
+class DueRuns:
     """Tells whether a run is to be started for what is due: at once for what is new, ever less often for what stays."""
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ Look = Callable[[], Awaitable[set[str]]]
 
 
 @dataclass
-class Work:
+class OpenWork:
     """What is looked for.
 
     Attributes:
@@ -167,17 +167,17 @@ class Work:
         """Dead runs, and what runs left behind. A store that is away keeps no run from being started again."""
         dead = await self.runs.dead()
         try:
-            return dead | await left_behind(self.workspace)
+            return dead | await find_unfinished(self.workspace)
         except AvatarError:
             if dead:
                 return dead
             raise
 
     async def books(self) -> set[str]:
-        return await left_in_the_books(self.workspace)
+        return await find_unsettled_claims(self.workspace)
 
     async def _keep_looking(self, deployment: str, look: Look, pause: float) -> None:
-        due = Due()
+        due = DueRuns()
         while True:
             try:
                 if due.is_new(await look(), time.monotonic()):

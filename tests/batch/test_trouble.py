@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from avatar import waiting
-from avatar.batch.chunks import share_out
+from avatar.batch.chunks import split_rows
 from avatar.batch.models import Checked, Outcome, RowState, Summary
 from avatar.batch.report import require_videos
 from avatar.batch.run import RowRunner, run_chunks
@@ -55,7 +55,7 @@ def test_shards_have_all_the_turns_of_their_batch(rows, at_once):
 
     checked = Checked(batch_id="0" * 32, rows=rows, chunks=-(-rows // 100), ready=rows)
     parts = count_parts(checked, at_once, BatchSettings())
-    shards = share_out(checked, at_once, parts=parts)
+    shards = split_rows(checked, at_once, parts=parts)
     assert sum(shard.at_once for shard in shards) == at_once
     assert min(shard.at_once for shard in shards) >= 1
     assert sum(shard.rows for shard in shards) == rows
@@ -161,7 +161,7 @@ async def test_a_run_that_was_started_again_takes_up_what_its_child_runs_left(mo
         seen.append(shard.first)
 
     monkeypatch.setattr(batch, "read_outcomes", read)
-    monkeypatch.setattr(batch, "carry_out", carry_out)
+    monkeypatch.setattr(batch, "render_here", carry_out)
     monkeypatch.setattr(batch, "flow_run", SimpleNamespace(run_count=runs))
     shard = batch.Shard(batch_id="0" * 32, run="run-1", first=1, last=3, rows=300, at_once=2)
     await batch._finish_left_over(None, [shard])

@@ -15,7 +15,7 @@ from minio import Minio
 
 from avatar.local import Services, embedded, environment, services
 from avatar.local.processes import kill
-from avatar.local.programs import ensure, server
+from avatar.local.programs import ensure_program, server_program
 from avatar.local.state import StateDirectory
 from avatar.settings import AvatarSettings, StoreSettings
 from tests.chaos.gate import Gatehouse
@@ -104,7 +104,7 @@ class Ground:
     def restart_prefect(self) -> None:
         """Start it again, on its old port and data."""
         port = int(httpx.URL(self.api_url).port or 0)
-        entry = ensure(self.state, server(self.state, port), lambda: True)
+        entry = ensure_program(self.state, server_program(self.state, port), lambda: True)
         if entry.api_url != self.api_url:
             raise RuntimeError(f"the Prefect server came back at {entry.api_url}, not at {self.api_url}")
 
@@ -114,7 +114,7 @@ def started(settings: AvatarSettings) -> Iterator[Services]:
     """Store and Prefect server, on a port that no other server of this machine falls back to while ours is down."""
     state = StateDirectory(settings.state_dir)
     state.prepare()
-    ensure(state, server(state, OUT_OF_THE_WAY + os.getpid() % 1000), lambda: True)
+    ensure_program(state, server_program(state, OUT_OF_THE_WAY + os.getpid() % 1000), lambda: True)
     with services(settings) as running:
         yield running
 

@@ -12,9 +12,9 @@ from avatar.batch.run import RowRunner
 from avatar.models import ProviderName
 from avatar.workspace import Workspace
 from tasks import batch as batching
-from tasks.turns import CountedTurns, Lease, Limit, Server
+from tasks.turns import AccountLimit, CountedTurns, HeldSlot, TurnServer
 
-LIMIT = Limit("avatar-fal", 2)
+LIMIT = AccountLimit("avatar-fal", 2)
 
 
 def answering(answered: asyncio.Event, answer: object):
@@ -35,7 +35,7 @@ async def test_a_batch_ends_while_the_server_takes_its_progress(make_settings, m
     monkeypatch.setattr(batching, "aupdate_progress_artifact", answering(answered, None))
     runner = RowRunner(Workspace(make_settings()), batch_id="0" * 32, run="run", at_once=1, rows=1)
     with disable_run_logger():
-        async with asyncio.timeout(20), batching.shown(runner, ""):
+        async with asyncio.timeout(20), batching.shown_progress(runner, ""):
             await answered.wait()
     assert answered.is_set()
 
@@ -45,7 +45,7 @@ async def test_a_question_to_the_server_that_is_cancelled_is_over():
     answered = asyncio.Event()
     answer = SimpleNamespace(json=lambda: {"lease_id": str(UUID(int=1)), "limits": [{}]})
     client = SimpleNamespace(increment_concurrency_slots_with_lease=answering(answered, answer))
-    server = Server(client, logging.getLogger("test"), None)
+    server = TurnServer(client, logging.getLogger("test"), None)
     asked = asyncio.create_task(server.lease(LIMIT))
     await answered.wait()
     asked.cancel()
@@ -60,17 +60,17 @@ class Broken:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def lease(self, limit: Limit) -> Lease:
+    async def lease(self, limit: AccountLimit) -> HeldSlot:
         self.asked += 1
         await asyncio.sleep(0)
         if self.asked <= 2:
             raise KeyError("lease_id")
-        return Lease(uuid4(), 0.0)
+        return HeldSlot(uuid4(), 0.0)
 
-    async def leave(self, limit: Limit, requests: int) -> bool:
+    async def leave(self, limit: AccountLimit, requests: int) -> bool:
         return True
 
-    async def release(self, lease: Lease) -> None:
+    async def release(self, lease: HeldSlot) -> None:
         pass
 
     def close(self) -> None:

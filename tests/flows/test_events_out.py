@@ -165,7 +165,7 @@ async def test_rows_that_one_limit_stands_against_are_one_thing(
 ) -> None:
     """Three rows too many for the day: three notices with the same id."""
     works, told = make_works(budget={"per_day": "0.40"}), list[Notice]()
-    works.workspace = works.workspace.but(deliver=told.append)
+    works.workspace = works.workspace.with_changes(deliver=told.append)
     await works.run(manifest(rows(4)), at_once=1)
     ids = [notice.id for notice in told if notice.EVENT == "avatar.budget.refused"]
     assert (len(ids), len(set(ids))) == (3, 1)

@@ -44,11 +44,11 @@ def drop(user: Client, media) -> Callable[..., None]:  # noqa: F811
 @pytest.fixture
 def sweep(produce: Produce, monkeypatch: pytest.MonkeyPatch) -> Produce:
     """Runs `take_uploads`; keywords are environment variables."""
-    from flows.inbox import Look, take_uploads
+    from flows.inbox import InboxOptions, take_uploads
 
     monkeypatch.setenv("AVATAR_INBOX__SETTLE_SECONDS", "0")
     monkeypatch.setattr(taking, "DELAY_SECONDS", 0.0)
-    return lambda **variables: produce(Look(), flow=take_uploads, **variables)
+    return lambda **variables: produce(InboxOptions(), flow=take_uploads, **variables)
 
 
 async def test_an_empty_sweep_leaves_nothing_behind(sweep, user):

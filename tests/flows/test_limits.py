@@ -20,11 +20,11 @@ from avatar.local import environment, services
 from avatar.local import state as locks
 from avatar.local.embedded import choose_ports
 from avatar.local.processes import Process, is_free, kill
-from avatar.local.programs import ensure, server
-from avatar.local.state import Entry, StateDirectory
+from avatar.local.programs import ensure_program, server_program
+from avatar.local.state import StartedProgram, StateDirectory
 from avatar.models import AvatarJob, ProviderName
 from avatar.settings import AvatarSettings, FalSettings
-from tasks.turns import Lease, Limit, Server
+from tasks.turns import AccountLimit, HeldSlot, TurnServer
 from tests.batch.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Local, Produce
 from tests.sandbox.running import Sandbox
@@ -127,16 +127,16 @@ async def test_a_limit_of_none_stops_paying_until_it_is_raised(
     produce: Produce, given: Given, sandbox: Sandbox, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """0 in the UI, and nothing more is sent; raised again, what waited goes on."""
-    ask, answers = Server.lease, []
+    ask, answers = TurnServer.lease, []
 
-    async def watched(self: Server, limit: Limit) -> Lease | None:
+    async def watched(self: TurnServer, limit: AccountLimit) -> HeldSlot | None:
         answers.append(await ask(self, limit))
         return answers[-1]
 
     sandbox.reset(render_seconds=0.5)
     await produce(given.job("one"), **sandbox.fal_env())
     limits.change("avatar-fal", limit=0)
-    monkeypatch.setattr(Server, "lease", watched)
+    monkeypatch.setattr(TurnServer, "lease", watched)
     waiting = asyncio.create_task(produce(given.job("two"), **sandbox.fal_env()))
     await until(lambda: len(answers) > 1, 30)
     assert (answers[:2], sandbox.state()["accepts"], waiting.done()) == ([None, None], 1, False)
@@ -189,7 +189,7 @@ class Counter:
 async def carry(works: Works, checked: Checked, run: str) -> list[bool]:  # noqa: F811
     """The turns that a run over a batch holds."""
     counter = Counter()
-    workspace = works.workspace.but(turns=counter)
+    workspace = works.workspace.with_changes(turns=counter)
     runner = RowRunner(workspace, batch_id=checked.batch_id, run=run, at_once=4, rows=checked.rows)
     await run_chunks(runner, range(checked.chunks))
     return counter.held
@@ -229,7 +229,7 @@ def own(tmp_path: Path, sandbox: Sandbox) -> Iterator[tuple[StateDirectory, str,
     state = StateDirectory(tmp_path / "state")
     state.prepare()
     # Where no outgoing connection is given its port while the server is away.
-    state.change(api=Entry(process=Process(pid=1, born=""), port=choose_ports(None)))
+    state.change(api=StartedProgram(process=Process(pid=1, born=""), port=choose_ports(None)))
     settings = AvatarSettings(_env_file=None, state_dir=state.path)
     with services(settings) as running:
         variables = environment(settings, running) | sandbox.fal_env() | {"AVATAR_FAL__AT_ONCE": "2"}
@@ -275,5 +275,5 @@ def restart_server(state: StateDirectory) -> None:
     deadline = time.monotonic() + 10
     while not is_free(entry.port):
         assert time.monotonic() < deadline, "the port stays taken"
-    with locks.exclusive(state.starting):
-        assert ensure(state, server(state), lambda: True).port == entry.port
+    with locks.exclusive_lock(state.starting):
+        assert ensure_program(state, server_program(state), lambda: True).port == entry.port

@@ -7,7 +7,7 @@ import pytest
 
 from avatar.batch.models import Outcome, RowState
 from avatar.errors import BatchIncomplete, StoreUnavailable
-from avatar.inbox.finish import decide, decide_ending, file_away, require_done
+from avatar.inbox.finish import decide_ending, file_away, require_done, write_end
 from avatar.inbox.notes import Ending, Filed
 from tests.inbox.conftest import PNG, WAV
 from tests.inbox.test_looking import ODD
@@ -28,7 +28,7 @@ def outcome(inbox, taken, state=RowState.PUBLISHED, **more):
 
 
 async def ended(inbox, taken, state=RowState.PUBLISHED, **more):
-    return await decide(inbox, decide_ending(inbox, taken, [outcome(inbox, taken, state, **more)]))
+    return await write_end(inbox, decide_ending(inbox, taken, [outcome(inbox, taken, state, **more)]))
 
 
 async def settle(inbox, runs, state=RowState.PUBLISHED, **more) -> Filed:

@@ -8,14 +8,14 @@ import pytest
 
 from avatar.errors import StoreUnavailable
 from avatar.inbox.sweep import Sweep
-from avatar.inbox.uploads import File, Upload, look, look_when_settled, read_contents
+from avatar.inbox.uploads import File, Upload, list_settled_uploads, list_uploads, read_contents
 from tests.inbox.conftest import PNG, WAV
 
 ODD = ["Zoë & co (1)", "v1.2 final", "日本語", "100% sure?", "a+b#c", "it's 'quoted'"]
 
 
 async def only(inbox):
-    (upload,) = (await look(inbox)).uploads
+    (upload,) = (await list_uploads(inbox)).uploads
     return upload
 
 
@@ -62,10 +62,10 @@ async def test_what_belongs_to_batches_is_left_alone(inbox, user):
     """A manifest in inbox/, and a folder that has one in it, are no uploads; other loose files are seen."""
     for key in ("nightly.csv", "may/jobs.jsonl", "may/anna.png", "may/anna.mp3"):
         user.drop(key)
-    found = await look(inbox)
+    found = await list_uploads(inbox)
     assert (found.uploads, found.loose) == ((), None)
     user.drop("voice.mp3")
-    assert [file.key for file in (await look(inbox)).loose.files] == ["inbox/voice.mp3"]
+    assert [file.key for file in (await list_uploads(inbox)).loose.files] == ["inbox/voice.mp3"]
 
 
 async def test_another_file_or_other_content_is_another_upload(inbox, user):
@@ -181,10 +181,10 @@ async def test_what_still_changes_is_waited_for(make_inbox, user):
     slow = make_inbox(settle_seconds=600)
     user.pair("anna")
     assert (await only(slow)).age < 600
-    upload = (await look_when_settled(slow, 0)).uploads[0]
+    upload = (await list_settled_uploads(slow, 0)).uploads[0]
     assert upload.age < 600
     async with asyncio.timeout(60):
-        (upload,) = (await look_when_settled(make_inbox(settle_seconds=2), 600)).uploads
+        (upload,) = (await list_settled_uploads(make_inbox(settle_seconds=2), 600)).uploads
     assert upload.age >= 2
 
 
@@ -196,7 +196,7 @@ async def test_a_store_that_fails_is_no_empty_inbox(inbox, monkeypatch):
 
     monkeypatch.setattr(inbox.store, "list", fail)
     with pytest.raises(StoreUnavailable):
-        await look(inbox)
+        await list_uploads(inbox)
 
 
 def test_names_that_cannot_be_moved_are_known():

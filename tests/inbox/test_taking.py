@@ -5,8 +5,8 @@ import asyncio
 from avatar.batch.models import Outcome, RowState
 from avatar.errors import StoreUnavailable
 from avatar.inbox import notes as taking
-from avatar.inbox.finish import decide, decide_ending, file_away
-from avatar.inbox.notes import Ending, note
+from avatar.inbox.finish import decide_ending, file_away, write_end
+from avatar.inbox.notes import Ending, note_end
 from avatar.inbox.sweep import describe
 from tests.inbox.conftest import PNG, WAV
 
@@ -21,7 +21,7 @@ async def put_off(inbox, taken, outcome=LATER, **more):
     """The run of `taken` ends with this outcome, and the wait is over."""
     judged = decide_ending(inbox, taken, [outcome])
     judged = judged.model_copy(update={"wait_seconds": 0} | more)
-    assert await decide(inbox, judged)
+    assert await write_end(inbox, judged)
     return judged
 
 
@@ -60,7 +60,7 @@ async def test_what_a_dead_run_had_is_taken_over_a_bounded_number_of_times(inbox
 async def rest(inbox, taken):
     """As if its wait were over."""
     rested = taken.model_copy(update={"wait_seconds": 0})
-    assert await note(inbox, rested)
+    assert await note_end(inbox, rested)
     return rested
 
 
@@ -87,7 +87,7 @@ async def test_what_may_pass_is_tried_again_after_a_while(inbox, user, runs):
         taken = await runs.take(f"run-{number}")
         judged = decide_ending(inbox, taken, [LATER])
         assert (judged.ending, judged.wait_seconds) == (Ending.LATER, taking.RETRY_SECONDS[number])
-        assert await decide(inbox, judged)
+        assert await write_end(inbox, judged)
         runs.over.add(f"run-{number}")
         assert not await runs.sweep("too-soon")
         await rest(inbox, judged)
@@ -116,20 +116,20 @@ async def test_a_run_taken_for_dead_files_nothing(inbox, user, runs):
     taken = await rest(inbox, await runs.take("run-1"))
     runs.over.add("run-1")
     other = await runs.take("run-2")
-    assert await decide(inbox, decide_ending(inbox, taken, [LATER])) is None
+    assert await write_end(inbox, decide_ending(inbox, taken, [LATER])) is None
     assert (await runs.sweep("run-2")).taken == (other,)
 
 
 async def test_what_was_filed_while_we_looked_is_not_taken(inbox, user, runs):
     """A sweep that read the inbox a moment too early finds the folder gone, and leaves no note."""
     user.pair("anna")
-    from avatar.inbox.uploads import look, read_contents
+    from avatar.inbox.uploads import list_uploads, read_contents
 
-    (upload,) = (await look(inbox)).uploads
+    (upload,) = (await list_uploads(inbox)).uploads
     contents = await read_contents(inbox, upload)
     done = decide_ending(inbox, await runs.take(), [LATER.model_copy(update={"state": RowState.PUBLISHED})])
-    await file_away(inbox, await decide(inbox, done))
-    assert await taking.take(inbox, upload, contents, "run-2", None) is None
+    await file_away(inbox, await write_end(inbox, done))
+    assert await taking.note_taken(inbox, upload, contents, "run-2", None) is None
     assert user.listing(".taken") == []
 
 

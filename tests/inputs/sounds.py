@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from avatar.errors import InvalidInput
 from avatar.media.probe import probe_voice
 from avatar.media.voice import prepare_voice
-from avatar.media.voice_alone import take_alone
+from avatar.media.voice_alone import extract_voice
 from avatar.models import Limits
 from tests.media import speech
 
@@ -195,7 +195,7 @@ def carry_out(case: Case, folder: Path) -> str:
     # A stream of AAC has no beginnings of its own: whoever plays it, plays it through.
     wanted = _decoded(path, case, "aac") if case.form == "aac" else np.concatenate(heard)
     try:
-        alone = take_alone(path, probe_voice(path), folder)
+        alone = extract_voice(path, probe_voice(path), folder)
         prepare_voice(alone.path, folder / "ready", alone.facts, Limits())
     except InvalidInput as error:
         return f"refused: {error}"

@@ -4,7 +4,7 @@ import pytest
 
 from avatar.errors import InvalidInput
 from avatar.job.captions import caption_video, with_captions
-from avatar.job.produce import made_already
+from avatar.job.produce import find_made
 from avatar.job.publish import find_video, publish_video
 from avatar.models import AvatarJob, job_id
 from tests.job.test_publish import rendered
@@ -70,4 +70,4 @@ async def test_others_are_given_later_without_a_payment(video, tmp_path):
 
 async def test_a_repeat_with_the_same_captions_changes_nothing(video, asked):
     workspace, made = video
-    assert await made_already(workspace, asked, made.job_id) == made
+    assert await find_made(workspace, asked, made.job_id) == made

@@ -5,9 +5,9 @@ from decimal import Decimal
 import pytest
 
 from avatar.errors import BudgetRefused, OutcomeUnknown, RenderFailed, SubmitRefused, Throttled
-from avatar.job.produce import stand_in
+from avatar.job.produce import plan_failover
 from avatar.models import AvatarJob, Limits, ProviderName
-from avatar.money.quote import order_for
+from avatar.money.quote import quote_render
 from avatar.money.submit import submit_render
 from tests.money.conftest import inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
@@ -30,11 +30,11 @@ async def test_a_refused_render_is_bought_next_door_under_the_same_journal(make_
     workspace = with_other(make_workspace, Scripted(SubmitRefused("no balance")), other := Other("req-px"))
     with pytest.raises(SubmitRefused) as caught:
         await submit_render(workspace, plan, plan.segments[0])
-    replanned, claim = await stand_in(workspace, JOB, plan, plan.segments[0], caught.value)
+    replanned, claim = await plan_failover(workspace, JOB, plan, plan.segments[0], caught.value)
     record = await submit_render(workspace, replanned, plan.segments[0], claim=claim)
     assert record.entry.submission.provider is ProviderName.PIXAZO
     assert len(other.seen) == 1
-    history = await workspace.journal.history(order_for(workspace, plan, plan.segments[0]).render_id)
+    history = await workspace.journal.history(quote_render(workspace, plan, plan.segments[0]).render_id)
     assert [record.state.value for record in history] == ["intent", "refused", "intent", "submitted"]
 
 
@@ -51,13 +51,13 @@ async def test_a_refused_render_is_bought_next_door_under_the_same_journal(make_
 async def test_what_may_have_been_charged_is_never_asked_for_next_door(make_workspace, plan, error):  # noqa: F811
     """Unknown is not failed: it may be rendering right now."""
     workspace = with_other(make_workspace, Scripted(), Other("req-px"))
-    assert await stand_in(workspace, JOB, plan, plan.segments[0], error) is None
+    assert await plan_failover(workspace, JOB, plan, plan.segments[0], error) is None
 
 
 async def test_it_is_off_unless_set(make_workspace, plan):  # noqa: F811
     """Without AVATAR_FAILOVER a refusal stays a refusal."""
     workspace = make_workspace(Scripted())
-    assert await stand_in(workspace, JOB, plan, plan.segments[0], SubmitRefused("no")) is None
+    assert await plan_failover(workspace, JOB, plan, plan.segments[0], SubmitRefused("no")) is None
 
 
 async def test_the_other_has_its_own_limits_and_price(make_workspace, plan):  # noqa: F811
@@ -66,7 +66,10 @@ async def test_the_other_has_its_own_limits_and_price(make_workspace, plan):  # 
     strict.limits = Limits(max_seconds=5)
     dear.price_per_second = Decimal(100)
     segment, refusal = plan.segments[0], SubmitRefused("no")
-    assert await stand_in(with_other(make_workspace, Scripted(), strict), JOB, plan, segment, refusal) is None
+    assert (
+        await plan_failover(with_other(make_workspace, Scripted(), strict), JOB, plan, segment, refusal)
+        is None
+    )
     limited = with_other(make_workspace, Scripted(), dear, budget={"per_job": Decimal(2)})
     with pytest.raises(BudgetRefused):
-        await stand_in(limited, JOB, plan, segment, refusal)
+        await plan_failover(limited, JOB, plan, segment, refusal)

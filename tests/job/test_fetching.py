@@ -10,7 +10,7 @@ import pytest
 
 from avatar.errors import InvalidInput, SourceUnavailable
 from avatar.job import inputs as fetching
-from avatar.job.inputs import bring, fetch_input
+from avatar.job.inputs import fetch_input, open_input
 from avatar.providers import download, public_hosts
 from avatar.providers import public_hosts as addresses
 from avatar.settings import AvatarSettings, DownloadSettings, LimitSettings, StoreSettings
@@ -73,7 +73,7 @@ async def refused(tmp_path: Path, link: str, seen: str, **download: object) -> s
     """The message for an input that is not taken; it keeps the link's secrets, and leaves no file."""
     workspace = Workspace(settings(tmp_path, **download))
     with pytest.raises((InvalidInput, SourceUnavailable)) as caught:
-        async with asyncio.timeout(10), bring(workspace, link, what="portrait"):
+        async with asyncio.timeout(10), open_input(workspace, link, what="portrait"):
             raise AssertionError("it was taken")
     await workspace.aclose()
     text = f"{caught.value.message} {caught.value.hint}"

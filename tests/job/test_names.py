@@ -3,11 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
-from avatar.commands.generate import names_of
+from avatar.commands.generate import video_names
 from avatar.commands.main import build_parser
 from avatar.errors import InvalidInput
 from avatar.job.plan import plan_cache_key
-from avatar.job.produce import made_already
+from avatar.job.produce import find_made
 from avatar.job.publish import find_video, name_video, publish_video
 from avatar.models import AvatarJob, job_id, title_for
 from avatar.store.objects import check_key
@@ -74,9 +74,9 @@ async def test_renaming_changes_the_record_alone(video):
 
 async def test_a_repeat_with_another_title_renames_and_buys_nothing(video):
     workspace, made = video
-    again = await made_already(workspace, JOB.model_copy(update={"title": "Hello"}), made.job_id)
+    again = await find_made(workspace, JOB.model_copy(update={"title": "Hello"}), made.job_id)
     assert again.title == "Hello"
-    assert (await made_already(workspace, JOB, made.job_id)).title == "Hello"
+    assert (await find_made(workspace, JOB, made.job_id)).title == "Hello"
     assert len(workspace.provider(made.provider).seen) == 1
 
 
@@ -104,7 +104,7 @@ def test_the_command_takes_names():
             "n=1",
         ]
     )
-    assert names_of(arguments) == {
+    assert video_names(arguments) == {
         "title": "Hi",
         "language": "de",
         "labels": {"campaign": "spring", "n": "1"},
@@ -114,4 +114,4 @@ def test_the_command_takes_names():
 def test_a_label_that_is_none_is_told():
     arguments = build_parser().parse_args(["label", "0" * 32, "--label", "campaign"])
     with pytest.raises(InvalidInput, match="is not KEY=VALUE"):
-        names_of(arguments)
+        video_names(arguments)

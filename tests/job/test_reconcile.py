@@ -12,11 +12,11 @@ from avatar.job import produce
 from avatar.job.publish import find_video
 from avatar.job.reconcile import reconcile_renders
 from avatar.models import AvatarJob, RemoteState, RemoteVideo, Snapshot
-from avatar.money.collect import FETCH_AGAIN, FETCHES, RENDERS, Mark, collect_render, mark_key
+from avatar.money.collect import FETCH_AGAIN, FETCHES, RENDERS, ExpiredRecord, collect_render, expired_key
 from avatar.money.commit import commit_job, open_jobs, still_to_buy
 from avatar.money.failures import record_failure
 from avatar.money.journal import Failure, RenderState
-from avatar.money.quote import order_for
+from avatar.money.quote import quote_render
 from avatar.money.settle import attach_video, declare_not_charged
 from avatar.money.submit import submit_render
 from tests.money.conftest import footage, inputs, make_workspace, plan, store, store_settings  # noqa: F401 - fixtures
@@ -28,7 +28,7 @@ DAY = 86_400
 async def bought(workspace, plan, segment=0):
     """A render that was committed to and accepted, by a run that is gone; its id."""
     claims = await commit_job(workspace, plan)
-    order = order_for(workspace, plan, plan.segments[segment])
+    order = quote_render(workspace, plan, plan.segments[segment])
     await submit_render(workspace, plan, plan.segments[segment], claim=claims.get(order.render_id))
     return order.render_id
 
@@ -94,7 +94,7 @@ async def test_a_video_that_does_not_play_is_fetched_a_bounded_number_of_times(m
     """With growing pauses; then it is booked, and in front of a person. It is not bought again."""
     provider, fetched, told = Scripted("req-1"), [], []
     workspace = make_workspace(provider)
-    workspace.post = told.append
+    workspace.notify = told.append
 
     async def download(video, target):
         fetched.append(workspace.store.server.now)
@@ -150,7 +150,7 @@ async def test_a_lost_render_ends_in_front_of_a_person(make_workspace, plan):
     """Before the deadline it may be a wrong key; after it, it has stalled, told once."""
     told = []
     workspace = make_workspace(Scripted("req-1", looks=[Snapshot(state=RemoteState.LOST)]))
-    workspace.post = told.append
+    workspace.notify = told.append
     render_id = await bought(workspace, plan)
     await aged(workspace, render_id, 600)
     found = await reconcile_renders(workspace, idle_seconds=0)
@@ -305,7 +305,7 @@ async def test_a_bill_that_is_not_the_quote_is_told(make_workspace, plan, footag
     told = []
     provider = Scripted("req-1", video=footage)
     workspace = make_workspace(provider)
-    workspace.post = told.append
+    workspace.notify = told.append
 
     async def collect(submission):
         return RemoteVideo(url="https://example.invalid/v.mp4", billed_seconds=Decimal(10272))
@@ -391,9 +391,9 @@ class TestTheNextTake:
         """Its render was deleted by a rule."""
         render_id = await self.begun(workspace, plan)
         render = await collect_render(workspace, render_id)
-        mark = Mark(name=render_id, at=datetime.now(UTC), days=1, keys=(render.key,))
+        mark = ExpiredRecord(name=render_id, at=datetime.now(UTC), days=1, keys=(render.key,))
         await workspace.store.put(
-            mark_key(RENDERS, render_id), mark.model_dump_json().encode(), content_type="application/json"
+            expired_key(RENDERS, render_id), mark.model_dump_json().encode(), content_type="application/json"
         )
         assert await self.take(workspace, plan) == 0
         await workspace.store.remove(render.key)
@@ -413,7 +413,7 @@ async def test_a_job_that_is_bought_in_part_is_told_of_once(make_workspace, plan
     both = plan.model_copy(update={"segments": (plan.segments[0], second)})
     told = []
     workspace = make_workspace(Scripted("req-1", video=footage))
-    workspace.post = told.append
+    workspace.notify = told.append
     render_id = await bought(workspace, both)
     for _ in range(2 * DAY // 600):
         workspace.store.server.tick(600)
@@ -442,7 +442,7 @@ async def test_a_failure_that_nobody_was_told_of_is_told(make_workspace, plan):
     """The run wrote it down and died before it could tell: the job is still open, and its failure is told once."""
     told = []
     workspace = make_workspace(Scripted("req-1"))
-    workspace.post = told.append
+    workspace.notify = told.append
     record = await workspace.journal.head(await bought(workspace, plan))
     with pytest.raises(RenderFailed):
         await record_failure(workspace, record, Failure(kind="content_policy_violation", message="flagged"))

@@ -3,7 +3,7 @@
 import pytest
 
 from avatar.errors import InvalidInput
-from avatar.job.inputs import bring, ingest
+from avatar.job.inputs import ingest, open_input
 from avatar.models import shown
 from avatar.workspace import Workspace
 from tests.providers.sockets import serving
@@ -37,7 +37,7 @@ async def test_what_is_no_file_is_refused(make_settings, source):
     """Devices, folders and impossible names are told, not read."""
     workspace = Workspace(make_settings())
     with pytest.raises(InvalidInput, match="is not a file on this machine, or cannot be read"):
-        async with bring(workspace, source, what="portrait"):
+        async with open_input(workspace, source, what="portrait"):
             raise AssertionError("it was taken")
     await workspace.aclose()
 

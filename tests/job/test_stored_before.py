@@ -17,7 +17,7 @@ from avatar.job.reconcile import reconcile_renders
 from avatar.models import AvatarJob, ProviderName
 from avatar.money.collect import collect_render
 from avatar.money.journal import RenderState
-from avatar.money.quote import order_for
+from avatar.money.quote import quote_render
 from avatar.money.settle import attach_request
 from avatar.money.submit import submit_render
 from avatar.workspace import Workspace
@@ -82,7 +82,7 @@ async def test_the_same_inputs_are_the_same_job_and_render(before, jobs, workspa
     assert (
         identify(job, portrait, sound, opened.provider(job.provider)) == jobs[voice]["job_id"] == plan.job_id
     )
-    assert order_for(opened, plan, plan.segments[0]).render_id == jobs[voice]["render_id"]
+    assert quote_render(opened, plan, plan.segments[0]).render_id == jobs[voice]["render_id"]
 
 
 async def test_what_was_published_is_found(jobs, workspace):

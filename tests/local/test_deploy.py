@@ -10,7 +10,7 @@ import pytest
 
 from avatar.errors import AvatarError
 from avatar.local import environment
-from avatar.local.deploy import WorkPool, deploy, ensure_pool, run_command, shipped, wanted
+from avatar.local.deploy import WorkPool, deploy, ensure_pool, run_command, shipped_file, wanted_deployments
 from avatar.settings import AvatarSettings
 from tests.flows.conftest import Local, local  # noqa: F401 - a fixture
 
@@ -18,7 +18,7 @@ from tests.flows.conftest import Local, local  # noqa: F401 - a fixture
 @pytest.mark.parametrize("pool", [WorkPool(), WorkPool("cluster", "kubernetes", "registry/avatar:1")])
 def test_deployments_name_their_pool_and_no_directory(pool: WorkPool) -> None:
     """Every one, upkeep's queue included; Python does not look into the working directory first."""
-    found = wanted(pool)
+    found = wanted_deployments(pool)
     assert found["pull"] == []
     for deployment in found["deployments"]:
         place = deployment["work_pool"]
@@ -46,7 +46,7 @@ def test_only_runs_of_this_machines_workers_are_forked(
     command = run_command(pool, variables)
     assert command.endswith("flows/launch.py") is forked
     assert bool(command) is forked
-    for deployment in wanted(pool, command=command)["deployments"]:
+    for deployment in wanted_deployments(pool, command=command)["deployments"]:
         assert ("command" in deployment["work_pool"]["job_variables"]) is forked
 
 
@@ -61,7 +61,7 @@ def test_elsewhere_a_run_is_the_engine_alone(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_a_pool_that_runs_images_has_a_template(kind: str) -> None:
     """Every variable that the job names is described, and no default holds a secret."""
-    template = json.loads(shipped(f"{kind}/job-template.json").read_text())
+    template = json.loads(shipped_file(f"{kind}/job-template.json").read_text())
     named = set(template["variables"]["properties"])
     used = {word.split(" }}")[0] for word in json.dumps(template["job_configuration"]).split("{{ ")[1:]}
     assert used <= named
@@ -110,6 +110,6 @@ def test_a_parameter_that_a_flow_does_not_have_is_refused_by_name(local: Local) 
         assert (answer.status_code, "'dry'" in answer.text) == (409, True), answer.text
     assert create_run(running.api_url, found["generate-avatar"]["id"], {"job": job}).status_code == 201
     assert found["nightly-batch"]["parameters"]["batch"]["name"] == "nightly"
-    said = {each["name"]: each.get("schedules", ()) for each in wanted(pool)["deployments"]}
+    said = {each["name"]: each.get("schedules", ()) for each in wanted_deployments(pool)["deployments"]}
     for name, row in found.items():
         assert [each["slug"] for each in row["schedules"]] == [each["slug"] for each in said[name]]

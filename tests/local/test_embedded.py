@@ -146,7 +146,7 @@ def test_it_listens_on_this_machine_only(seaweed):
 def test_a_foreign_process_is_left_alone(tmp_path):
     """A directory whose store is gone, and whose pid is another program's now, is neither running nor stopped."""
     with subprocess.Popen([sys.executable, "-c", "input()", "mini"], stdin=subprocess.PIPE) as other:
-        state = embedded.State(access_key="a", secret_key="s", port=18_000, pid=other.pid)
+        state = embedded.StoreState(access_key="a", secret_key="s", port=18_000, pid=other.pid)
         embedded.write_state(tmp_path, state)
         assert embedded.find_running(tmp_path) is None
         gone = embedded.as_store(tmp_path, state, Process(pid=other.pid, born="long ago"))

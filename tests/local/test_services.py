@@ -24,8 +24,8 @@ from avatar.local import Services, environment, find, prefect_api, programs
 from avatar.local import state as locks
 from avatar.local.environment import flatten
 from avatar.local.processes import Process, alive, children, free_port, identify, python, spawn, stop
-from avatar.local.programs import POOL, ensure, fingerprint, site, stop_workers
-from avatar.local.state import TITLES, Entry, StateDirectory
+from avatar.local.programs import POOL, ensure_program, fingerprint, site_program, stop_workers
+from avatar.local.state import TITLES, StartedProgram, StateDirectory
 from avatar.settings import AvatarSettings, FalSettings, GallerySettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -316,7 +316,7 @@ def test_stopping_a_worker_stops_its_runs(state: StateDirectory, monkeypatch: py
     worker = spawn(python("-c", DRAINING), dict(os.environ), log)
     wait_for(lambda: "ready" in log.read_text())
     (run,) = children(worker)
-    stop_workers(Entry(process=worker, name="w"))
+    stop_workers(StartedProgram(process=worker, name="w"))
     assert (alive(run), alive(worker)) == (False, False)
 
 
@@ -342,14 +342,14 @@ def test_a_started_process_takes_signals_its_starter_ignores(state: StateDirecto
 def test_of_two_that_leave_one_is_last(tmp_path: Path) -> None:
     """Whoever shares a lock cannot have it alone; the last one can, and exactly one is the last."""
     lock = tmp_path / "lock"
-    with locks.shared(lock) as one, locks.shared(lock) as other:
+    with locks.shared_lock(lock) as one, locks.shared_lock(lock) as other:
         assert not locks.becomes_exclusive(one)
         assert locks.becomes_exclusive(other)
 
 
 def test_the_record_is_private_and_survives_nonsense(state: StateDirectory) -> None:
     """services.json is for its owner only, and a file nobody can read counts as empty."""
-    entry = Entry(process=identify(os.getpid()), port=4200)
+    entry = StartedProgram(process=identify(os.getpid()), port=4200)
     state.change(api=entry)
     assert state.read().api == entry
     assert state.services.stat().st_mode & 0o777 == 0o600
@@ -386,7 +386,9 @@ def test_another_server_on_the_port_is_not_taken_for_ours(
         ports = iter([faster.server_port])
         monkeypatch.setattr(programs, "free_port", lambda port: next(ports, None) or free_port(port))
         variables = environment(given, Services(None, "", "", False))
-        entry = ensure(state, site(state, "gallery", GallerySettings(port=0), variables), lambda: True)
+        entry = ensure_program(
+            state, site_program(state, "gallery", GallerySettings(port=0), variables), lambda: True
+        )
         assert entry.port != faster.server_port
         assert alive(entry.process)
         faster.shutdown()

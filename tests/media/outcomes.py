@@ -8,7 +8,7 @@ from avatar.media.cuts import plan_cuts
 from avatar.media.portrait import prepare_portrait
 from avatar.media.probe import probe_video, probe_voice
 from avatar.media.voice import check_voice, cut_voice, prepare_voice
-from avatar.media.voice_alone import take_alone
+from avatar.media.voice_alone import extract_voice
 from avatar.models import Limits
 from tests.cases import accepted
 
@@ -25,7 +25,7 @@ def portrait(path: Path, folder: Path) -> str:
 def voice(path: Path, folder: Path) -> str:
     """As `avatar.job.plan` does: within the limit it goes as one, longer it is cut."""
     try:
-        alone = take_alone(path, probe_voice(path), folder)
+        alone = extract_voice(path, probe_voice(path), folder)
         path, facts = alone.path, alone.facts
         if facts.seconds > LIMITS.max_seconds:
             files = cut_voice(path, facts, plan_cuts(path, facts, LIMITS), folder, LIMITS)

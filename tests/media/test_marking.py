@@ -9,7 +9,7 @@ import pytest
 
 from avatar.errors import VideoRejected
 from avatar.media.captions import Cue, as_vtt
-from avatar.media.marking import SENTENCES, CaptionTrack, Marks, disclosure_for, file_language, finish
+from avatar.media.marking import SENTENCES, CaptionTrack, Marks, disclosure_for, file_language, write_marked
 from tests.money.conftest import footage, inputs  # noqa: F401 - fixtures
 
 MARKS = Marks(disclosure_for("de"), "de", "kling & co", "a" * 32)
@@ -37,7 +37,7 @@ def finished(footage, tmp_path):  # noqa: F811
     for language in ("de", "pt-BR"):
         tracks.append(CaptionTrack(tmp_path / f"{language}.vtt", language))
         tracks[-1].path.write_text(as_vtt([Cue(0.5, 2.0, "eins {zwei} \\N <drei>"), Cue(3.0, 4.0, "4\n5")]))
-    finish(footage, tmp_path / "finished.mp4", MARKS, tuple(tracks))
+    write_marked(footage, tmp_path / "finished.mp4", MARKS, tuple(tracks))
     return tmp_path / "finished.mp4"
 
 
@@ -89,12 +89,12 @@ def test_what_a_provider_marked_is_said_on(footage, tmp_path):  # noqa: F811
     with made.open("ab") as file:
         file.write((24 + len(theirs)).to_bytes(4) + b"uuid")
         file.write(bytes.fromhex("be7acfcb97a942e89c71999491e3afac") + theirs)
-    assert set(finish(made, out, MARKS).kept) == {
+    assert set(write_marked(made, out, MARKS).kept) == {
         'AIGC: {"Label":"1"}',
         "comment: made by K",
         "XMP of 29 bytes",
     }
-    finish(out, again, MARKS)
+    write_marked(out, again, MARKS)
     for path in (out, again):
         with av.open(str(path)) as container:
             assert container.metadata["AIGC"] == '{"Label":"1"}'
@@ -106,14 +106,14 @@ def test_what_a_provider_marked_is_said_on(footage, tmp_path):  # noqa: F811
 
 def test_the_same_again_is_the_same_file(footage, tmp_path):  # noqa: F811
     for name in ("one", "two"):
-        finish(footage, tmp_path / name, MARKS)
+        write_marked(footage, tmp_path / name, MARKS)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_what_is_no_video_is_refused(tmp_path):
     (tmp_path / "no.mp4").write_bytes(b"\0" * 1000)
     with pytest.raises(VideoRejected, match=r"no\.mp4"):
-        finish(tmp_path / "no.mp4", tmp_path / "out.mp4", MARKS)
+        write_marked(tmp_path / "no.mp4", tmp_path / "out.mp4", MARKS)
 
 
 def test_every_language_of_the_union_has_its_sentence():

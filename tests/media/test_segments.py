@@ -8,7 +8,7 @@ from avatar.media.cuts import plan_cuts
 from avatar.media.probe import probe_voice
 from avatar.media.sound import read_mono
 from avatar.media.sound_match import RATE as COMPARED_RATE
-from avatar.media.sound_match import REACH, find
+from avatar.media.sound_match import REACH, find_match
 from avatar.media.voice import cut_voice
 from avatar.models import Limits
 from tests.media.recordings import encode, tone, write_wav
@@ -47,7 +47,7 @@ def test_what_does_not_fit_as_wav_is_mp3_of_the_same_length(tmp_path):
         assert mp3.path.stat().st_size <= SMALL.max_audio_bytes
         assert probe_voice(mp3.path).seconds == pytest.approx(mp3.seconds, abs=1 / RATE)
         heard = np.pad(read_mono(mp3.path, COMPARED_RATE), REACH)
-        likeness, lag = find(read_mono(wav.path, COMPARED_RATE), heard)
+        likeness, lag = find_match(read_mono(wav.path, COMPARED_RATE), heard)
         assert likeness > 0.9
         assert abs(lag) <= 0.002
 

@@ -10,7 +10,7 @@ from avatar.errors import InvalidInput
 from avatar.media.probe import VoiceFacts, probe_voice
 from avatar.media.sound import read_mono
 from avatar.media.voice import check_voice, fit_bitrate, prepare_voice
-from avatar.media.voice_alone import take_alone
+from avatar.media.voice_alone import extract_voice
 from avatar.models import Limits
 from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wav
 
@@ -22,7 +22,7 @@ def prepare(path, tmp_path, limits=LIMITS):
     """Whether it was changed, the facts before, and the facts of what the provider gets."""
     target = tmp_path / "ready"
     facts = probe_voice(path)
-    alone = take_alone(path, facts, tmp_path)
+    alone = extract_voice(path, facts, tmp_path)
     changed = prepare_voice(alone.path, target, alone.facts, limits).changed
     return changed, facts, probe_voice(target)
 

@@ -7,7 +7,7 @@ import pytest
 
 from avatar import waiting
 from avatar.models import Asset, Plan
-from avatar.money.quote import order_for
+from avatar.money.quote import quote_render
 from avatar.settings import StoreSettings
 from avatar.workspace import Workspace
 from tests.money.clock import QuickLoop
@@ -90,4 +90,4 @@ async def make_workspace(make_settings, store):
 
 @pytest.fixture
 def render_id(make_workspace, plan):
-    return order_for(make_workspace(Scripted()), plan, plan.segments[0]).render_id
+    return quote_render(make_workspace(Scripted()), plan, plan.segments[0]).render_id

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from avatar.errors import OutcomeUnknown
 from avatar.models import ProviderName, RemoteState, Snapshot
-from avatar.money.webhooks import Hint
+from avatar.money.webhooks import WebhookNote
 from avatar.providers.base import Capabilities
 from tests.money.scripted import Scripted
 
@@ -26,7 +26,7 @@ class Hooked(Scripted):
 
 
 def hint(render_id, request_id="req-1", attempt=1, provider=ProviderName.FAL):
-    return Hint(
+    return WebhookNote(
         render_id=render_id,
         attempt=attempt,
         provider=provider,

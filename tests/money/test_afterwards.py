@@ -22,7 +22,7 @@ from avatar.money.budget import total
 from avatar.money.collect import collect_render
 from avatar.money.commit import commit_job, release_unspent
 from avatar.money.follow import follow_render
-from avatar.money.quote import order_for
+from avatar.money.quote import quote_render
 from avatar.money.settle import attach_request, cancel_render, declare_not_charged
 from avatar.money.submit import submit_render
 from tests.money.scripted import Scripted
@@ -182,7 +182,7 @@ async def test_there_is_nothing_to_settle_in_a_healthy_render(make_workspace, pl
 async def test_a_receipt_on_this_machine_settles_a_crash(make_workspace, plan):
     """Killed between the provider's answer and the journal: the receipt on disk brings the request id."""
     workspace = make_workspace(Scripted(), journal={"lease_seconds": 2})
-    order = order_for(workspace, plan, plan.segments[0])
+    order = quote_render(workspace, plan, plan.segments[0])
     await workspace.journal.begin(
         None, render_id=order.render_id, job_id=plan.job_id, provider=plan.provider, quoted=order.quoted
     )
@@ -196,7 +196,7 @@ async def test_a_receipt_on_this_machine_settles_a_crash(make_workspace, plan):
         request_id="req-disk",
         submitted_at=datetime.now(UTC),
     )
-    receipts.keep(workspace.settings.state_dir, receipt, attempt=1)
+    receipts.keep_receipt(workspace.settings.state_dir, receipt, attempt=1)
     record = await submit_render(make_workspace(late := Scripted()), plan, plan.segments[0])
     assert record.entry.submission.request_id == "req-disk"
     assert late.seen == []

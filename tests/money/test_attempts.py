@@ -11,11 +11,11 @@ from avatar.models import ProviderName, RemoteState, Snapshot, Submission
 from avatar.money import receipts, submit
 from avatar.money.attempt import Attempt
 from avatar.money.journal import Failure, Journal, RenderState
-from avatar.money.quote import order_for
-from avatar.money.settle import declare_not_charged, what_history_shows, what_to_look_for
-from avatar.money.state import current
+from avatar.money.quote import quote_render
+from avatar.money.settle import declare_not_charged, describe_history, what_to_look_for
+from avatar.money.state import read_current
 from avatar.money.submit import submit_render
-from avatar.providers.base import Listed
+from avatar.providers.base import ListedRequest
 from avatar.waiting import Moment
 from tests.money.scripted import Scripted
 
@@ -88,7 +88,7 @@ async def test_an_accepted_request_is_followed_when_the_other_was_refused(make_w
     a, b = given_up
     await b.write(RenderState.REFUSED, failure=Failure(kind="balance", message="no credit"))
     await a.accepted(receipt("A-req"))
-    record = await current(make_workspace(Scripted()), RENDER)
+    record = await read_current(make_workspace(Scripted()), RENDER)
     assert (record.state, record.entry.submission.request_id) == (RenderState.SUBMITTED, "A-req")
     assert await b.journal.strays(RENDER) == ()
 
@@ -98,11 +98,11 @@ async def test_a_receipt_of_an_earlier_attempt_does_not_settle_a_later_one(make_
     _, b = given_up
     await b.write(RenderState.UNKNOWN, failure=Failure(kind="answer_lost", message="cut"))
     workspace = make_workspace(Scripted())
-    receipts.keep(workspace.settings.state_dir, receipt("A-req"), attempt=1)
-    record = await current(workspace, RENDER)
+    receipts.keep_receipt(workspace.settings.state_dir, receipt("A-req"), attempt=1)
+    record = await read_current(workspace, RENDER)
     assert record.state is RenderState.UNKNOWN
     assert [stray.submission.request_id for stray in await workspace.journal.strays(RENDER)] == ["A-req"]
-    assert receipts.kept(workspace.settings.state_dir) == []
+    assert receipts.renders_with_receipt(workspace.settings.state_dir) == []
 
 
 async def test_a_machine_that_slept_while_connecting_does_not_send(make_workspace, plan, monkeypatch):
@@ -139,7 +139,7 @@ async def test_what_was_not_sent_is_written_down_however_long_the_store_is_away(
     workspace = make_workspace(Scripted(away))
     with pytest.raises(SubmitRefused):
         await submit_render(workspace, plan, plan.segments[0])
-    head = await workspace.journal.head(order_for(workspace, plan, plan.segments[0]).render_id)
+    head = await workspace.journal.head(quote_render(workspace, plan, plan.segments[0]).render_id)
     assert (head.state, head.entry.failure.kind) == (RenderState.REFUSED, "balance")
 
 
@@ -158,7 +158,7 @@ async def test_a_cancelled_run_still_writes_what_was_not_sent(make_workspace, pl
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
-    head = await workspace.journal.head(order_for(workspace, plan, plan.segments[0]).render_id)
+    head = await workspace.journal.head(quote_render(workspace, plan, plan.segments[0]).render_id)
     assert head.state is RenderState.NOT_SENT
 
 
@@ -188,9 +188,9 @@ class Listing(Scripted):
         return self.listed(self.seen[0]) if callable(self.listed) else self.listed
 
 
-def as_listed(inputs, request_id="req-listed", **other) -> Listed:
+def as_listed(inputs, request_id="req-listed", **other) -> ListedRequest:
     facts = {"image_url": inputs.portrait_url, "audio_url": inputs.voice_url, "prompt": inputs.prompt} | other
-    return Listed(request_id=request_id, sent_at=datetime.now(UTC), **facts)
+    return ListedRequest(request_id=request_id, sent_at=datetime.now(UTC), **facts)
 
 
 async def lost_answer(make_workspace, plan, listed):
@@ -285,14 +285,14 @@ async def test_an_id_that_the_provider_does_not_know_settles_nothing(make_worksp
         lambda inputs: [as_listed(inputs), as_listed(inputs, "req-2")],
         lambda inputs: [as_listed(inputs, image_url="https://x/other.png")],
         lambda inputs: [as_listed(inputs, audio_url="https://x/other.mp3")],
-        lambda inputs: [Listed("req", datetime(2020, 1, 1, tzinfo=UTC), inputs.portrait_url, inputs.voice_url, inputs.prompt)],
+        lambda inputs: [ListedRequest("req", datetime(2020, 1, 1, tzinfo=UTC), inputs.portrait_url, inputs.voice_url, inputs.prompt)],
     ],
     ids=["no list", "none", "two", "another portrait", "another voice", "another time"],
 )  # fmt: skip
 async def test_what_the_list_does_not_prove_stays_unknown(make_workspace, plan, listed):
     """Absence proves nothing, and neither do two."""
     workspace, error = await lost_answer(make_workspace, plan, listed)
-    assert (await current(workspace, error.render_id)).state is RenderState.UNKNOWN
+    assert (await read_current(workspace, error.render_id)).state is RenderState.UNKNOWN
 
 
 async def test_the_request_of_another_take_is_not_taken_for_it(make_workspace, plan):
@@ -303,7 +303,7 @@ async def test_the_request_of_another_take_is_not_taken_for_it(make_workspace, p
     await submit_render(workspace, plan, plan.segments[0])
     with pytest.raises(OutcomeUnknown) as caught:
         await submit_render(workspace, plan.model_copy(update={"take": 1}), plan.segments[0])
-    assert (await current(workspace, caught.value.render_id)).state is RenderState.UNKNOWN
+    assert (await read_current(workspace, caught.value.render_id)).state is RenderState.UNKNOWN
 
 
 async def test_the_text_names_what_a_person_can_see(make_workspace, plan):
@@ -343,6 +343,6 @@ async def test_a_person_is_told_what_to_look_for_and_that_the_word_stands_alone(
     told = await what_to_look_for(workspace, error.render_id)
     assert f"{plan.prompt!r}" in told
     assert "UTC" in told
-    assert "pays a second time" in await what_history_shows(workspace, error.render_id)
+    assert "pays a second time" in await describe_history(workspace, error.render_id)
     await declare_not_charged(workspace, error.render_id, by="Anna")
     assert await what_to_look_for(workspace, error.render_id) == ""

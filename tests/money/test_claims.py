@@ -12,9 +12,9 @@ from avatar.models import Continuity
 from avatar.money import submit
 from avatar.money.budget import LEAKED_SECONDS, USABLE_SECONDS, total
 from avatar.money.collect import collect_render
-from avatar.money.commit import commit_job, job_orders, release_unspent, still_to_buy
+from avatar.money.commit import commit_job, quoted_renders, release_unspent, still_to_buy
 from avatar.money.journal import Failure, RenderState
-from avatar.money.quote import order_for
+from avatar.money.quote import quote_render
 from avatar.money.settle import declare_not_charged
 from avatar.money.state import attach
 from avatar.money.submit import submit_render
@@ -179,8 +179,8 @@ async def test_a_chain_that_goes_on_claims_for_what_is_left(workspace, plan, foo
     record = await submit_render(workspace, chain, chain.segments[0])
     await collect_render(workspace, record.entry.render_id)
     (placeholder,) = await still_to_buy(workspace, chain)
-    orders = await job_orders(workspace, chain)
-    assert placeholder == orders[1][0].render_id != order_for(workspace, chain, second).render_id
+    orders = await quoted_renders(workspace, chain)
+    assert placeholder == orders[1][0].render_id != quote_render(workspace, chain, second).render_id
 
 
 async def test_a_claim_serves_one_attempt(workspace, plan, monkeypatch):

@@ -8,10 +8,10 @@ from avatar.models import ProviderName
 from avatar.money import settle as standing
 from avatar.money import webhooks as hints
 from avatar.money.commit import commit_job
-from avatar.money.quote import order_for
+from avatar.money.quote import quote_render
 from avatar.money.settle import declare_not_charged
 from avatar.money.submit import submit_render
-from avatar.money.webhooks import keep_hint, plain_id
+from avatar.money.webhooks import keep_note, valid_request_id
 from tests.money.hooked import CUT, PUBLIC, Hooked, hint, kept
 from tests.money.scripted import make_plan
 
@@ -32,7 +32,7 @@ class TestAnUnknownRender:
         """The next `reconcile` attaches, collects and publishes, whatever its run does; paid once."""
         workspace = make_workspace(provider := Hooked(CUT, video=footage), bridge=PUBLIC)
         await unknown(workspace, plan)
-        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        await keep_note(workspace.store, workspace.journal, hint(render_id))
         found = await reconcile_renders(workspace)
         assert (found.attached, found.published, found.unknown) == ([render_id], [plan.job_id], [])
         history = await workspace.journal.history(render_id)
@@ -45,7 +45,7 @@ class TestAnUnknownRender:
         """Run again, the job finds the request instead of an error; nothing is sent."""
         workspace = make_workspace(provider := Hooked(CUT))
         await unknown(workspace, plan)
-        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        await keep_note(workspace.store, workspace.journal, hint(render_id))
         record = await submit_render(workspace, plan, plan.segments[0])
         assert record.entry.submission.request_id == "req-1"
         assert len(provider.seen) == 1
@@ -53,12 +53,12 @@ class TestAnUnknownRender:
     async def test_waits_while_its_holder_lives(self, make_workspace, plan, render_id):
         """The holder may still bring the answer itself; when its lease has run out, the hint does, with no alarm."""
         dead = make_workspace(Hooked(), journal={"lease_seconds": 2})
-        order = order_for(dead, plan, plan.segments[0])
+        order = quote_render(dead, plan, plan.segments[0])
         intent = await dead.journal.begin(
             None, render_id=render_id, job_id=plan.job_id, provider=plan.provider, quoted=order.quoted
         )
-        assert await keep_hint(dead.store, dead.journal, hint(render_id)) is not None
-        assert (await standing.current(dead, render_id)).entry == intent.entry
+        assert await keep_note(dead.store, dead.journal, hint(render_id)) is not None
+        assert (await standing.read_current(dead, render_id)).entry == intent.entry
         found = await reconcile_renders(dead)
         assert (found.attached, await states(dead, render_id)) == ([], ["intent"])
         record = await submit_render(make_workspace(late := Hooked()), plan, plan.segments[0])
@@ -71,7 +71,7 @@ class TestAnUnknownRender:
         workspace = make_workspace(provider := Hooked(CUT))
         provider.known = known
         await unknown(workspace, plan)
-        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        await keep_note(workspace.store, workspace.journal, hint(render_id))
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
         assert len(await kept(workspace)) == len(provider.seen) == 1
@@ -84,7 +84,7 @@ class TestAnUnknownRender:
         other = make_plan(plan.portrait.asset, plan.voice.source, take=7)
         await submit_render(workspace, other, other.segments[0])
         await unknown(workspace, plan)
-        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        await keep_note(workspace.store, workspace.journal, hint(render_id))
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
         assert await kept(workspace) == []
@@ -94,12 +94,12 @@ class TestAnUnknownRender:
         """However many renders there are, none of their journals is read; before `avatar repair`, all are."""
         workspace = make_workspace(Hooked(CUT))
         await unknown(workspace, plan)
-        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        await keep_note(workspace.store, workspace.journal, hint(render_id))
         for number in range(renders):
             workspace.store.keep(f"journal/{number:032x}/000001.json", b"{}")
         workspace.store.keep("index/complete.json", b"{}")
         workspace.store.server.calls.clear()
-        assert (await standing.current(workspace, render_id)).state == "submitted"
+        assert (await standing.read_current(workspace, render_id)).state == "submitted"
         asked = {key.split("/")[1] for _, key in workspace.store.server.calls if key.startswith("journal/")}
         assert asked == {render_id}
 
@@ -112,9 +112,9 @@ class TestAnUnknownRender:
         """A stray object under another render stands against nothing, unless the request is named in it."""
         workspace = make_workspace(Hooked(CUT))
         await unknown(workspace, plan)
-        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        await keep_note(workspace.store, workspace.journal, hint(render_id))
         workspace.store.keep(f"journal/{'f' * 32}/000001.json", stray)
-        assert (await standing.current(workspace, render_id)).state == state
+        assert (await standing.read_current(workspace, render_id)).state == state
 
     async def test_does_not_take_its_own_earlier_request(self, make_workspace, plan, render_id, caplog):
         """A failed request's webhook comes late, when the answer to the next was lost: it stands for the first."""
@@ -124,8 +124,8 @@ class TestAnUnknownRender:
             record, "failed", failure={"kind": "x", "message": "m", "billed": False}
         )
         await unknown(workspace, plan)
-        assert await keep_hint(workspace.store, workspace.journal, hint(render_id, attempt=1)) is None
-        await keep_hint(workspace.store, workspace.journal, hint(render_id, attempt=2))
+        assert await keep_note(workspace.store, workspace.journal, hint(render_id, attempt=1)) is None
+        await keep_note(workspace.store, workspace.journal, hint(render_id, attempt=2))
         assert "which the journal does not hold" not in caplog.text
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
@@ -136,7 +136,7 @@ class TestAnUnknownRender:
         provider.known = ("req-1", "req-2")
         await unknown(workspace, plan)
         for request_id in provider.known:
-            await keep_hint(workspace.store, workspace.journal, hint(render_id, request_id))
+            await keep_note(workspace.store, workspace.journal, hint(render_id, request_id))
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
         assert "req-1" in caplog.text
@@ -149,7 +149,7 @@ class TestAnUnknownRender:
         """Another attempt's, another provider's, or one without an id, changes nothing."""
         workspace = make_workspace(Hooked(CUT))
         await unknown(workspace, plan)
-        await keep_hint(workspace.store, workspace.journal, hint(render_id, **change))
+        await keep_note(workspace.store, workspace.journal, hint(render_id, **change))
         with pytest.raises(OutcomeUnknown):
             await submit_render(workspace, plan, plan.segments[0])
 
@@ -167,7 +167,7 @@ class TestAnUnknownRender:
         workspace = make_workspace(provider := Hooked(CUT))
         await unknown(workspace, plan)
         await declare_not_charged(workspace, render_id, by="anna")
-        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        await keep_note(workspace.store, workspace.journal, hint(render_id))
         provider.known = ProviderUnavailable("away")
         with pytest.raises(ProviderUnavailable):
             await submit_render(workspace, plan, plan.segments[0])
@@ -183,7 +183,7 @@ class TestAHint:
         workspace = make_workspace(Hooked("req-1"))
         await submit_render(workspace, plan, plan.segments[0])
         for _ in range(3):
-            assert await keep_hint(workspace.store, workspace.journal, hint(render_id)) is not None
+            assert await keep_note(workspace.store, workspace.journal, hint(render_id)) is not None
         assert len(await kept(workspace)) == 1
 
     async def test_is_not_kept_without_bound(self, make_workspace, plan, render_id):
@@ -191,31 +191,31 @@ class TestAHint:
         workspace = make_workspace(Hooked(CUT))
         await unknown(workspace, plan)
         for number in range(hints.MOST + 3):
-            await keep_hint(workspace.store, workspace.journal, hint(render_id, f"made-up-{number}"))
+            await keep_note(workspace.store, workspace.journal, hint(render_id, f"made-up-{number}"))
         assert len(await kept(workspace)) == hints.MOST
 
     async def test_is_of_no_use_to_what_nobody_waits_for(self, make_workspace, plan, render_id, footage):
         """A render nobody asked for, and one that is collected: nothing is kept."""
         workspace = make_workspace(Hooked("req-1", video=footage))
-        assert await keep_hint(workspace.store, workspace.journal, hint(render_id)) is None
+        assert await keep_note(workspace.store, workspace.journal, hint(render_id)) is None
         (claim,) = (await commit_job(workspace, plan)).values()
         await submit_render(workspace, plan, plan.segments[0], claim=claim)
         await reconcile_renders(workspace, idle_seconds=0)
-        assert await keep_hint(workspace.store, workspace.journal, hint(render_id)) is None
+        assert await keep_note(workspace.store, workspace.journal, hint(render_id)) is None
         assert await kept(workspace) == []
 
     async def test_of_another_request_is_told(self, make_workspace, plan, render_id, caplog):
         """A webhook about a request that the journal does not hold may mean a second payment."""
         workspace = make_workspace(Hooked("req-1"))
         await submit_render(workspace, plan, plan.segments[0])
-        assert await keep_hint(workspace.store, workspace.journal, hint(render_id, "req-9")) is None
+        assert await keep_note(workspace.store, workspace.journal, hint(render_id, "req-9")) is None
         assert "req-9" in caplog.text
 
     async def test_left_behind_is_swept(self, make_workspace, plan, render_id, footage):
         """One that outlived its render, because the process without webhooks collected it, goes with `reconcile`."""
         workspace = make_workspace(Hooked("req-1", video=footage))
         await submit_render(workspace, plan, plan.segments[0])
-        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        await keep_note(workspace.store, workspace.journal, hint(render_id))
         await reconcile_renders(workspace, idle_seconds=0)
         await reconcile_renders(workspace, idle_seconds=0)
         assert await kept(workspace) == []
@@ -225,8 +225,8 @@ class TestAHint:
     )
     def test_brings_no_odd_id(self, value):
         """An id from a stranger has the form that documented ids have, or is none."""
-        assert plain_id(value) is None
+        assert valid_request_id(value) is None
 
     @pytest.mark.parametrize("value", ["a", "kling-ai-avatar-v2-pro-789_019d", "a" * 200, "1:2.3~4"])
     def test_brings_an_id(self, value):
-        assert plain_id(value) == value
+        assert valid_request_id(value) == value

@@ -8,7 +8,7 @@ from avatar import waiting
 from avatar.errors import NotSent, OutcomeUnknown, RenderFailed, SubmitRefused, Throttled
 from avatar.money import submit
 from avatar.money.journal import Failure, RenderState
-from avatar.money.quote import order_for
+from avatar.money.quote import quote_render
 from avatar.money.submit import submit_render
 from tests.money.scripted import Scripted
 
@@ -19,7 +19,7 @@ def _no_pauses(monkeypatch):
 
 
 async def states(workspace, plan) -> list[str]:
-    render_id = order_for(workspace, plan, plan.segments[0]).render_id
+    render_id = quote_render(workspace, plan, plan.segments[0]).render_id
     return [record.state.value for record in await workspace.journal.history(render_id)]
 
 
@@ -123,7 +123,7 @@ async def test_cancelled_in_mid_request_its_answer_is_waited_for(make_workspace,
 async def test_an_intent_whose_holder_died_becomes_unknown(make_workspace, plan):
     """No sign of life for longer than the lease: it may have been sent, so nobody sends it again."""
     dead = make_workspace(Scripted(), journal={"lease_seconds": 2})
-    order = order_for(dead, plan, plan.segments[0])
+    order = quote_render(dead, plan, plan.segments[0])
     await dead.journal.begin(None, render_id=order.render_id, job_id=plan.job_id, provider=plan.provider, quoted=order.quoted)  # fmt: skip
     alive = make_workspace(provider := Scripted("req-1"))
     with pytest.raises(OutcomeUnknown, match="no sign of life"):
@@ -151,7 +151,7 @@ async def test_a_slow_but_living_holder_keeps_its_turn(make_workspace, plan):
 async def test_a_holder_declared_dead_still_brings_its_receipt(make_workspace, plan):
     """An answer that comes after the verdict `unknown` settles it: the paid video is not lost."""
     workspace = make_workspace(Scripted())
-    order = order_for(workspace, plan, plan.segments[0])
+    order = quote_render(workspace, plan, plan.segments[0])
 
     async def declared_dead_meanwhile() -> str:
         head = await workspace.journal.head(order.render_id)

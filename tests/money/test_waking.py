@@ -9,7 +9,7 @@ from avatar.models import RemoteState, Snapshot
 from avatar.money import follow as waking
 from avatar.money.follow import follow_render
 from avatar.money.submit import submit_render
-from avatar.money.webhooks import keep_hint
+from avatar.money.webhooks import keep_note
 from tests.money.hooked import PUBLIC, Hooked, hint
 
 
@@ -43,7 +43,7 @@ class TestWhoWaits:
             seen.append(snapshot.state)
             if len(seen) == 1:
                 other = make_workspace(Hooked())
-                await keep_hint(other.store, other.journal, hint(render_id))
+                await keep_note(other.store, other.journal, hint(render_id))
 
         assert (await follow_render(workspace, render_id, on_snapshot)).state is RemoteState.DONE
         assert seen == [RemoteState.RUNNING, RemoteState.DONE]
@@ -53,12 +53,12 @@ class TestWhoWaits:
         workspace = make_workspace(provider := Silent("req-1"), bridge=PUBLIC)
         provider.looks = [Snapshot(state=RemoteState.RUNNING)]
         await submit_render(workspace, plan, plan.segments[0])
-        await keep_hint(workspace.store, workspace.journal, hint(render_id))
+        await keep_note(workspace.store, workspace.journal, hint(render_id))
 
         async def on_snapshot(snapshot, age):
             if provider.polls == len(waking.LOOKS):
                 provider.looks = [Snapshot(state=RemoteState.DONE)]
-                await keep_hint(workspace.store, workspace.journal, hint(render_id, None))
+                await keep_note(workspace.store, workspace.journal, hint(render_id, None))
 
         await follow_render(workspace, render_id, on_snapshot)
         assert provider.polls == len(waking.LOOKS) + 1

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from avatar.models import RemoteState
 from avatar.providers.answers import (
-    Vocabulary,
-    clean,
+    StatusWords,
+    clean_text,
     error_kind,
     error_words,
-    number,
     parse_object,
     path_segment,
-    whole,
+    read_number,
+    read_whole_number,
 )
 from tests.providers.conftest import open_at
 
@@ -62,8 +62,8 @@ def test_no_body_breaks_a_reader(value):
 )  # fmt: skip
 def test_a_number_is_finite_and_not_negative(value, expected):
     """Durations and positions are plain numbers or nothing."""
-    assert number(value) == expected
-    assert whole(value) == (None if expected is None else int(expected))
+    assert read_number(value) == expected
+    assert read_whole_number(value) == (None if expected is None else int(expected))
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_every_known_shape_of_error_is_read(data, words, kind):
 )
 def test_words_by_others_are_made_discreet(given_text, shown):
     """No query string, user name, key or control character of a provider's words is shown."""
-    assert clean(given_text, "s3cret") == shown
+    assert clean_text(given_text, "s3cret") == shown
 
 
 def test_words_by_others_are_short():
     """A page of text is cut to 500 characters."""
-    assert len(clean("x" * 100_000)) == 500
+    assert len(clean_text("x" * 100_000)) == 500
 
 
 @pytest.mark.parametrize("request_id", ["a/../b", "..", ".", "?x#y", "ü %2F", "a\nb", "x" * 10_000, "\x00"])
@@ -143,7 +143,7 @@ def test_any_request_id_is_one_segment_of_a_path(request_id):
 
 def test_an_unknown_word_is_running_and_logged_once(caplog):
     """A word nobody knows keeps the render polled; the log says so once."""
-    words = Vocabulary("fal", queued=("IN_QUEUE",))
+    words = StatusWords("fal", queued=("IN_QUEUE",))
     assert [words.state(word) for word in ("in queue", "Dreaming", "DREAMING")] == [
         RemoteState.QUEUED,
         RemoteState.RUNNING,

@@ -19,7 +19,7 @@ import pytest
 
 from avatar.local.processes import free_port
 from avatar.local.programs import server_environment
-from avatar.local.state import Record, StateDirectory
+from avatar.local.state import StartedPrograms, StateDirectory
 from avatar.settings import StoreSettings
 from tests.providers.conftest import inputs, open_sandboxed  # noqa: F401 - fixtures
 from tests.sandbox import samples
@@ -53,7 +53,7 @@ class House:
         return StateDirectory(self.folder / "state")
 
     @property
-    def record(self) -> Record:
+    def record(self) -> StartedPrograms:
         return self.state.read()
 
     @property

@@ -39,7 +39,7 @@ CLOSED = {
 
 def look(folder: Path, given: dict[str, Any], env_file: Path | None = None) -> list[exposure.Finding]:
     settings = AvatarSettings(_env_file=None, state_dir=folder / "state", **given)
-    return [*exposure.left_open(settings, env_file or folder / ".env")]
+    return [*exposure.find_exposure(settings, env_file or folder / ".env")]
 
 
 @pytest.mark.parametrize(("given", "name", "hint"), LEFT_OPEN.values(), ids=LEFT_OPEN)

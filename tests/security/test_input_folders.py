@@ -10,7 +10,7 @@ from avatar.batch.manifest import open_manifest
 from avatar.batch.models import Batch
 from avatar.batch.rows import RawRow, as_job
 from avatar.errors import InvalidInput
-from avatar.job.inputs import bring
+from avatar.job.inputs import open_input
 from avatar.settings import AvatarSettings
 from avatar.workspace import Workspace
 
@@ -48,7 +48,7 @@ async def test_what_lies_outside_is_refused(open_with: Open, places: dict[str, P
     """By its real place, whatever path leads to it; nothing tells whether it is there."""
     workspace = open_with(f"/nowhere{os.pathsep}{places['allowed']}")
     with pytest.raises(InvalidInput, match="AVATAR_INPUT_FOLDERS"):
-        async with bring(workspace, name.format(**places), what="portrait"):
+        async with open_input(workspace, name.format(**places), what="portrait"):
             raise AssertionError("it was taken")
 
 
@@ -56,7 +56,7 @@ async def test_what_lies_outside_is_refused(open_with: Open, places: dict[str, P
 async def test_what_lies_inside_is_read(open_with: Open, places: dict[str, Path], name: str) -> None:
     """A file of the folder is taken, by any path; and without the setting any file is."""
     for folders in (str(places["allowed"]), None):
-        async with bring(open_with(folders), name.format(**places), what="portrait") as path:
+        async with open_input(open_with(folders), name.format(**places), what="portrait") as path:
             assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -66,10 +66,10 @@ async def test_a_relative_path_means_a_file_in_one_of_them(
 ) -> None:
     """In the first that has it, wherever the worker's run happens to begin; and it leads to no other place."""
     folders = f"/nowhere{os.pathsep}{places['allowed']}"
-    async with bring(open_with(folders), name, what="portrait") as path:
+    async with open_input(open_with(folders), name, what="portrait") as path:
         assert path == places["allowed"] / "p.png"
     with pytest.raises(InvalidInput, match="AVATAR_INPUT_FOLDERS"):
-        async with bring(open_with(folders), f"../{places['beside'].name}/p.png", what="portrait"):
+        async with open_input(open_with(folders), f"../{places['beside'].name}/p.png", what="portrait"):
             raise AssertionError("it was taken")
 
 
@@ -80,10 +80,10 @@ async def test_without_folders_it_is_relative_to_where_the_worker_was_started(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PWD", str(places["allowed"]))
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "a run of a worker")
-    async with bring(open_with(None), "p.png", what="portrait") as path:
+    async with open_input(open_with(None), "p.png", what="portrait") as path:
         assert path == places["allowed"] / "p.png"
     with pytest.raises(InvalidInput) as refused:
-        async with bring(open_with(None), "q.png", what="portrait"):
+        async with open_input(open_with(None), "q.png", what="portrait"):
             raise AssertionError("it was taken")
     assert "AVATAR_INPUT_FOLDERS" in (refused.value.hint or "")
 
@@ -91,7 +91,7 @@ async def test_without_folders_it_is_relative_to_where_the_worker_was_started(
 async def test_no_folder_means_no_files(open_with: Open, places: dict[str, Path]) -> None:
     """Set and empty: only the bucket and the web."""
     with pytest.raises(InvalidInput, match="AVATAR_INPUT_FOLDERS"):
-        async with bring(open_with(""), str(places["allowed"] / "p.png"), what="portrait"):
+        async with open_input(open_with(""), str(places["allowed"] / "p.png"), what="portrait"):
             raise AssertionError("it was taken")
 
 

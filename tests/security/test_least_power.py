@@ -50,7 +50,7 @@ CLOCK = "probe/clock"
 #: When the provider was last asked for its bills.
 ASKED = "open/bills/asked.json"
 Users = Callable[..., StoreSettings]
-OWNER = embedded.State(access_key="owner-key", secret_key="owner-secret")
+OWNER = embedded.StoreState(access_key="owner-key", secret_key="owner-secret")
 
 
 def identity(name: str, **more: Any) -> dict[str, Any]:
@@ -289,7 +289,9 @@ async def test_what_is_open_to_everybody_is_told(guarded: Users) -> None:
         settings = guarded("owner", bucket)
         async with opened(settings) as store:
             await store.put("probe/doctor", b"doctor", content_type="text/plain")
-            (found[bucket],) = [finding async for finding in exposure.bucket(store, settings, "probe/doctor")]
+            (found[bucket],) = [
+                finding async for finding in exposure.check_public_bucket(store, settings, "probe/doctor")
+            ]
             assert await store.exists(exposure.STRANGER) is None
     assert {bucket: finding.status for bucket, finding in found.items()} == {
         "avatar": "ok",

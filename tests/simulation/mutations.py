@@ -199,12 +199,12 @@ MUTATIONS = (
     ),
     Mutation(
         "i", "the provider's history is not asked", "avatar.money.state",
-        "(settle_by_hint, settle_by_answer, settle_by_history)", "(settle_by_hint, settle_by_answer)",
+        "(settle_by_webhook, settle_by_answer, settle_by_history)", "(settle_by_webhook, settle_by_answer)",
         flavour="answers",
     ),
     Mutation(
         "i", "a request that is named in an odd answer is not looked for", "avatar.money.state",
-        "(settle_by_hint, settle_by_answer, settle_by_history)", "(settle_by_hint, settle_by_history)",
+        "(settle_by_webhook, settle_by_answer, settle_by_history)", "(settle_by_webhook, settle_by_history)",
         flavour="answers",
     ),
     Mutation(

@@ -38,9 +38,9 @@ from avatar.money import settle as settling
 from avatar.money.collect import collect_render
 from avatar.money.commit import still_to_buy
 from avatar.money.journal import Entry, IllegalTransition, Record, RenderState
-from avatar.money.state import current
-from avatar.money.submit import its_turn, submit_render
-from avatar.money.webhooks import Hint, keep_hint
+from avatar.money.state import read_current
+from avatar.money.submit import hold_turn, submit_render
+from avatar.money.webhooks import WebhookNote, keep_note
 from avatar.providers import open_provider
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
@@ -224,14 +224,14 @@ async def command(workspace: Workspace, plans: Sequence[Plan]) -> None:
         except AvatarError as error:
             notice = about_error(error, run=f"{plan.job_id}", job_id=plan.job_id)
             if notice is not None:
-                workspace.post(notice)
+                workspace.notify(notice)
             failed = error
     if failed is not None:
         raise failed
 
 
 async def _one(workspace: Workspace, plan: Plan) -> None:
-    if await patiently(lambda: produce.made_already(workspace, _job(), plan.job_id)):
+    if await patiently(lambda: produce.find_made(workspace, _job(), plan.job_id)):
         return
     renders = await produce.render_all(workspace, _job(), plan, _render(workspace))
     video = await patiently(lambda: publish.publish_video(workspace, plan, renders))
@@ -240,7 +240,7 @@ async def _one(workspace: Workspace, plan: Plan) -> None:
 
 def _render(workspace: Workspace) -> Any:
     async def render(plan: Plan, segment: Segment, claim: str | None) -> Any:
-        async with its_turn(workspace, plan, segment):
+        async with hold_turn(workspace, plan, segment):
             record = await submit_render(workspace, plan, segment, claim=claim)
             await produce.wait_until_done(workspace, record.entry.render_id)
         return await patiently(lambda: collect_render(workspace, record.entry.render_id))
@@ -276,7 +276,7 @@ def shared(plans: Sequence[Plan], turns: int) -> list[tuple[Sequence[Plan], chun
     half = len(plans) // 2
     rows = 2 * chunks.CHUNK_ROWS
     checked = Checked(batch_id="0" * 32, rows=rows, chunks=2, ready=rows)
-    parts = chunks.share_out(checked, turns, parts=2)
+    parts = chunks.split_rows(checked, turns, parts=2)
     return list(zip((plans[:half], plans[half:]), parts, strict=True))
 
 
@@ -293,17 +293,17 @@ async def reconcile(workspace: Workspace) -> None:
 async def webhook(workspace: Workspace, job: Accepted) -> None:
     """A delivery for `job` came in at the bridge."""
     address = str(job.webhook).rsplit("/", 4)
-    hint = Hint(
+    note = WebhookNote(
         render_id=address[2],
         attempt=int(address[3]),
         provider=ProviderName.FAL,
         request_id=job.request_id,
         received_at=datetime.now(UTC),
     )
-    record = await keep_hint(workspace.store, workspace.journal, hint)
+    record = await keep_note(workspace.store, workspace.journal, note)
     if record is not None and record.state in {RenderState.UNKNOWN, RenderState.RESOLVED, RenderState.INTENT}:
         with suppress(AvatarError):
-            await current(workspace, hint.render_id)
+            await read_current(workspace, note.render_id)
 
 
 async def waiting_for_a_person(workspace: Workspace) -> list[Record]:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from avatar.errors import InvalidInput, ObjectNotFound, StoreUnavailable
-from avatar.store.connection import Calls
+from avatar.store.connection import CallCounts
 from avatar.store.objects import Blob, KeyTaken, Stat, check_key, check_metadata, check_readable
 from avatar.store.store import LONGEST_PRESIGN, MIB, Store
 
@@ -90,8 +90,8 @@ class MemoryStore(Store):
         self.proved = False
 
     @property
-    def calls(self) -> Calls:
-        return Calls(len(self.server.calls))
+    def calls(self) -> CallCounts:
+        return CallCounts(len(self.server.calls))
 
     async def _ask(self, method: str, key: str, act: Callable[[], Any]) -> Any:
         return await self.server.answer(method, key, act)

@@ -6,7 +6,7 @@ import pytest
 
 from avatar.errors import StoreUnavailable, StoreUnfit
 from avatar.store import connection
-from avatar.store.connection import Answer
+from avatar.store.connection import PutAnswer
 
 KEY = "journal/r1/000.json"
 
@@ -103,11 +103,11 @@ async def test_a_changed_body_is_not_taken(relayed, relay):
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (Answer(501, "NotImplemented"), StoreUnfit),
-        (Answer(403, "SignatureDoesNotMatch"), StoreUnavailable),
-        (Answer(404, "NoSuchBucket"), StoreUnavailable),
-        (Answer(400, "InvalidArgument"), StoreUnavailable),
-        (Answer(307, "TemporaryRedirect"), StoreUnavailable),
+        (PutAnswer(501, "NotImplemented"), StoreUnfit),
+        (PutAnswer(403, "SignatureDoesNotMatch"), StoreUnavailable),
+        (PutAnswer(404, "NoSuchBucket"), StoreUnavailable),
+        (PutAnswer(400, "InvalidArgument"), StoreUnavailable),
+        (PutAnswer(307, "TemporaryRedirect"), StoreUnavailable),
     ],
 )
 def test_definite_refusals_are_raised(answer, error):
@@ -117,7 +117,8 @@ def test_definite_refusals_are_raised(answer, error):
 
 
 @pytest.mark.parametrize(
-    "answer", [Answer(412, ""), Answer(409, ""), Answer(503, ""), Answer(429, ""), Answer(None, "")]
+    "answer",
+    [PutAnswer(412, ""), PutAnswer(409, ""), PutAnswer(503, ""), PutAnswer(429, ""), PutAnswer(None, "")],
 )
 def test_what_may_be_decided_later_is_not_raised(answer):
     """Taken, contended, busy and lost answers go on to a comparison or another try."""

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from avatar.inbox.uploads import Inbox
 from avatar.web.bridge import Bridge, build_app
-from avatar.web.notifications import UploadEvents, Uploads
+from avatar.web.notifications import UploadEvents, WaitingUploads
 from avatar.workspace import Workspace
 from tests.money.conftest import inputs, plan  # noqa: F401 - fixtures
 
@@ -101,7 +101,7 @@ def said():
 
 @pytest.fixture
 def events(workspace, prefect, said):
-    return UploadEvents(Uploads(Inbox(workspace)), prefect.api_url, SETTLE, said.append)
+    return UploadEvents(WaitingUploads(Inbox(workspace)), prefect.api_url, SETTLE, said.append)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from avatar.errors import InvalidInput
-from avatar.web.notifications import Written, from_filer, from_s3, uploads_in
+from avatar.web.notifications import WrittenObject, from_filer, from_s3, uploads_in
 from tests.web.bridge.conftest import dumped, s3_notification
 
 
@@ -29,7 +29,7 @@ def filer_notice(path, **entry):
 )
 def test_an_s3_key_is_decoded(key, meant):
     """Keys arrive encoded as in a form: plus is a blank, and a slash may be encoded too."""
-    assert from_s3(dumped(s3_notification(key))) == [Written("avatar", meant)]
+    assert from_s3(dumped(s3_notification(key))) == [WrittenObject("avatar", meant)]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_names_without_a_prefix_are_those_of_aws():
     """AWS says ObjectCreated:Put, MinIO s3:ObjectCreated:Put; etag and sequencer may be missing."""
     notice = s3_notification("inbox/a/b", name="ObjectCreated:CompleteMultipartUpload")
     del notice["Records"][0]["s3"]["object"]["eTag"], notice["Records"][0]["s3"]["object"]["sequencer"]
-    assert from_s3(dumped(notice)) == [Written("avatar", "inbox/a/b")]
+    assert from_s3(dumped(notice)) == [WrittenObject("avatar", "inbox/a/b")]
 
 
 def test_a_filer_message_is_read():
@@ -121,12 +121,12 @@ def test_what_is_no_notification_is_refused(read, body):
 )
 def test_what_is_no_upload_is_passed_over(key):
     """Ours (`.done` …), files in no folder, folders without a file, what no store would find, and everything outside of the inbox."""
-    assert uploads_in([Written("avatar", key)], "avatar", "inbox/") == set()
+    assert uploads_in([WrittenObject("avatar", key)], "avatar", "inbox/") == set()
 
 
 def test_an_upload_is_a_folder_of_the_inbox():
     """Whatever is in it belongs to it; another bucket's inbox is not ours."""
-    written = [Written("avatar", "in/box/a/voices/de.mp3"), Written("other", "in/box/b/x")]
+    written = [WrittenObject("avatar", "in/box/a/voices/de.mp3"), WrittenObject("other", "in/box/b/x")]
     assert uploads_in(written, "avatar", "in/box/") == {"a"}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from avatar.errors import NotConfigured
 from avatar.local.environment import flatten
-from avatar.local.services import listener
+from avatar.local.services import bridge_listener
 from avatar.local.state import StateDirectory
 from avatar.web.bridge import check_reach
 from tests.web.bridge.conftest import s3_notification
@@ -148,5 +148,5 @@ def test_the_embedded_store_is_told_the_same_token(make_settings):
     """And to watch the inbox of the bucket in use."""
     settings = make_settings(inbox={"prefix": "drop/here/"})
     state = StateDirectory(settings.state_dir)
-    told = listener(settings, state)
+    told = bridge_listener(settings, state)
     assert (told.watched, told.token) == (f"{settings.store.bucket}/drop/here/", state.bridge_token())

@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 
 from avatar.local import embedded, processes
-from avatar.local.embedded import Listener
+from avatar.local.embedded import StoreListener
 from avatar.store.store import Store
-from avatar.web.notifications import Written, from_filer
+from avatar.web.notifications import WrittenObject, from_filer
 
-LISTENER = Listener(watched="avatar/inbox/", token="told-by-the-store")
+LISTENER = StoreListener(watched="avatar/inbox/", token="told-by-the-store")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ async def test_objects_in_the_inbox_are_told_of(telling, its_store):
         (first,) = await written(arrived)
         await put(its_store, "inbox/a/voice.mp3")
         (second,) = await written(arrived)
-    assert first == second == Written("avatar", "inbox/a/voice.mp3")
+    assert first == second == WrittenObject("avatar", "inbox/a/voice.mp3")
 
 
 async def test_a_removal_is_not_told_of(telling, its_store):

@@ -8,7 +8,7 @@ import pytest
 from avatar.errors import StoreUnavailable
 from avatar.inbox.uploads import Inbox
 from avatar.web import notifications
-from avatar.web.notifications import BURST_SECONDS, EVENT, UploadEvents, Uploads, compose
+from avatar.web.notifications import BURST_SECONDS, EVENT, UploadEvents, WaitingUploads, upload_event
 from avatar.workspace import Workspace
 from tests.web.bridge.conftest import SETTLE
 
@@ -244,7 +244,7 @@ async def test_prefects_own_protections_are_respected(events, prefect, noted, mo
 async def test_a_store_that_fails_is_no_empty_inbox(prefect, make_settings, store_settings, said):
     """While the store is away uploads go on waiting."""
     away = Workspace(make_settings(store=store_settings.model_copy(update={"endpoint": "127.0.0.1:9"})))
-    events = UploadEvents(Uploads(Inbox(away)), prefect.api_url, SETTLE, said.append)
+    events = UploadEvents(WaitingUploads(Inbox(away)), prefect.api_url, SETTLE, said.append)
     events.note({"a"}, NOW)
     with pytest.raises(StoreUnavailable):
         await events.step(NOW + SETTLE)
@@ -261,5 +261,5 @@ async def test_a_change_of_this_very_moment_is_not_quiet(events, prefect, noted)
 
 def test_the_id_of_an_event_follows_from_what_it_tells():
     """The same uploads in the same states are the same event, in any order; others are not."""
-    once, again = compose({"a": "1", "b": "2"}), compose({"b": "2", "a": "1"})
-    assert once["id"] == again["id"] != compose({"a": "1", "b": "3"})["id"]
+    once, again = upload_event({"a": "1", "b": "2"}), upload_event({"b": "2", "a": "1"})
+    assert once["id"] == again["id"] != upload_event({"a": "1", "b": "3"})["id"]

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from avatar.errors import StoreUnavailable
 from avatar.models import ProviderName, RemoteState, Snapshot, Submission
 from avatar.money.journal import Failure, RenderState
-from avatar.money.webhooks import SECRET_KEY, Asked, path_of
+from avatar.money.webhooks import SECRET_KEY, WebhookTarget, path_of
 from avatar.web import bridge as serving
 from avatar.web.bridge import Bridge, build_app
 from avatar.workspace import Workspace
@@ -70,8 +70,8 @@ def bridge(opened):
 
 
 async def address(workspace, provider="fal", attempt=1):
-    asked = Asked(ProviderName(provider), RENDER_ID, attempt)
-    return f"{path_of(asked)}/{(await workspace.callbacks())._mac(asked)}"
+    asked = WebhookTarget(ProviderName(provider), RENDER_ID, attempt)
+    return f"{path_of(asked)}/{(await workspace.webhook_addresses())._mac(asked)}"
 
 
 async def begun(workspace, provider="fal"):

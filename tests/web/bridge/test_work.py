@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from avatar.errors import StoreUnavailable
-from avatar.web.work import FIRST_PAUSE, LONGEST_PAUSE, RECONCILE, SWEEP, Due, FlowRuns, Work
+from avatar.web.work import FIRST_PAUSE, LONGEST_PAUSE, RECONCILE, SWEEP, DueRuns, FlowRuns, OpenWork
 
 NOW = 1_000.0
 STALE = 600.0
@@ -77,7 +77,7 @@ async def runs(server):
 
 def test_what_stays_due_starts_a_run_ever_less_often():
     """At once, then after pauses that double; what is new starts one whatever the others wait for."""
-    due, starts, at = Due(), [], NOW
+    due, starts, at = DueRuns(), [], NOW
     while at < NOW + 20 * LONGEST_PAUSE:
         if due.is_new({"a"}, at):
             starts.append(at - NOW)
@@ -90,7 +90,7 @@ def test_what_stays_due_starts_a_run_ever_less_often():
 
 
 def test_what_was_done_and_is_due_again_starts_a_run_at_once():
-    due = Due()
+    due = DueRuns()
     assert due.is_new({"a"}, NOW)
     assert not due.is_new(set(), NOW + 1)
     assert due.is_new({"a"}, NOW + 2)
@@ -156,7 +156,7 @@ async def test_a_store_that_is_away_keeps_no_dead_run_from_being_started(
         raise StoreUnavailable("away")
 
     monkeypatch.setattr(workspace.store, "list", away)
-    work = Work(workspace, runs, print)
+    work = OpenWork(workspace, runs, print)
     with pytest.raises(StoreUnavailable):
         await work.open_work()
     server.add("crashed", "CRASHED")
@@ -164,5 +164,5 @@ async def test_a_store_that_is_away_keeps_no_dead_run_from_being_started(
 
 
 async def test_an_idle_installation_has_nothing_due(runs, workspace):
-    work = Work(workspace, runs, print)
+    work = OpenWork(workspace, runs, print)
     assert (await work.inbox(), await work.open_work(), await work.books()) == (set(), set(), set())

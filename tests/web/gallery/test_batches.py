@@ -12,11 +12,11 @@ from avatar.batch.manifest import open_manifest
 from avatar.batch.models import Batch, RowState
 from avatar.batch.report import write_report
 from avatar.errors import InvalidInput
-from avatar.web import orders
+from avatar.web import drafts
 from avatar.web.people import Role
 from avatar.workspace import Workspace
 from tests.web.gallery.manifests import put_video
-from tests.web.gallery.test_desk import (
+from tests.web.gallery.test_actions import (
     RUN,
     address_of,
     bring,
@@ -126,10 +126,10 @@ def test_orders_are_bounded():
     key = "desk/files/" + "a" * 64 + "/x.csv"
     other = key.replace("a" * 64, "b" * 64)
     with pytest.raises(InvalidInput):
-        orders.Order.of([("manifest", key), ("manifest", other)])
+        drafts.Draft.of([("manifest", key), ("manifest", other)])
     many = [("voice", f"desk/files/{number:064x}/x.wav") for number in range(1001)]
     with pytest.raises(InvalidInput):
-        orders.Order.of(many)
+        drafts.Draft.of(many)
 
 
 async def test_a_batch_is_a_page_of_its_videos(gallery, workspace, store, inputs, tmp_path):

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from avatar.store.objects import NEVER, Stat
-from avatar.web.media import Span, Unsatisfiable, file_name, not_modified, wanted_span
+from avatar.web.media import ByteRange, Unsatisfiable, file_name, not_modified, requested_range
 from tests.web.gallery.manifests import put_video
 
 KEY = "videos/job/video.mp4"
@@ -224,10 +224,10 @@ STAT = Stat("k", 10, "t", NEVER)
 def test_numbers_out_of_this_world_are_no_range(number):
     """Too many digits, or digits of another script, are refused or ignored, not computed with."""
     try:
-        assert wanted_span({"range": f"bytes={number}-"}, STAT) is None
+        assert requested_range({"range": f"bytes={number}-"}, STAT) is None
     except Unsatisfiable:
         assert len(number) == 18
-    assert wanted_span({"range": f"bytes=0-{number[:18]}"}, STAT) in {None, Span(0, 10)}
+    assert requested_range({"range": f"bytes=0-{number[:18]}"}, STAT) in {None, ByteRange(0, 10)}
 
 
 def test_a_tag_is_compared_whole():

@@ -12,7 +12,7 @@ from avatar.web.people import Role, Users, add_user, read_users
 from avatar.workspace import Workspace
 from tests.web.gallery.conftest import BASE
 from tests.web.gallery.manifests import FAILED, put_video
-from tests.web.gallery.test_desk import (
+from tests.web.gallery.test_actions import (
     ORIGIN,
     RUN,
     address_of,

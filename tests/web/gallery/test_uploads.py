@@ -6,7 +6,7 @@ import pytest
 
 from avatar.web import people, uploads
 from tests.sandbox import samples
-from tests.web.gallery.test_desk import ORIGIN, bring, desk, inputs, prefect, token_of
+from tests.web.gallery.test_actions import ORIGIN, bring, desk, inputs, prefect, token_of
 
 __all__ = ["desk", "inputs", "prefect"]
 

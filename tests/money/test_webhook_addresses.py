@@ -9,7 +9,7 @@ from avatar.errors import NotConfigured, Throttled
 from avatar.models import ProviderName
 from avatar.money import submit
 from avatar.money.submit import submit_render
-from avatar.money.webhooks import SECRET_KEY, Asked, Callbacks, open_callbacks
+from avatar.money.webhooks import SECRET_KEY, WebhookAddresses, WebhookTarget, open_webhook_addresses
 from tests.money.hooked import PUBLIC, Hooked
 from tests.money.scripted import Scripted
 
@@ -37,8 +37,10 @@ class TestTheAddress:
         parts = [re.fullmatch(form, url).groups() for url in (first, second)]
         assert [attempt for attempt, _ in parts] == ["1", "2"]
         assert parts[0][1] != parts[1][1]
-        callbacks = await workspace.callbacks()
-        assert callbacks.verified("fal", render_id, *parts[1]) == Asked(ProviderName.FAL, render_id, 2)
+        callbacks = await workspace.webhook_addresses()
+        assert callbacks.verified("fal", render_id, *parts[1]) == WebhookTarget(
+            ProviderName.FAL, render_id, 2
+        )
 
     async def test_reaches_the_provider_and_nobody_else(self, make_workspace, plan, caplog):
         """Neither the journal nor anything else in the bucket, nor a log or a repr, holds the MAC."""
@@ -54,8 +56,8 @@ class TestTheAddress:
     def test_holds_for_its_request_alone(self):
         """Whatever part of it is another, and with any other secret, it is not known."""
         render_id, other = "ab" * 16, "cd" * 16
-        callbacks = Callbacks(b"s" * 32, "https://b")
-        mac = callbacks._mac(Asked(ProviderName.FAL, render_id, 1))
+        callbacks = WebhookAddresses(b"s" * 32, "https://b")
+        mac = callbacks._mac(WebhookTarget(ProviderName.FAL, render_id, 1))
         assert callbacks.verified("fal", render_id, "1", mac)
         for parts in [
             ("pixazo", render_id, "1", mac),
@@ -70,19 +72,19 @@ class TestTheAddress:
             ("nobody", render_id, "1", mac),
         ]:
             assert callbacks.verified(*parts) is None
-        assert Callbacks(b"t" * 32, "https://b").verified("fal", render_id, "1", mac) is None
+        assert WebhookAddresses(b"t" * 32, "https://b").verified("fal", render_id, "1", mac) is None
 
     async def test_is_signed_with_one_secret_by_all(self, make_workspace, store):
         """Eight processes at once make one secret between them; that of the settings goes before it."""
         opened = [make_workspace(Hooked(), bridge=PUBLIC) for _ in range(8)]
-        callbacks = await asyncio.gather(*(each.callbacks() for each in opened))
+        callbacks = await asyncio.gather(*(each.webhook_addresses() for each in opened))
         assert len({each._secret for each in callbacks}) == 1
         given = make_workspace(Hooked(), bridge={"secret": "x" * 16})
-        assert (await given.callbacks())._secret == b"x" * 16
+        assert (await given.webhook_addresses())._secret == b"x" * 16
 
     @pytest.mark.parametrize("data", [b"", b"{}", b'{"secret": "00"}', b'{"secret": 7}'])
     async def test_is_not_signed_with_a_damaged_secret(self, make_settings, store, data):
         """A secret that is empty or short would sign for anybody."""
         await store.put(SECRET_KEY, data, content_type="application/json")
         with pytest.raises(NotConfigured, match="Nothing was sent"):
-            await open_callbacks(make_settings().bridge, store)
+            await open_webhook_addresses(make_settings().bridge, store)

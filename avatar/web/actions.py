@@ -27,22 +27,22 @@ from avatar.models import AvatarJob, ProviderName, Video, VideoState
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import quote_segments
 from avatar.money.settle import attach_request, declare_not_charged, signed_by
-from avatar.web.batches import read_cards
+from avatar.web.batches import read_batch_rows
 from avatar.web.catalogue import Catalogue, Query
-from avatar.web.offers import Offer, Offers, budget_left, marks
-from avatar.web.orders import (
-    Order,
+from avatar.web.drafts import (
+    Draft,
     address,
     as_parameters,
     batch_of,
     check_price,
-    keep_order,
-    once_of,
+    keep_draft,
+    once_key,
+    read_draft,
     read_labels,
-    read_order,
 )
+from avatar.web.offers import Offer, Offers, budget_left, cut_marks
 from avatar.web.pages import Links, Pages
-from avatar.web.people import Rate, Role, Visitors, require, role_of
+from avatar.web.people import FormTokens, RateLimit, Role, require, role_of
 from avatar.web.runs import BATCH, FINAL, GENERATE, Runs
 from avatar.web.uploads import Uploads
 from avatar.workspace import Workspace
@@ -61,15 +61,15 @@ _STUCK = {RenderState.UNKNOWN, RenderState.STALLED}
 
 
 @dataclass
-class Desk:
+class Actions:
     """What the requests share."""
 
     workspace: Workspace
     pages: Pages
     catalogue: Catalogue
     runs: Runs
-    visitors: Visitors
-    changes: Rate = field(default_factory=lambda: Rate(CHANGES_A_MINUTE))
+    visitors: FormTokens
+    changes: RateLimit = field(default_factory=lambda: RateLimit(CHANGES_A_MINUTE))
 
     def __post_init__(self) -> None:
         self.uploads = Uploads(self.workspace, self.visitors)
@@ -95,18 +95,18 @@ class Desk:
 
     # An order: its files and wishes, its offers, its start.
     async def new(self, request: Request) -> Response:
-        return await self._order_page(request, Order())
+        return await self._order_page(request, Draft())
 
     async def order(self, request: Request) -> Response:
         """Keep an order, and go where its price is shown."""
-        order = Order.of(await self._form(request, LARGEST_ORDER, MOST_ORDER_FIELDS))
-        return self._to(request, f"orders/{await keep_order(self.workspace, order)}#live")
+        order = Draft.of(await self._form(request, LARGEST_ORDER, MOST_ORDER_FIELDS))
+        return self._to(request, f"orders/{await keep_draft(self.workspace, order)}#live")
 
     async def look_at_order(self, request: Request) -> Response:
         order_id = request.path_params["id"]
-        return await self._order_page(request, await read_order(self.workspace, order_id), order_id)
+        return await self._order_page(request, await read_draft(self.workspace, order_id), order_id)
 
-    async def _order_page(self, request: Request, order: Order, order_id: str = "") -> Response:
+    async def _order_page(self, request: Request, order: Draft, order_id: str = "") -> Response:
         require(request, Role.MAKE)
         ready = bool(order_id) and not order.missing
         pricing = await self.offers.price(order_id, order, seconds=2) if ready else None
@@ -114,7 +114,7 @@ class Desk:
             "order": order,
             "order_id": order_id,
             "pricing": pricing,
-            "marks": marks,
+            "marks": cut_marks,
             "left": await budget_left(self.workspace),
             "once": secrets.token_urlsafe(16),
             "limit": self.workspace.settings.download.max_input_bytes,
@@ -125,10 +125,10 @@ class Desk:
     async def start(self, request: Request) -> Response:
         """Start the run of an order, if it costs what was shown."""
         given = dict(await self._form(request))
-        once = once_of(given)
+        once = once_key(given)
         if once in self._pressed:
             return self._to(request, self._pressed[once])
-        order = await read_order(self.workspace, request.path_params["id"])
+        order = await read_draft(self.workspace, request.path_params["id"])
         offer = await self._offer(request, order, given)
         check_price(given, offer.owed)
         if offer.checked is None:
@@ -141,7 +141,7 @@ class Desk:
             self._pressed.popitem(last=False)
         return self._to(request, self._pressed[once])
 
-    async def _offer(self, request: Request, order: Order, given: dict[str, str]) -> Offer:
+    async def _offer(self, request: Request, order: Draft, given: dict[str, str]) -> Offer:
         """The offer that was chosen. Raises 403, 409 or `InvalidInput` if it cannot be had."""
         if order.missing:
             raise InvalidInput(order.missing)
@@ -157,7 +157,7 @@ class Desk:
             require(request, Role.SPEND)
         return offer
 
-    async def _start_job(self, order: Order, offer: Offer, once: str) -> tuple[str, str]:
+    async def _start_job(self, order: Draft, offer: Offer, once: str) -> tuple[str, str]:
         assert offer.plan  # noqa: S101 - an offer without fault has one
         voice = order.voices[0]
         facts = {
@@ -171,7 +171,7 @@ class Desk:
         run = await self.runs.start(GENERATE, {"job": as_parameters(job)}, once, job.title)
         return run, f"job={offer.plan.job_id}"
 
-    async def _start_batch(self, request: Request, order: Order, offer: Offer, once: str) -> tuple[str, str]:
+    async def _start_batch(self, request: Request, order: Draft, offer: Offer, once: str) -> tuple[str, str]:
         pricing = await self.offers.price(request.path_params["id"], order)
         assert offer.checked and pricing.rows  # noqa: S101, PT018 - an offer without fault has them
         batch = batch_of(order, pricing.rows, offer.provider, offer.asked_model)
@@ -201,7 +201,7 @@ class Desk:
 
     async def _cards(self, batch_id: str) -> Sequence[Any]:
         try:
-            return (await read_cards(self.workspace, batch_id, 0)).cards if batch_id else ()
+            return (await read_batch_rows(self.workspace, batch_id, 0)).cards if batch_id else ()
         except ObjectNotFound:
             return ()
 
@@ -237,7 +237,7 @@ class Desk:
         title = " ".join(fields.get("title", "").split())[:200]
         language, labels = fields.get("language", "").strip(), read_labels(fields.get("labels", ""))
         video = await self._video(request)
-        Order().job("-", "-", title=title, language=language, labels=labels)  # refused as a job's would be
+        Draft().job("-", "-", title=title, language=language, labels=labels)  # refused as a job's would be
         gone = dict.fromkeys(video.labels, "")
         await name_video(self.workspace, video, title=title, language=language, labels=gone | labels)
         return self._to(request, f"videos/{video.job_id}")
@@ -259,7 +259,7 @@ class Desk:
         facts = video.model_dump(include={"prompt", "continuity", "title", "language", "labels", "provider"})
         facts |= {"model": video.model} if video.provider is not ProviderName.PREVIEW else {}
         job = AvatarJob(portrait=sources[0], voice=sources[1], take=int(take), max_cost=price, **facts)
-        run = await self.runs.start(GENERATE, {"job": as_parameters(job)}, once_of(fields), job.title)
+        run = await self.runs.start(GENERATE, {"job": as_parameters(job)}, once_key(fields), job.title)
         return self._to(request, f"runs/{run}")
 
     async def _video(self, request: Request) -> Video:

@@ -14,7 +14,7 @@ from avatar.errors import NotConfigured
 from avatar.models import ProviderName
 from avatar.money.journal import Failure, Journal, RenderState
 from avatar.settings import GallerySettings
-from avatar.web.gallery import check_desk
+from avatar.web.gallery import check_actions
 from tests.sandbox import samples
 from tests.web.gallery.conftest import BASE
 from tests.web.gallery.manifests import FAILED, put_video
@@ -427,6 +427,6 @@ def test_others_start_nothing_without_a_password(settings, refused):
     """Off loopback the desk needs one."""
     if refused:
         with pytest.raises(NotConfigured):
-            check_desk(GallerySettings(**settings))
+            check_actions(GallerySettings(**settings))
     else:
-        check_desk(GallerySettings(**settings))
+        check_actions(GallerySettings(**settings))

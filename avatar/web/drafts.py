@@ -32,7 +32,7 @@ _ONCE = re.compile(r"[A-Za-z0-9_-]{16,64}")
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
-class Order(Stored):
+class Draft(Stored):
     """Files that were brought, by their keys, and what is to be made of them."""
 
     portraits: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Order(Stored):
     trim: bool = False
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[str, str]]) -> "Order":
+    def of(cls, pairs: Sequence[tuple[str, str]]) -> "Draft":
         """The order of a form. Raises `InvalidInput` for what no page of ours asks for."""
         given = dict(pairs)
         files = {name: _all(pairs, name) for name in ("portrait", "voice", "manifest")}
@@ -121,7 +121,7 @@ def read_labels(text: str) -> dict[str, str]:
     return {name.strip()[:100]: value.strip()[:200] for name, _, value in parts}
 
 
-async def keep_order(workspace: Workspace, order: Order) -> str:
+async def keep_draft(workspace: Workspace, order: Draft) -> str:
     """Its id: the same order, the same id."""
     data = order.model_dump_json().encode()
     order_id = hashlib.sha256(data).hexdigest()[:32]
@@ -129,11 +129,11 @@ async def keep_order(workspace: Workspace, order: Order) -> str:
     return order_id
 
 
-async def read_order(workspace: Workspace, order_id: str) -> Order:
+async def read_draft(workspace: Workspace, order_id: str) -> Draft:
     """Raises `ObjectNotFound`."""
     if not _ID.fullmatch(order_id):
         raise ObjectNotFound("There is no such order.")
-    return Order.model_validate_json((await workspace.store.get(f"{ORDERS}{order_id}.json")).data)
+    return Draft.model_validate_json((await workspace.store.get(f"{ORDERS}{order_id}.json")).data)
 
 
 def address(workspace: Workspace, key: str) -> str:
@@ -148,7 +148,7 @@ async def asset_of(workspace: Workspace, key: str) -> Asset:
 
 # The manifest of a batch, its files found among those that were brought.
 @dataclass(frozen=True)
-class Rows:
+class ManifestRows:
     """The manifest that a run is given, and the rows that were left out of it, by line, with why."""
 
     address: str
@@ -156,7 +156,7 @@ class Rows:
     bad: tuple[tuple[int, str], ...]
 
 
-async def write_manifest(workspace: Workspace, order: Order) -> Rows:
+async def write_manifest(workspace: Workspace, order: Draft) -> ManifestRows:
     """Put the rows of an order into the store, each with the addresses of its files and a title.
 
     Raises:
@@ -180,10 +180,10 @@ async def write_manifest(workspace: Workspace, order: Order) -> Rows:
     key = f"{BROUGHT}{hashlib.sha256(data).hexdigest()}/{name}"
     if good:
         await workspace.store.put(key, data, content_type=CONTENT_TYPES[kind])
-    return Rows(address(workspace, key), len(good), bad)
+    return ManifestRows(address(workspace, key), len(good), bad)
 
 
-async def _read_manifest(workspace: Workspace, order: Order) -> list[RawRow]:
+async def _read_manifest(workspace: Workspace, order: Draft) -> list[RawRow]:
     with tempfile.TemporaryDirectory(dir=workspace.scratch) as folder:
         path = Path(folder) / PurePosixPath(order.manifest).name
         await workspace.store.download(order.manifest, path)
@@ -193,7 +193,7 @@ async def _read_manifest(workspace: Workspace, order: Order) -> list[RawRow]:
 class _Finder:
     """Finds what rows name among the files that were brought: by the file's name, whatever folder was before it."""
 
-    def __init__(self, workspace: Workspace, order: Order) -> None:
+    def __init__(self, workspace: Workspace, order: Draft) -> None:
         self.workspace, self.order = workspace, order
         self._by_name = {_folded(order.named(key)): key for key in (*order.portraits, *order.voices)}
 
@@ -232,7 +232,7 @@ def _as_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return out.getvalue().encode()
 
 
-def batch_of(order: Order, rows: Rows, provider: ProviderName, model: str | None) -> Batch:
+def batch_of(order: Draft, rows: ManifestRows, provider: ProviderName, model: str | None) -> Batch:
     """What a run of the order is given; its name and highest price come on top."""
     return Batch(
         manifest=rows.address,
@@ -258,7 +258,7 @@ def check_price(fields: Mapping[str, str], price: Decimal) -> None:
         raise HTTPException(HTTPStatus.CONFLICT, text)
 
 
-def once_of(fields: Mapping[str, str]) -> str:
+def once_key(fields: Mapping[str, str]) -> str:
     """What makes a form that is sent twice the same run."""
     once = fields.get("once", "")
     if not _ONCE.fullmatch(once):
