@@ -127,6 +127,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 TOGETHER = {
     "security/test_file_modes.py": "house", "security/test_guarded_prefect.py": "house",
     "security/test_least_power.py": "house", "security/test_listening.py": "house", "security/test_secrets.py": "house",
+    "browser/test_gallery.py": "up", "browser/test_ui.py": "up",
 }  # fmt: skip
 
 

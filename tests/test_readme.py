@@ -19,7 +19,7 @@ from avatar.media.probe import probe_video
 from avatar.settings import AvatarSettings
 from tests.sandbox.fixtures import sandbox, sandbox_process  # noqa: F401 - fixtures
 from tests.sandbox.running import Sandbox
-from tests.up import until_ready
+from tests.up import until_ready, with_database
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -46,6 +46,7 @@ class Machine:
         self.folder = folder
         (folder / "examples").symlink_to(ROOT / "examples")
         self.state_dir = folder / "state"
+        with_database(self.state_dir / "prefect")
         self.up = self.start("avatar up", stdout=subprocess.PIPE, text=True)
         self.said = until_ready(self.up)
 
@@ -75,8 +76,9 @@ class Machine:
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     running = Machine(tmp_path_factory.mktemp("reader"))
     yield running
-    running.up.send_signal(signal.SIGTERM)
+    running.up.send_signal(signal.SIGINT)
     running.up.communicate(timeout=90)
+    assert running.up.returncode == 0
 
 
 Check = Callable[[str, Machine, Sandbox], None]

@@ -15,7 +15,7 @@ from playwright.sync_api import TimeoutError as NotThere
 
 from avatar.local import find
 from avatar.settings import AvatarSettings
-from tests.up import until_ready
+from tests.up import until_ready, with_database
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -37,6 +37,7 @@ class Up:
 
     def __init__(self, state_dir: Path, **settings: str) -> None:
         self.state_dir = state_dir
+        with_database(state_dir / "prefect")
         # $PWD is where the deployment's runs start; a shell sets it, Popen does not.
         environment = os.environ | settings | {"AVATAR_STATE_DIR": str(state_dir), "PWD": str(ROOT)}
         command = [sys.executable, "-m", "avatar", "up"]
@@ -66,9 +67,9 @@ class Up:
         return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Everything on one machine: store, Prefect server, deployments, worker."""
+    """Everything on one machine: store, Prefect server, deployments, worker. The last test of test_ui.py stops it."""
     running = Up(tmp_path_factory.mktemp("up"))
     yield running
     running.stop()

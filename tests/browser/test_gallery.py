@@ -33,7 +33,7 @@ NARROW = {"width": 360, "height": 740}
 
 
 def avatar(up: Up, *arguments: str) -> str:
-    environment = os.environ | {"AVATAR_STATE_DIR": str(up.state_dir)}
+    environment = os.environ | {"AVATAR_STATE_DIR": str(up.state_dir), "AVATAR_PREVIEW__FRAME_RATE": "12"}
     command = [sys.executable, "-m", "avatar", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

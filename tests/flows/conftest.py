@@ -15,6 +15,7 @@ from avatar.local import Services, environment, services
 from avatar.models import AvatarJob, Video
 from avatar.settings import AvatarSettings
 from tests.sandbox.fixtures import sandbox, sandbox_process  # noqa: F401 - fixtures
+from tests.up import with_database
 
 ROOT = Path(__file__).parents[2]
 PORTRAIT = ROOT / "examples" / "portrait.png"
@@ -37,6 +38,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     from avatar.commands.generate import drain_prefect
 
     state_dir = tmp_path_factory.mktemp("local")
+    with_database(state_dir / "prefect")
     with services(AvatarSettings(_env_file=None, state_dir=state_dir)) as running:
         yield Local(state_dir, running)
         asyncio.run(drain_prefect())  # Prefect's threads would look for the server for a minute

@@ -19,6 +19,8 @@ from tests.sandbox.running import Sandbox
 pytestmark = pytest.mark.server
 
 GENERATE = ("generate", str(PORTRAIT), str(VOICE))
+#: What a preview of eight seconds needs most of its time for.
+FEW_FRAMES = {"AVATAR_PREVIEW__FRAME_RATE": "8"}
 
 Ended = subprocess.CompletedProcess[str]
 Avatar = Callable[..., Ended]
@@ -30,7 +32,7 @@ def avatar(local: Local, tmp_path: Path) -> Avatar:
     bucket = f"test-{secrets.token_hex(6)}"
 
     def run(*arguments: str, **variables: str) -> Ended:
-        own = {"AVATAR_STATE_DIR": str(local.state_dir), "AVATAR_STORE__BUCKET": bucket}
+        own = FEW_FRAMES | {"AVATAR_STATE_DIR": str(local.state_dir), "AVATAR_STORE__BUCKET": bucket}
         command = [sys.executable, "-m", "avatar", *arguments]
         environment = os.environ | own | variables
         return subprocess.run(

@@ -21,7 +21,7 @@ from avatar.settings import AvatarSettings
 from tests.flows.test_recovery import Api, short_voice, until
 from tests.inbox.conftest import Client
 from tests.sandbox.running import Sandbox
-from tests.up import until_ready
+from tests.up import until_ready, with_database
 
 pytestmark = pytest.mark.server
 DOCS = Path(__file__).parents[2] / "docs"
@@ -79,6 +79,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, sandbox_process: Sandbox) 
     """`avatar up` with the free preview, and with the sandbox for who asks for fal."""
     folder = tmp_path_factory.mktemp("up")
     state = StateDirectory(folder / "state")
+    with_database(state.prefect_home)
     variables = sandbox_process.fal_env() | {
         "AVATAR_PROVIDER": "preview",
         "AVATAR_STATE_DIR": str(state.path),

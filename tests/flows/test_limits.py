@@ -28,6 +28,7 @@ from tasks.turns import AccountLimit, HeldSlot, TurnServer
 from tests.batch.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Local, Produce
 from tests.sandbox.running import Sandbox
+from tests.up import with_database
 
 pytestmark = [pytest.mark.server, PREFECTS_SOCKETS]
 
@@ -228,6 +229,7 @@ def own(tmp_path: Path, sandbox: Sandbox) -> Iterator[tuple[StateDirectory, str,
     """A Prefect server and a store of this test's own: where they are, and the environment of a run on them."""
     state = StateDirectory(tmp_path / "state")
     state.prepare()
+    with_database(state.prefect_home)
     # Where no outgoing connection is given its port while the server is away.
     state.change(api=StartedProgram(process=Process(pid=1, born=""), port=choose_ports(None)))
     settings = AvatarSettings(_env_file=None, state_dir=state.path)

@@ -18,25 +18,32 @@ from avatar.local.state import StateDirectory
 from avatar.settings import AvatarSettings
 from tests.sandbox import samples
 from tests.sandbox.running import Sandbox
+from tests.up import with_database
 
 pytestmark = pytest.mark.server
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def up(tmp_path: Path, sandbox: Sandbox) -> Iterator[StateDirectory]:
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, sandbox_process: Sandbox) -> Iterator[StateDirectory]:
     """`avatar up` as a person starts it, with the sandbox as fal."""
-    state = StateDirectory(tmp_path / "state")
+    folder = tmp_path_factory.mktemp("up")
+    state = StateDirectory(folder / "state")
+    with_database(state.prefect_home)
     variables = {
         "AVATAR_STATE_DIR": str(state.path),
         "AVATAR_POLLING__WINDOW_SECONDS": "2",
         "AVATAR_BUDGET__APPROVE_ABOVE": "0.95",
     }
     command = [str(Path(sys.executable).parent / "avatar"), "up"]
-    said = tmp_path / "up.log"
+    said = folder / "up.log"
     with said.open("w") as log:
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=os.environ | sandbox.fal_env() | variables, stdout=log, stderr=log
+            command,
+            cwd=folder,
+            env=os.environ | sandbox_process.fal_env() | variables,
+            stdout=log,
+            stderr=log,
         )
         try:
             # It gives up by itself, program by program: on a busy machine later than a test would guess.

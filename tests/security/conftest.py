@@ -24,7 +24,7 @@ from avatar.settings import StoreSettings
 from tests.providers.conftest import inputs, open_sandboxed  # noqa: F401 - fixtures
 from tests.sandbox import samples
 from tests.sandbox.running import Sandbox
-from tests.up import until_ready
+from tests.up import until_ready, with_database
 
 ROOT = Path(__file__).parents[2]
 PORTRAIT = ROOT / "examples" / "portrait.png"
@@ -182,6 +182,7 @@ def running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[st
 @contextmanager
 def guarded_server(folder: Path, auth: str) -> Iterator[tuple[str, int]]:
     """A Prefect server with a password and CSRF protection: its API's URL, and its pid."""
+    with_database(folder / "prefect")
     port = free_port(0)
     variables = server_environment(folder / "prefect", port, os.environ) | {
         "PREFECT_SERVER_API_AUTH_STRING": auth,
