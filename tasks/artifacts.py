@@ -24,9 +24,11 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
     ArtifactFilterType,
 )
+from prefect.client.schemas.objects import Artifact
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.runtime import flow_run
 
+from avatar.errors import Transient
 from avatar.events import player_url
 from avatar.job.expire import Expired
 from avatar.job.reconcile import Reconciled
@@ -39,6 +41,8 @@ from avatar.workspace import Workspace
 UPDATE_SECONDS = 3.0
 #: How long an artifact may take, in seconds; the Prefect client itself would try for a minute.
 ARTIFACT_SECONDS = 10.0
+#: How a progress artifact begins that stays as it is.
+ENDED = "Ended without a video"
 POSTER = "The video's poster"
 LINK_LIFETIME = timedelta(days=7)
 #: Digits of an id in an artifact's key: a whole one runs out of its card in the UI.
@@ -55,9 +59,10 @@ async def write_artifact(artifact: Awaitable[Any], logger: "logging.Logger | Log
 
 
 class RenderProgress:
-    """The one progress artifact of a render, and its line in the log when something changes.
+    """The one progress artifact of a render in a run, and its line in the log when something changes.
 
-    An attempt that comes after another, or a run after another, goes on with the artifact that is there.
+    An attempt that comes after another goes on with the artifact that is there. Another run has its own, which the
+    Prefect UI shows beside its other artifacts; once the render is over, all of them say so.
     """
 
     def __init__(
@@ -76,40 +81,54 @@ class RenderProgress:
         if snapshot.word != self._told or snapshot.state is RemoteState.DONE:
             self.logger.info("Render %s: %s", self.render_id[:8], text)
             self._told = snapshot.word
-        due = time.monotonic() - self._shown >= UPDATE_SECONDS or snapshot.state is RemoteState.DONE
-        if due:
+        done = snapshot.state is RemoteState.DONE
+        if done or time.monotonic() - self._shown >= UPDATE_SECONDS:
             self._shown = time.monotonic()
             self._percent = round(_percent(snapshot), 1)
             await write_artifact(self._update(text), self.logger)
+        if done:
+            await write_artifact(_tell_all(self._key, text, 100.0), self.logger)
 
     async def end(self, error: Exception) -> None:
         """Say that the wait is over without a video: what was shown last is not true any more."""
-        await write_artifact(self._update(f"Ended without a video: {error}"), self.logger)
+        text = f"{ENDED}: {error}"
+        await write_artifact(self._update(text), self.logger)
+        if not isinstance(error, Transient):  # what passes is this run's trouble, and others may go on
+            await write_artifact(_tell_all(self._key, text), self.logger)
 
     async def _update(self, text: str) -> None:
         facts: Any = {"progress": self._percent, "description": text}
         if self._artifact is None:
-            self._artifact = await _progress_of(self._key, flow_run.id)
+            self._artifact = next((each.id for each in await _progress_of(self._key, flow_run.id)), None)
         if self._artifact is None:
             self._artifact = await acreate_progress_artifact(key=self._key, **facts)
         else:
             await aupdate_progress_artifact(artifact_id=self._artifact, **facts)
 
 
-async def _progress_of(key: str, run: str | None = None) -> UUID | None:
-    """The newest progress artifact of a key, of that flow run or of any."""
+async def _progress_of(key: str, run: str | None = None) -> list[Artifact]:
+    """The progress artifacts of a key, of that flow run or of any, the newest first."""
     wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]), type=ArtifactFilterType(any_=["progress"]))
     if run is not None:
         wanted.flow_run_id = ArtifactFilterFlowRunId(any_=[UUID(run)])
     async with get_client() as client:
-        found = await client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC, limit=1)
-    return found[0].id if found else None
+        return await client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC)
+
+
+async def _tell_all(key: str, text: str, percent: float | None = None) -> None:
+    """Have what runs showed of a render say this, at that share of it; unless given, at their own.
+
+    Runs before the last that said how they ended told of an attempt of their own, and are left alone.
+    """
+    for number, artifact in enumerate(await _progress_of(key)):
+        if number == 0 or not (artifact.description or "").startswith(ENDED):
+            facts: Any = {"progress": artifact.data if percent is None else percent, "description": text}
+            await aupdate_progress_artifact(artifact_id=artifact.id, **facts)
 
 
 async def end_progress(render_id: str, text: str) -> None:
-    """A render that was fetched after its run had died: what that run showed of it last is not true any more."""
-    if artifact := await _progress_of(_key("render", render_id)):
-        await aupdate_progress_artifact(artifact_id=artifact, progress=100.0, description=text)
+    """A render that was fetched after its run had died: what runs showed of it last is not true any more."""
+    await _tell_all(_key("render", render_id), text, 100.0)
 
 
 def _percent(snapshot: Snapshot) -> float:

@@ -1,15 +1,22 @@
 """What a manifest will cost, told before there is a store, a server or a key."""
 
+import asyncio
 import json
 from argparse import Namespace
 
 import numpy as np
 import pytest
 
+from avatar.batch.chunks import read_rows
 from avatar.commands import quote
+from avatar.errors import InvalidInput
+from avatar.settings import AvatarSettings, StoreSettings
+from avatar.workspace import Workspace
 from tests.cases.portraits import picture
 from tests.media import speech
 from tests.media.recordings import write_wav
+from tests.store.memory import MemoryStore
+from tests.web.gallery.manifests import put_video
 
 
 @pytest.fixture
@@ -95,3 +102,71 @@ def test_a_quote_warns_of_portrait_and_voice(capsys, batch_voice, small_portrait
     else:
         assert "small (300×400 px)" in told["reason"]
         assert "silent for its first 3.0 s" in told["reason"]
+
+
+@pytest.fixture
+def stored(monkeypatch, tmp_path, media):
+    """The bucket that the command looks into, in memory, with a portrait and a voice of three seconds."""
+    nowhere = StoreSettings(endpoint="memory.invalid", access_key="test", secret_key="test")
+    settings = AvatarSettings(_env_file=None, state_dir=tmp_path / "state", store=nowhere, fal={"key": "k"})
+    store = MemoryStore()
+    store.server.buckets["avatar"] = {}
+
+    def with_store(work):
+        async def run():
+            async with Workspace(settings) as workspace:
+                workspace.store = workspace.journal.store = workspace.budget.store = store
+                return await work(workspace)
+
+        return asyncio.run(run())
+
+    monkeypatch.setattr(quote, "with_store", with_store)
+    for file in media.iterdir():
+        store.keep(f"in/{file.name}", file.read_bytes())
+    return store
+
+
+def quoted_at(capsys, address, **given):
+    given = {
+        "voice": address,
+        "provider": "fal",
+        "model": None,
+        "portrait": None,
+        "trim": False,
+        "json": True,
+    } | given
+    code = quote.run(Namespace(**given))
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_voice_and_a_portrait_may_lie_in_the_store(capsys, stored, small_portrait):
+    """Both by address, or one of them; both are looked at, and nothing is written."""
+    stored.keep("in/small.png", small_portrait.read_bytes())
+    code, told = quoted_at(capsys, "s3://avatar/in/voice.wav", portrait="s3://avatar/in/small.png")
+    offer, *_ = both = told["offers"]
+    assert (code, offer["amount"]) == (0, "0.3450")
+    assert "small" in [each["kind"] for each in offer["warnings"]]
+    _, told = quoted_at(capsys, "s3://avatar/in/voice.wav", portrait=str(small_portrait))
+    assert told["offers"] == both
+    assert {method for method, _ in stored.server.calls} <= {"stat", "get", "download", "stream"}
+    for gone in ("s3://avatar/in/gone.wav", "s3://elsewhere/in/voice.wav"):
+        with pytest.raises(InvalidInput):
+            quoted_at(capsys, gone)
+
+
+def test_a_manifest_may_lie_in_the_store(capsys, stored, rows):
+    """Its rows are those beside it; bad ones are told; what was bought before costs nothing any more."""
+    bad = {"portrait": "portrait.png", "voice": "gone.wav"}
+    lines = "".join(json.dumps(row) + "\n" for row in [*rows(2), bad])
+    stored.keep("in/jobs.jsonl", lines.encode())
+    code, told = quoted_at(capsys, "s3://avatar/in/jobs.jsonl")
+    assert (code, told["rows"], told["ready"], told["owed"]) == (2, 3, 2, "0.6900")
+    assert [row["line"] for row in told["bad"]] == [3]
+    batch_id = next(
+        key.split("/")[1] for key in stored.server.buckets["avatar"] if key.startswith("batches/")
+    )
+    workspace = Namespace(store=stored)
+    first, *_ = asyncio.run(read_rows(workspace, batch_id, 0))
+    asyncio.run(put_video(stored, 1, job_id=first.outcome.job_id))
+    _, told = quoted_at(capsys, "s3://avatar/in/jobs.jsonl")
+    assert (told["ready"], told["owed"]) == (1, "0.3450")

@@ -100,7 +100,7 @@ async def test_a_long_render_is_waited_for_in_windows(produce: Produce, sandbox:
 async def test_a_failed_render_is_told_and_not_published(
     produce: Produce, sandbox: Sandbox, store: Store
 ) -> None:
-    """The provider's reason is in the error; nothing is published, and asking again sends no second POST."""
+    """The provider's reason is in the error and ends its progress; nothing is published or sent again."""
     sandbox.behave("submit", "fail", kind="content_policy_violation", message="This face is not allowed")
     run = await produce(JOB, **sandbox.fal_env())
     assert isinstance(run.outcome, RenderFailed)
@@ -108,6 +108,9 @@ async def test_a_failed_render_is_told_and_not_published(
     logs = run.logs("Finished in state Failed")
     assert not [line for line in logs if "Traceback" in line]
     assert f"Next: {run.outcome.hint}" in logs[-1]
+    (progress,) = run.artifacts("progress")
+    assert progress["description"].startswith("Ended without a video: ")
+    assert "This face is not allowed" in progress["description"]
     assert await keys(store, "videos/") == []
     assert sandbox.state()["posts"] == 1
 

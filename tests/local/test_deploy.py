@@ -30,6 +30,13 @@ def test_deployments_name_their_pool_and_no_directory(pool: WorkPool) -> None:
     assert queues == {None, "upkeep"}
 
 
+def test_what_people_start_stands_out() -> None:
+    """One tag shows these two, first in the list, and nothing else; each says what it is for."""
+    found = wanted_deployments(WorkPool())["deployments"]
+    assert [one["name"] for one in found if "by-hand" in one["tags"]] == ["generate-avatar", "generate-batch"]
+    assert all(len(one["description"]) > 40 for one in found)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Prefect starts runs")
 @pytest.mark.parametrize(
     ("pool", "variables", "forked"),

@@ -1,5 +1,6 @@
 """A run is started when there is work for it, and only then."""
 
+import asyncio
 import itertools
 from datetime import UTC, datetime, timedelta
 
@@ -8,6 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from avatar.errors import StoreUnavailable
+from avatar.web import work as looking
 from avatar.web.work import FIRST_PAUSE, LONGEST_PAUSE, RECONCILE, SWEEP, DueRuns, FlowRuns, OpenWork
 
 NOW = 1_000.0
@@ -166,3 +168,31 @@ async def test_a_store_that_is_away_keeps_no_dead_run_from_being_started(
 async def test_an_idle_installation_has_nothing_due(runs, workspace):
     work = OpenWork(workspace, runs, print)
     assert (await work.inbox(), await work.open_work(), await work.books()) == (set(), set(), set())
+
+
+async def test_no_run_is_started_until_there_is_work(server, runs, workspace, monkeypatch):
+    """Look after look over an idle installation makes none; a run that crashed makes one, and no second."""
+    for pause in ("INBOX_EVERY", "OPEN_EVERY", "BOOKS_EVERY"):
+        monkeypatch.setattr(looking, pause, 0.001)
+    work, looked = OpenWork(workspace, runs, print), asyncio.Queue()
+    look = work.open_work
+
+    async def counted():
+        found = await look()
+        looked.put_nowait(found)
+        return found
+
+    async def some_looks():
+        return [await looked.get() for _ in range(5)]
+
+    monkeypatch.setattr(work, "open_work", counted)
+    task = asyncio.create_task(work.run())
+    assert await some_looks() == [set()] * 5
+    assert server.started == []
+    server.add("crashed", "CRASHED")
+    while not (await some_looks())[0]:
+        pass
+    assert server.started == [RECONCILE]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

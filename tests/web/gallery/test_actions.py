@@ -281,16 +281,6 @@ async def test_changes_are_rationed(desk, priced):
     assert answers[-1].headers["retry-after"] == "60"
 
 
-async def test_what_cannot_be_rendered_is_said_before_anything_is_sent(desk, inputs, tmp_path):
-    """A voice that is too short: the page says so, and has nothing to press for it."""
-    samples.write_voice(tmp_path / "short.wav", 1.0)
-    portrait = (await bring(desk, inputs / "portrait.png")).json()["key"]
-    voice = (await bring(desk, tmp_path / "short.wav")).json()["key"]
-    html = (await priced_order(desk, {"portrait": portrait, "voice": voice}))[1].text
-    assert "the shortest accepted is 2 s" in html
-    assert 'name="price"' not in html
-
-
 @pytest.mark.parametrize(("press", "said"), [("approve", True), ("refuse", False)])
 async def test_a_waiting_run_is_answered(desk, prefect, press, said):
     """The page shows what it asks and the amount; the answer goes to the run."""
