@@ -104,8 +104,7 @@ PLACES = (
     "simulation/test_schedules", "simulation/test_loop", "web/gallery/", "web/bridge/test_store_events",
     "security/test_tls", "security/test_settings_errors", "flows/test_cancelling", "flows/test_generate",
     "flows/test_batch", "flows/test_inbox", "flows/test_limits", "flows/test_fork_server", "flows/test_shown",
-    "browser/",
-    "providers/test_any_answer", "batch/test_any_manifest", "security/test_file_modes",
+    "flows/test_asking", "browser/", "providers/test_any_answer", "batch/test_any_manifest", "security/test_file_modes",
 )  # fmt: skip
 
 

@@ -3,12 +3,18 @@
 import importlib
 import inspect
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 import yaml
 from pydantic import BaseModel
+
+from avatar.errors import BudgetRefused
+from avatar.models import AvatarJob, ProviderName, Quote
+from avatar.money.quote import check_price
+from avatar.settings import BudgetSettings
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,3 +54,14 @@ def test_every_field_says_what_it_wants(field: dict[str, Any]) -> None:
 def test_no_field_asks_for_a_type_first(field: dict[str, Any]) -> None:
     """What may be left out is left empty: the Prefect UI shows a choice of types for `anyOf`."""
     assert "anyOf" not in field
+
+
+def test_a_limit_is_named_as_where_it_was_set() -> None:
+    """By the field of the form, the column of a manifest and the option of the command."""
+    quote = Quote(
+        provider=ProviderName.FAL, seconds=9, price_per_second=Decimal("0.115"), amount=Decimal("1.035")
+    )
+    job = AvatarJob(portrait="a.png", voice="b.mp3", max_cost=Decimal(1))
+    title = AvatarJob.model_fields["max_cost"].title
+    with pytest.raises(BudgetRefused, match=rf"{title} \(max_cost, --max-cost\)"):
+        check_price(quote, job, BudgetSettings())

@@ -321,7 +321,10 @@ async def check_budget(workspace: Workspace, batch: Batch, checked: Checked) -> 
     that no longer fit are refused one by one, and reported.
     """
     budget = workspace.settings.budget
-    limits = {"max_cost (--max-cost)": batch.max_cost, "AVATAR_BUDGET__PER_BATCH": budget.per_batch}
+    limits = {
+        "Highest price (max_cost, --max-cost)": batch.max_cost,
+        "AVATAR_BUDGET__PER_BATCH": budget.per_batch,
+    }
     for name, limit in limits.items():
         if limit is not None and checked.owed > limit:
             raise BudgetRefused(

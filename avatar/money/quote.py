@@ -42,7 +42,7 @@ def bill_differs(quoted: Decimal, billed: Decimal, price_per_second: Decimal) ->
 
 def check_price(quote: Quote, job: AvatarJob, budget: BudgetSettings) -> None:
     """Raise `BudgetRefused` if one job alone is above what the user allows for one job."""
-    limits = {"max_cost (--max-cost)": job.max_cost, "AVATAR_BUDGET__PER_JOB": budget.per_job}
+    limits = {"Highest price (max_cost, --max-cost)": job.max_cost, "AVATAR_BUDGET__PER_JOB": budget.per_job}
     for name, limit in limits.items():
         if limit is not None and quote.amount > limit:
             raise BudgetRefused(

@@ -3,6 +3,7 @@
 import argparse
 import logging
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from prefect.logging import disable_run_logger
 from avatar import local
 from avatar.batch.models import Summary
 from avatar.commands import batch as batch_command
-from avatar.commands.generate import run_url
+from avatar.commands import generate as generate_command
 from avatar.errors import RenderFailed, StoreUnavailable
 from avatar.local import Services
 from avatar.models import RemoteState, Snapshot
@@ -185,7 +186,18 @@ RUN, HERE = "0190a1b2-0000-7000-8000-000000000001", "http://127.0.0.1:4200"
 )
 def test_a_printed_run_is_in_the_ui_that_opens_by_default(started, gallery, link):
     running = Services(None, f"{HERE}/api", HERE, started_api=started, gallery_url=gallery)
-    assert run_url(running, RUN) == link
+    assert generate_command.run_url(running, RUN) == link
+
+
+def test_a_repeat_does_not_read_as_a_purchase(capsys):
+    """What was there says so, with what it cost then; what was made now says what it cost."""
+    video = make_video(1, title="Welcome")
+    asked, told = argparse.Namespace(out=None, json=False), {"url": "", "flow_run_id": RUN}
+    generate_command._print(video, asked, video.published_at + timedelta(hours=1), **told)
+    assert "published before, nothing paid now ($0.94 by fal then)" in capsys.readouterr().out
+    generate_command._print(video, asked, video.published_at - timedelta(minutes=1), **told)
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == "Welcome: 8.16 s of video, 720×720, for $0.94 by fal"
 
 
 def test_a_batch_prints_its_page_and_its_run(monkeypatch, capsys, tmp_path):

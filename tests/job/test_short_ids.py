@@ -3,6 +3,7 @@
 import asyncio
 import json
 from argparse import Namespace
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
@@ -79,6 +80,21 @@ def test_status_links_the_player(store, capsys):
     assert shown(capsys, JOB)["video"]["link"] == link
     assert status.run(Namespace(json=False, id=None, spend=False, by=None)) == 0
     assert link in capsys.readouterr().out
+
+
+def test_status_tells_the_time_of_this_place(store, capsys, monkeypatch):
+    """In UTC for programs."""
+    monkeypatch.setattr(status, "datetime", Berlin)
+    assert shown(capsys, JOB)["video"]["published_at"] == "2026-01-01 12:00:00"
+    assert status.run(Namespace(json=False, id="ab12cd", spend=False, by=None)) == 0
+    assert "2026-01-01 13:00:00" in capsys.readouterr().out
+
+
+class Berlin(datetime):
+    """A clock of another place than where the tests run."""
+
+    def astimezone(self, tz=None):
+        return super().astimezone(tz or timezone(timedelta(hours=1)))
 
 
 def test_a_video_is_renamed_by_the_beginning_of_its_id(store, capsys):

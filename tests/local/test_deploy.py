@@ -10,7 +10,15 @@ import pytest
 
 from avatar.errors import AvatarError
 from avatar.local import environment
-from avatar.local.deploy import WorkPool, deploy, ensure_pool, run_command, shipped_file, wanted_deployments
+from avatar.local.deploy import (
+    WorkPool,
+    deploy,
+    ensure_pool,
+    run_command,
+    shipped_file,
+    unneeded_schedules,
+    wanted_deployments,
+)
 from avatar.settings import AvatarSettings
 from tests.flows.conftest import Local, local  # noqa: F401 - a fixture
 
@@ -35,6 +43,18 @@ def test_what_people_start_stands_out() -> None:
     found = wanted_deployments(WorkPool())["deployments"]
     assert [one["name"] for one in found if "by-hand" in one["tags"]] == ["generate-avatar", "generate-batch"]
     assert all(len(one["description"]) > 40 for one in found)
+
+
+def test_where_something_looks_for_work_nothing_runs_by_the_clock() -> None:
+    """On the server of `avatar up` no housekeeping is scheduled; with a rule to delete by, `expire` is."""
+
+    def scheduled(**variables: str) -> set[str]:
+        found = wanted_deployments(WorkPool(), idle=unneeded_schedules(variables))["deployments"]
+        return {one["name"] for one in found for each in one.get("schedules", ()) if each.get("active", True)}
+
+    assert scheduled() == {"sweep-inbox", "reconcile", "expire"}
+    assert scheduled(PREFECT_HOME="/p") == set()
+    assert scheduled(PREFECT_HOME="/p", AVATAR_RETENTION__UPLOADS_DAYS="30") == {"expire"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Prefect starts runs")

@@ -171,6 +171,28 @@ async def test_a_published_video_has_its_page_at_once(store, gallery):
         assert text in answer.text
 
 
+async def test_what_a_producer_needs_comes_first(store, gallery):
+    """Title, video, download and inputs; hashes, checks and requests are folded under them. Times are made local."""
+    video = await put_video(store, 7, title="Welcome", labels={"campaign": "spring"})
+    html = (await gallery.get(f"/videos/{video.job_id}")).text
+    wanted = [
+        "<h1>Welcome",
+        "data-local>",
+        "<video",
+        ">Download<",
+        "spring",
+        'id="inputs"',
+        '<details class="engineering">',
+    ]
+    places = [html.index(each) for each in wanted]
+    assert places == sorted(places)
+    assert min(html.index(each) for each in ("picture length", "req-7", f"<code>{video.sha256}")) > places[-1]
+    assert '<time datetime="2026-01-01T12:07:00+00:00" data-local>' in html
+    listed = (await gallery.get("/")).text
+    assert "Welcome" in listed
+    assert f">{video.job_id}" not in listed
+
+
 async def test_a_rejected_video_says_why_first(store, gallery):
     """The reason stands above the player, with what it cost."""
     video = await put_video(store, 1, state="rejected", checks=(PASSED, FAILED))
