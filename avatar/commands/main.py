@@ -35,13 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_consent(commands)
     _add_outputs(commands)
     commands.add_parser("mcp", help="serve tools to an agent over stdin and stdout (needs avatar-flows[mcp])")
-    _add_gallery(commands)
-    _add_bridge(commands)
+    _add_listening(commands)
     _add_export(commands)
-    repair = commands.add_parser(
-        "repair", help="make the indexes of videos and requests anew from what is stored"
-    )
-    _add_json(repair)
+    _add_json(commands.add_parser("repair", help="make the indexes of videos and requests anew"))
     return parser
 
 
@@ -300,24 +296,20 @@ def _add_outputs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_json(forms)
 
 
-def _add_gallery(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("gallery", help="look at the videos in a browser; Ctrl-C stops it")
-    parser.add_argument("--host", help="address to listen on (default: AVATAR_GALLERY__HOST, else 127.0.0.1)")
-    parser.add_argument(
-        "--port", type=int, help="port to listen on, 0 for any (default: AVATAR_GALLERY__PORT, else 4299)"
-    )
-    parser.add_argument(
+def _add_listening(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    for verb, port, what in (
+        ("gallery", 4299, "look at the videos in a browser"),
+        ("bridge", 4298, "tell Prefect of uploads to the bucket"),
+    ):
+        parser, setting = commands.add_parser(verb, help=f"{what}; Ctrl-C stops it"), f"AVATAR_{verb.upper()}"
+        parser.add_argument("--host", help=f"address to listen on (default: {setting}__HOST, else 127.0.0.1)")
+        parser.add_argument(
+            "--port", type=int, help=f"port to listen on, 0 for any (default: {setting}__PORT, else {port})"
+        )
+    commands.choices["gallery"].add_argument(
         "--add-user",
         metavar="NAME:ROLE",
         help="write a user into AVATAR_GALLERY__USERS, asking for the password; roles are look, make and spend",
-    )
-
-
-def _add_bridge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("bridge", help="tell Prefect of uploads to the bucket; Ctrl-C stops it")
-    parser.add_argument("--host", help="address to listen on (default: AVATAR_BRIDGE__HOST, else 127.0.0.1)")
-    parser.add_argument(
-        "--port", type=int, help="port to listen on, 0 for any (default: AVATAR_BRIDGE__PORT, else 4298)"
     )
 
 

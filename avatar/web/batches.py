@@ -29,6 +29,12 @@ class BatchRow:
 
     outcome: Outcome
     video: Video | None = None
+    asked_language: str = ""
+
+    @property
+    def language(self) -> str:
+        """As in `de`; that of the video, which may have been given another since it was asked for."""
+        return self.video.language if self.video else self.asked_language
 
     @property
     def state(self) -> str:
@@ -56,6 +62,14 @@ class BatchRows:
         return Counter(card.state for card in self.cards)
 
     @property
+    def groups(self) -> Sequence[tuple[str, Sequence[BatchRow]]]:
+        """The rows by language, in the order in which the languages come; one without a name if it is the same in all."""
+        languages = dict.fromkeys(card.language for card in self.cards)
+        if len(languages) <= 1:
+            return [("", self.cards)]
+        return [(name, [card for card in self.cards if card.language == name]) for name in languages]
+
+    @property
     def billed(self) -> Decimal:
         return sum((card.video.cost.billed for card in self.cards if card.video), Decimal(0))
 
@@ -71,7 +85,9 @@ async def read_batch_rows(workspace: Workspace, batch_id: str, chunk: int) -> Ba
         raise ObjectNotFound("There is no such batch.")
     rows = await read_rows(workspace, batch_id, chunk)
     ended = await _ended(workspace, batch_id, chunk)
-    cards = await in_turns(lambda row: _card(workspace, ended.get(row.line, row.outcome)), rows, abreast=16)
+    cards = await in_turns(
+        lambda row: _card(workspace, ended.get(row.line, row.outcome), row), rows, abreast=16
+    )
     return BatchRows(batch_id, _name(rows) or f"Batch {batch_id[:12]}", chunk, len(listed), tuple(cards))
 
 
@@ -132,8 +148,10 @@ async def _ended(workspace: Workspace, batch_id: str, chunk: int) -> Mapping[int
     return {outcome.line: outcome for outcome in outcomes}
 
 
-async def _card(workspace: Workspace, outcome: Outcome) -> BatchRow:
+async def _card(workspace: Workspace, outcome: Outcome, row: Row) -> BatchRow:
+    asked = row.job.language if row.job else ""
     try:
-        return BatchRow(outcome, await find_video(workspace, outcome.job_id) if outcome.job_id else None)
+        found = await find_video(workspace, outcome.job_id) if outcome.job_id else None
     except InvalidInput:
-        return BatchRow(outcome)
+        found = None
+    return BatchRow(outcome, found, asked)

@@ -94,7 +94,7 @@ class Offers:
     async def price(self, order_id: str, order: Draft, *, seconds: float = 20.0) -> Pricing:
         """What is known of an order's price, waiting for all of it for so long."""
         kept = self._kept.get(order_id)
-        if kept is None or (kept[1].done() and kept[0].fault):
+        if kept is None or (kept[1].done() and self._may_differ_now(kept[0])):
             pricing = Pricing()
             self._kept[order_id] = pricing, asyncio.create_task(self._work(order, pricing))
             while len(self._kept) > MOST_KEPT:
@@ -103,6 +103,11 @@ class Offers:
         pricing, task = self._kept[order_id]
         await asyncio.wait({task}, timeout=seconds)
         return pricing
+
+    def _may_differ_now(self, pricing: Pricing) -> bool:
+        """What was refused may be let through by now: a consent is recorded by a command of its own."""
+        refused = any(offer.fault or offer.bad for offer in pricing.offers)
+        return bool(pricing.fault) or (refused and self.workspace.settings.consent == "required")
 
     def forget(self, order_id: str) -> None:
         """Price it anew when it is asked for again: something was bought."""

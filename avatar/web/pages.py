@@ -108,6 +108,7 @@ class Pages:
             "money4": price,
             "wave": wave,
             "as_labels": as_labels,
+            "download_name": download_name,
         }
 
     def index(self, page: Page, links: Links, *, indexing: str = "", **facts: Any) -> str:

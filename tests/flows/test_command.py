@@ -186,6 +186,14 @@ def test_above_the_highest_price_nothing_is_sent(avatar: Avatar, sandbox: Sandbo
     assert sandbox.state()["posts"] == 0
 
 
+def test_a_face_without_consent_is_refused(avatar: Avatar, sandbox: Sandbox) -> None:
+    """AVATAR_CONSENT=required and none recorded: exit 3 before anything is sent, with the command that records one."""
+    ended = avatar(*GENERATE, **sandbox.fal_env(), AVATAR_CONSENT="required")
+    assert_told(ended, 3, "no consent is recorded for this portrait", "Nothing was sent or spent now.")
+    assert "Next: Record one: avatar consent add PORTRAIT" in ended.stderr
+    assert sandbox.state()["posts"] == 0
+
+
 def test_a_missing_key_is_refused_before_paying(avatar: Avatar) -> None:
     """A paid provider without its key is exit 3, and names the setting."""
     ended = avatar(*GENERATE, "--provider", "pixazo")

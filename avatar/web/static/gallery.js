@@ -1,4 +1,4 @@
-// Looking works without this file: times are then in UTC, and links are copied from the address bar.
+// Looking works without this file: times are then in UTC, languages are codes, and links are copied from the address bar.
 "use strict";
 
 function tellTimes(within) {
@@ -9,6 +9,15 @@ function tellTimes(within) {
   }
 }
 tellTimes(document);
+
+function tellLanguages(within) {
+  const names = new Intl.DisplayNames(undefined, { type: "language" });
+  for (const heading of within.querySelectorAll("[data-language]")) {
+    const code = heading.dataset.language;
+    try { heading.textContent = `${names.of(code)} (${code})`; } catch { /* the code says enough */ }
+  }
+}
+tellLanguages(document);
 
 for (const button of document.querySelectorAll("[data-copy-link]")) {
   if (!navigator.clipboard) continue;
@@ -38,6 +47,7 @@ async function stayLive() {
     const next = answer.ok && new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("live");
     if (next) {
       tellTimes(next);
+      tellLanguages(next);
       if (next.innerHTML !== live.innerHTML || !next.dataset.live) live.replaceWith(next);
     }
   } catch { /* the gallery is away for a moment */ }

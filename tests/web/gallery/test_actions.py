@@ -1,7 +1,9 @@
 """What may be done from the gallery's pages, by whom, and how often."""
 
+import hashlib
 import json
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from urllib.parse import urlsplit
 
@@ -11,10 +13,12 @@ from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
 from avatar.errors import NotConfigured
-from avatar.models import ProviderName
+from avatar.job.consent import write_consent
+from avatar.models import Consent, ProviderName
 from avatar.money.journal import Failure, Journal, RenderState
 from avatar.settings import GallerySettings
 from avatar.web.gallery import check_actions
+from avatar.workspace import Workspace
 from tests.sandbox import samples
 from tests.web.gallery.conftest import BASE
 from tests.web.gallery.manifests import FAILED, put_video
@@ -152,6 +156,26 @@ async def priced(desk, inputs):
 
 def address_of(priced):
     return priced[0].removeprefix("..")
+
+
+async def test_a_face_without_consent_is_not_offered(open_gallery, prefect, inputs, make_settings):
+    """The page says which and how to record it, and has a price once that is done; the preview is free of it."""
+    desk = await open_gallery(gallery={"desk": True}, pixazo={"key": "k"}, consent="required")
+    desk.headers.update(ORIGIN)
+    portrait, voice = [(await bring(desk, inputs / name)).json() for name in ("portrait.png", "eight.wav")]
+    fields = {"portrait": portrait["key"], "voice": voice["key"]}
+    start, page = await priced_order(desk, fields)
+    assert "no consent is recorded" in page.text
+    assert "avatar consent add PORTRAIT" in page.text
+    assert re.findall(r'name="provider" value="(\w+)"', page.text) == ["preview"]
+    sha256 = hashlib.sha256((inputs / "portrait.png").read_bytes()).hexdigest()
+    facts = {"who": "Anna", "purpose": "spring", "until": "2999-12-31", "paper": "folder 12"}
+    async with Workspace(make_settings()) as workspace:
+        consent = Consent(portrait=sha256, written_at=datetime.now(UTC), **facts)
+        await write_consent(workspace, consent)
+    again = (await priced_order(desk, fields))[1].text
+    assert "no consent is recorded" not in again
+    assert Decimal(form(again, start, provider="pixazo")["price"]) > 0
 
 
 async def test_two_files_become_a_run(desk, prefect, priced):

@@ -3,16 +3,19 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 
 from avatar.batch.check import check_rows
 from avatar.batch.chunks import read_rows
 from avatar.batch.manifest import open_manifest
-from avatar.batch.models import Batch, RowState
+from avatar.batch.models import Batch, Outcome, RowState
 from avatar.batch.report import write_report
 from avatar.errors import InvalidInput
+from avatar.models import Caption
 from avatar.web import drafts
+from avatar.web.batches import BatchRow, BatchRows
 from avatar.web.people import Role
 from avatar.workspace import Workspace
 from tests.web.gallery.manifests import put_video
@@ -159,6 +162,29 @@ async def test_a_batch_is_a_page_of_its_videos(gallery, workspace, store, inputs
     report = await gallery.get(f"/batches/{checked.batch_id}/report.csv")
     assert report.headers["content-disposition"].startswith('attachment; filename="May___June.csv"')
     assert "Hello" in report.text
+
+
+async def test_languages_of_one_master_are_grouped(gallery, workspace, store, inputs, tmp_path):
+    """Each language with its video to save and its captions; one language is no group."""
+    manifest, rows = tmp_path / "languages.csv", ["voice,language,title,take"]
+    rows += [f"{inputs / 'eight.wav'},{row}" for row in ("de,Willkommen,0", "fr,Bienvenue,1", "de,Danke,2")]
+    manifest.write_text("\n".join(rows))
+    batch = Batch(manifest=str(manifest), portrait=str(inputs / "portrait.png"), provider="preview")
+    async with open_manifest(workspace, batch) as opened:
+        checked = await check_rows(workspace, batch, opened)
+    job_id = (await anext(waiting(workspace, checked))).outcome.job_id
+    key = f"videos/{job_id}/captions.de.vtt"
+    caption = Caption(language="de", key=key, sha256="0" * 64, cues=1, name="welcome.de.srt")
+    await put_video(store, 1, title="Willkommen", language="de", job_id=job_id, captions=(caption,))
+    html = (await gallery.get(f"/batches/{checked.batch_id}")).text
+    headings = re.findall(r'<h2 class="language" data-language="(\w+)">\1</h2>|<h3>(?:<a[^>]*>)?(\w+)', html)
+    assert ["".join(each) for each in headings] == ["de", "Willkommen", "Danke", "fr", "Bienvenue"]
+    assert f'href="../media/{key}?download=captions.de.vtt"' in html
+    assert re.search(rf'href="../media/videos/{job_id}/[^"]*\?download=Willkommen_de.mp4"', html)
+    assert (
+        BatchRows("x", "x", 0, 1, (BatchRow(Outcome(line=1, state="bad"), asked_language="de"),)).groups[0][0]
+        == ""
+    )
 
 
 async def waiting(workspace, checked):
