@@ -140,14 +140,11 @@ async def test_no_run_is_left_at_96_per_cent(kept):
 
 
 async def test_what_reconcile_fetched_is_done(kept):
-    """Whatever the last run showed; a run before it that failed goes on saying so."""
-    failed, almost = (
-        RenderFailed("no", hint="another portrait"),
-        Snapshot(state=RemoteState.RUNNING, progress=0.96),
-    )
-    await (await attempt(HALF)).end(failed)
-    artifacts.flow_run.id = kept.run = str(uuid4())
-    await attempt(almost)
+    """Also where the last run ended in trouble that passed; a run before it that failed goes on saying so."""
+    failed, away = RenderFailed("no", hint="another portrait"), StoreUnavailable("The store did not answer.")
+    for error in (failed, away):
+        artifacts.flow_run.id = kept.run = str(uuid4())
+        await (await attempt(HALF)).end(error)
     await artifacts.end_progress(RENDER, "done; fetched by reconcile")
     assert kept.told() == [(100.0, "done; fetched by reconcile"), (50.0, f"Ended without a video: {failed}")]
 
