@@ -89,4 +89,4 @@ async def render_segment(
     async with hold_turn(workspace, plan, segment):
         submission = await submit_render(workspace, plan, segment, claim)
         await poll_render(workspace, submission, shown_as)
-    return await collect_render(workspace, submission)
+    return await collect_render(workspace, submission, shown_as)

@@ -6,7 +6,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
 from prefect.runtime import flow_run
 
-from avatar.errors import AvatarError
+from avatar.errors import AvatarError, Transient
 from avatar.job.inputs import ingest
 from avatar.job.plan import plan_cache_key, plan_job
 from avatar.job.produce import wait_until_done
@@ -107,10 +107,18 @@ async def poll_render(workspace: Workspace, submission: Submission, shown_as: st
     retry_condition_fn=passes_by_itself,
     cache_policy=NO_CACHE,
 )
-async def collect_render(workspace: Workspace, submission: Submission) -> Render:
-    """Journal the provider's result, download its video, check that it decodes, and keep it under `renders/`."""
+async def collect_render(workspace: Workspace, submission: Submission, shown_as: str = "render") -> Render:
+    """Journal the provider's result, download its video, check that it decodes, and keep it under `renders/`.
+
+    Some providers say that a render is done, and only with its result that it failed: then its progress says so too.
+    """
     workspace.announce(Step("collect", "fetching the video", submission.render_id))
-    return await collect(workspace, submission.render_id)
+    try:
+        return await collect(workspace, submission.render_id)
+    except AvatarError as error:
+        if not isinstance(error, Transient):
+            await RenderProgress(submission.render_id, get_run_logger(), shown_as).end(error)
+        raise
 
 
 # Publishing: inspect the video, put it in place with poster and manifest, and show it in the Prefect UI.

@@ -4,10 +4,13 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from playwright.sync_api import TimeoutError as NotThere
 
+from avatar.local import find
+from avatar.settings import AvatarSettings
 from tests.browser.conftest import Up, screenshot, send
 from tests.sandbox.running import Sandbox
 
@@ -93,7 +96,7 @@ def watch_progress(page: Page, run: str, text: str) -> None:
 
 
 def test_a_person_sees_the_preview_approves_the_price_and_gets_the_video(
-    page: Page, sandbox: Sandbox
+    page: Page, up: Up, sandbox: Sandbox
 ) -> None:
     """Suspended before anything is sent; the form shows price and preview; approved, the job is paid once."""
     start(page, "generate-avatar", **JOB)
@@ -108,6 +111,18 @@ def test_a_person_sees_the_preview_approves_the_price_and_gets_the_video(
     answer(form, approved=True)
     ends_as(page, "Completed")
     assert sandbox.state()["accepts"] == 1
+    assert kinds_of_artifacts(up, page.url) == [
+        "approval", "checks", "cost", "preview", "preview-render", "render", "video",
+    ]  # fmt: skip
+
+
+def kinds_of_artifacts(up: Up, run: str) -> list[str]:
+    """What each artifact of the run on this page is; those of its preview are apart."""
+    run_id = run.partition("?")[0].rstrip("/").rpartition("/")[2]
+    api = find(AvatarSettings(_env_file=None, state_dir=up.state_dir)).api_url
+    wanted = {"artifacts": {"flow_run_id": {"any_": [run_id]}}}
+    found = httpx.post(f"{api}/artifacts/filter", json=wanted, timeout=30).json()
+    return sorted(row["key"].rpartition("-")[0] for row in found)
 
 
 def test_a_refused_job_costs_nothing(page: Page, sandbox: Sandbox) -> None:

@@ -20,6 +20,7 @@ from avatar.models import RemoteState, Snapshot
 from flows import batch as batch_flow
 from flows import generate as generate_flow
 from tasks import artifacts, context
+from tasks import job as steps
 from tests.web.gallery.manifests import make_video
 
 LOG = logging.getLogger("test")
@@ -118,6 +119,25 @@ async def test_a_render_that_failed_says_so(kept):
     failed = RenderFailed("The provider said no.", hint="Change the portrait.")
     await (await attempt(HALF)).end(failed)
     assert kept.told() == [(50.0, f"Ended without a video: {failed}")] * 2
+
+
+async def test_a_render_that_was_said_to_be_done_and_failed_says_so(kept, monkeypatch):
+    """With fal's result only; what passes leaves the task to be tried again."""
+    errors = [StoreUnavailable("away"), RenderFailed("The provider said no.", hint="Change the portrait.")]
+
+    async def collect(*_):
+        raise errors[0]
+
+    monkeypatch.setattr(steps, "collect", collect)
+    monkeypatch.setattr(steps, "get_run_logger", lambda: LOG)
+    workspace, submission = SimpleNamespace(announce=lambda _: None), SimpleNamespace(render_id=RENDER)
+    await attempt(DONE)
+    for said in ("done", "Ended without a video: The provider said no."):
+        with pytest.raises(type(errors[0])):
+            await steps.collect_render.fn(workspace, submission)
+        ((_, text),) = kept.told()
+        assert text.startswith(said)
+        errors.pop(0)
 
 
 async def test_what_passes_ends_no_other_runs_progress(kept):
