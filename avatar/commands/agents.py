@@ -185,10 +185,12 @@ class Agent:
         if not self._api_url:
             self._work[job_id] = asyncio.create_task(generate(job, self.workspace.settings))
             return
+        from avatar.web.drafts import as_parameters
         from avatar.web.runs import GENERATE, Runs
 
-        given = job.model_dump(mode="json", exclude_unset=True)
-        self._runs[job_id] = await Runs(self._api_url).start(GENERATE, {"job": given}, f"mcp-{job_id}")
+        self._runs[job_id] = await Runs(self._api_url).start(
+            GENERATE, {"job": as_parameters(job)}, f"mcp-{job_id}"
+        )
 
     async def status(
         self, job_id: Annotated[str, Field(description="a job or a render; empty for all that is open")] = ""

@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from avatar.commands.agents import Agent
+from avatar.models import AvatarJob
+from avatar.workspace import Workspace
 from tests.sandbox import samples
 
 
@@ -89,3 +92,18 @@ async def test_an_agent_pays_only_a_price_that_it_was_shown(session, sandbox, fi
         assert json.loads(record.contents[0].text)["captions"][0]["cues"] == 1
         failed, text = await call("status", job_id="0" * 32)
         assert (failed, "no job and no render" in text) == (True, True)
+
+
+async def test_a_run_of_a_deployment_gets_its_price_as_a_number(make_settings, monkeypatch):
+    """Prefect answers 409 to a text, by the schema of the flow."""
+    asked = {}
+
+    async def start(self, deployment, parameters, key):
+        asked.update(parameters)
+        return "run"
+
+    monkeypatch.setattr("avatar.web.runs.Runs.start", start)
+    async with Workspace(make_settings()) as workspace:
+        agent = Agent(workspace, "http://127.0.0.1:1/api")
+        await agent._start(AvatarJob(portrait="p.png", voice="v.wav", max_cost="0.69"), "0" * 32)
+    assert asked == {"job": {"portrait": "p.png", "voice": "v.wav", "max_cost": 0.69}}
