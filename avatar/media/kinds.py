@@ -86,7 +86,7 @@ OTHER_PICTURES = (
     Kind("a Radiance HDR picture", (), "Export it as JPEG or PNG.", ((0, b"#\\?RADIANCE"), (0, b"#\\?RGBE"))),
     Kind("a DDS texture", (), "Export it as JPEG or PNG.", ((0, b"DDS \\|"),)),
     Kind("a picture of a rare kind (QOI, PCX, SGI, PAM)", (), "Export it as JPEG or PNG.", ((0, b"qoif"), (0, b"\x0a[\x02-\x05]\x01"), (0, b"\x01\xda[\0\1][\1\2]"), (0, b"P7\n"))),
-    Kind("an icon (ICO)", (), "Export it as JPEG or PNG.", ((0, b"\0\0\1\0[\1-\x20]\0"),)),
+    Kind("an icon (ICO)", PICTURE, JPEG_OR_PNG, ((0, b"\0\0\1\0[\1-\x20]\0"),), "ico", "image/x-icon"),
     Kind("a DjVu document", (), "Export its picture as JPEG.", ((0, b"AT&TFORM"),)),
     Kind("a TIFF", PICTURE, JPEG_OR_PNG, ((0, b"II[*+]\0"), (0, b"MM\0[*+]")), "tif", "image/tiff"),
     Kind("a JPEG 2000", PICTURE, JPEG_OR_PNG, ((0, b"\0\0\0\x0cjP  "), (0, b"\xff\x4f\xff\x51")), "jp2", "image/jp2"),

@@ -43,7 +43,7 @@ __all__ = ["PORTRAIT_SPEC", "RECOLOURED_SPEC", "PortraitFacts", "prepare_portrai
 PORTRAIT_SPEC, RECOLOURED_SPEC = "p1", "p2"
 
 #: Formats read. Not EPS or PDF: Pillow hands those to an outside interpreter.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
 #: Pixels above which an image is refused undecoded: 8 bytes of upload can claim gigabytes of picture.
 MAX_PIXELS = 90_000_000
 #: Bytes beside the picture that its decoder may hold and still fit.

@@ -175,10 +175,10 @@ async def test_a_missing_bucket_takes_the_statement_for_it(guarded: Users) -> No
 #: The flows that no command starts, each as its deployment runs it.
 FLOWS = """
 import asyncio
-from flows.inbox import Look, take_uploads
+from flows.inbox import InboxOptions, take_uploads
 from flows.upkeep import expire, reconcile
 async def main():
-    await take_uploads(Look())
+    await take_uploads(InboxOptions())
     await reconcile()
     await expire()
 asyncio.run(main())

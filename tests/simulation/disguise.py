@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -78,18 +78,25 @@ def _bits(count: int) -> int:
     return _loop[0].random.getrandbits(count)
 
 
-@contextmanager
-def _folder(dir: Path | str | None = None, **_: Any) -> Iterator[str]:  # noqa: A002 - as in tempfile
+class _Folder:
     """`tempfile.TemporaryDirectory`, on a disk that may be full."""
-    if _disk_is_full[0]():
-        raise OSError(errno.ENOSPC, "No space left on device")
-    path = f"{dir}/{_bits(64):x}"
-    os.mkdir(path)  # noqa: PTH102 - a tenth of all work here was done by pathlib and shutil
-    try:
-        yield path
-    finally:
-        empty(path)
-        os.rmdir(path)  # noqa: PTH106
+
+    def __init__(self, dir: Path | str | None = None, **_: Any) -> None:  # noqa: A002 - as in tempfile
+        if _disk_is_full[0]():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.name = f"{dir}/{_bits(64):x}"
+        os.mkdir(self.name)  # noqa: PTH102 - a tenth of all work here was done by pathlib and shutil
+
+    def __enter__(self) -> str:
+        return self.name
+
+    def __exit__(self, *_: object) -> None:
+        self.cleanup()
+
+    def cleanup(self) -> None:
+        empty(self.name)
+        with suppress(FileNotFoundError):
+            os.rmdir(self.name)  # noqa: PTH106
 
 
 def empty(folder: str) -> None:
@@ -99,7 +106,7 @@ def empty(folder: str) -> None:
             os.unlink(f"{folder}/{name}")  # noqa: PTH108
 
 
-_TEMPFILE = Instead(tempfile, TemporaryDirectory=_folder)
+_TEMPFILE = Instead(tempfile, TemporaryDirectory=_Folder)
 _TIME = Instead(time, time=wall, monotonic=monotonic, perf_counter=monotonic, sleep=_refuse)
 _RANDOM = Instead(
     random, **{name: partial(_throw, name) for name in ("uniform", "random", "randrange", "choice")}
