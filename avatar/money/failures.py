@@ -169,7 +169,7 @@ def raise_failed(record: Record) -> NoReturn:
     kind, message = (failure.kind, failure.message) if failure else ("failed", "no reason given")
     billed = failure.billed if failure else None
     raise RenderFailed(
-        f"{entry.provider} failed render {entry.render_id} ({kind}): {message} "
+        f"{entry.provider} failed render {entry.render_id} ({kind}): {message.rstrip('.')}. "
         + ("It was not charged." if billed is False else f"Up to ${entry.quoted:.2f} may have been charged.")
         + " It is not sent again by itself.",
         provider=entry.provider,

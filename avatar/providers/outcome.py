@@ -221,7 +221,7 @@ def accepted_id(outcome: SubmitOutcome, wire: Wire, inputs: RenderInputs) -> str
 
 
 def _error(outcome: SubmitOutcome, wire: Wire, inputs: RenderInputs) -> AvatarError:
-    who, render_id, reason = wire.provider, inputs.render_id, wire.clean(outcome.reason)
+    who, render_id, reason = wire.provider, inputs.render_id, wire.clean(outcome.reason).rstrip(".")
     if outcome.state is SubmitState.NOT_SENT:
         text = (
             f"Render {render_id} was not sent to {who}: {reason}. Nothing was spent; it may be tried again."

@@ -174,11 +174,11 @@ async def test_a_failed_render_is_asked_for_again_only_if_it_was_not_charged(
     workspace = make_workspace(provider := Scripted("req-1", "req-2"))
     record = await submit_render(workspace, plan, plan.segments[0])
     await workspace.journal.append(
-        record, RenderState.FAILED, failure=Failure(kind="x", message="m", billed=billed)
+        record, RenderState.FAILED, failure=Failure(kind="x", message="No face", billed=billed)
     )
     if billed is False:
         await submit_render(workspace, plan, plan.segments[0])
     else:
-        with pytest.raises(RenderFailed):
+        with pytest.raises(RenderFailed, match=r"\(x\): No face\. Up to \$"):
             await submit_render(workspace, plan, plan.segments[0])
     assert len(provider.seen) == sent

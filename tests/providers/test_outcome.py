@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar.providers.outcome import REFUSALS, SubmitState, classify_submit, submit_seconds
+from avatar.errors import SubmitRefused
+from avatar.models import ProviderName
+from avatar.providers.outcome import REFUSALS, SubmitState, accepted_id, classify_submit, submit_seconds
+from avatar.providers.wire import Wire
 
 ACCEPTED = {"request_id": "r-1", "status": "IN_QUEUE"}
 
@@ -169,6 +172,14 @@ def test_a_cut_answer_is_unknown_but_its_id_is_mentioned():
 def test_a_refusal_cut_short_is_still_a_refusal():
     """The status line of a 422 decides; its body is only words."""
     assert classify(422, b'{"deta', complete=False, error=httpx.ReadError).state is SubmitState.REFUSED
+
+
+def test_a_reason_is_a_sentence_among_others(inputs):
+    """Whether the provider ends its own with a full stop or not."""
+    wire = Wire(ProviderName.FAL, "https://queue.example.com", "secret", ("Authorization", "Key "))
+    for said in ("Out of quota", "Out of quota."):
+        with pytest.raises(SubmitRefused, match=r"\(403, quota\): Out of quota\. It was not"):
+            accepted_id(classify(403, {"detail": said}), wire, inputs)
 
 
 @given(
