@@ -16,10 +16,12 @@ from av.video.stream import VideoStream
 from avatar.errors import InvalidInput, VideoRejected
 from avatar.media.confined import confined
 from avatar.media.facts import CUT_OFF, DAMAGED, NO_INDEX, RATE_CHANGES, VideoFacts, VoiceFacts
+from avatar.media.file_ranges import FileRange
 from avatar.media.levels import Levels
+from avatar.media.mp3_files import read_mp3
 from avatar.media.ogg_files import ends_open
 from avatar.media.sound import Sound, open_media, open_sound, reason
-from avatar.media.sound_files import FileRange, read_mp3, read_wav, split_files
+from avatar.media.sound_files import read_wav, split_files
 
 __all__ = ["VideoFacts", "Viewer", "VoiceFacts", "probe_video", "probe_voice", "watch_video"]
 
@@ -33,7 +35,6 @@ LOWEST_RATE = 4000
 QUIET_DBFS = -42.0
 #: Share of samples at full scale from which clipping is audible rather than incidental.
 CLIPPED_SHARE = 0.0005
-
 #: A sound this much quieter than the loudest in its file (dB) is silence beside it.
 BESIDE_DB = 30.0
 #: Kinds whose streams each tell how long they are.

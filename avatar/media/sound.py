@@ -16,8 +16,9 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
+from avatar.media.file_ranges import FileRange, RangeReader
 from avatar.media.kinds import HEAD, MP3_OR_WAV, SPOILED, UNKNOWN, head_of, kind_of, unreadable
-from avatar.media.sound_files import FileRange, RangeReader, mp3_begins
+from avatar.media.mp3_files import mp3_begins
 
 #: Demuxers that read one file and nothing else. Playlists (HLS, DASH, concat) are left out because they make
 #: FFmpeg open what they name: other files of this machine.

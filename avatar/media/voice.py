@@ -20,8 +20,10 @@ from avatar.errors import InvalidInput
 from avatar.media.confined import confined
 from avatar.media.cuts import Cut
 from avatar.media.facts import VoiceFacts, length_beside
+from avatar.media.file_ranges import FileRange, RangeReader
+from avatar.media.mp3_files import read_mp3
 from avatar.media.sound import open_sound, resampled
-from avatar.media.sound_files import FileRange, RangeReader, read_mp3, read_wav
+from avatar.media.sound_files import read_wav
 from avatar.models import Limits
 
 # Voices: bounds, and what the provider is given.

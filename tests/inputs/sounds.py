@@ -105,6 +105,8 @@ FORMS = {
     "avi film": Form("avi", "pcm_s16le", CD, exact=True, picture="mpeg4"),
     "mpg film": Form("mpg", "mp2", (44100, 48000), picture="mpeg1video"),
 }  # fmt: skip
+#: What is met behind sound of another kind.
+GLUED = ("wav 16", "mp3", "m4a", "aac", "ogg opus", "webm", "flac", "mka")
 LAYOUTS = ("mono", "mono", "stereo", "upside down", "left only", "weaker and upside down", "5.1")
 #: Files that are met with more than two channels.
 SURROUND = ("wav 16", "wav 24", "wav float", "w64", "flac", "m4a", "mp4 film", "mov film", "mkv film", "ac3")
@@ -133,6 +135,7 @@ class Case:
     Attributes:
         mixed: whether the pieces differ in rate.
         silent_first: whether another sound, a silent one, stands before it.
+        behind: the form of the last piece, where that is another.
     """
 
     form: str
@@ -144,11 +147,13 @@ class Case:
     lie: str
     name: str
     seed: int
+    behind: str = ""
 
     def __str__(self) -> str:
         ways = [
             f"{self.form}, {self.rate} Hz, {self.layout}, {self.pieces} piece(s)",
             "of several rates" if self.mixed else "",
+            f"the last of them {self.behind}" if self.behind else "",
             "behind a silent track" if self.silent_first else "",
             self.lie or "true",
             f"called {self.name}" if self.name else "",
@@ -167,7 +172,14 @@ def draw(rng: random.Random) -> Case:
     layout = rng.choice(LAYOUTS)
     if layout == "5.1" and name not in SURROUND:
         layout = "stereo"
-    mixed = pieces > 1 and form.suffix in ("wav", "mp3") and len(form.rates) > 1 and rng.random() < 1 / 3
+    behind = rng.choice(GLUED) if pieces > 1 and rng.random() < 1 / 3 else ""
+    mixed = (
+        pieces > 1
+        and not behind
+        and form.suffix in ("wav", "mp3")
+        and len(form.rates) > 1
+        and rng.random() < 1 / 3
+    )
     return Case(
         name,
         rng.choice(form.rates),
@@ -178,22 +190,26 @@ def draw(rng: random.Random) -> Case:
         lie,
         rng.choice(NAMES),
         rng.randrange(2**32),
+        "" if FORMS[behind or name].suffix == form.suffix else behind,
     )
 
 
 def carry_out(case: Case, folder: Path) -> str:
     """What is wrong with what is sent; nothing if it is right, `refused` and why if it is not taken."""
-    form = FORMS[case.form]
-    path, heard, data = folder / (case.name or f"voice.{form.suffix}"), [], b""
+    path, heard, data = folder / (case.name or f"voice.{FORMS[case.form].suffix}"), [], b""
     for number in range(case.pieces):
+        form = _form(case, number)
         piece = folder / f"piece-{number}.{form.suffix}"
         voice = _voice(case, number)
         _write(case, number, piece, voice)
-        heard.append(voice if form.exact and not case.mixed else _decoded(piece, case, form.container))
-        data += _lied(piece.read_bytes(), case, number)
+        as_made = form.exact and not case.mixed and not case.behind
+        heard.append(voice if as_made else _decoded(piece, case, form.container))
+        data += (
+            piece.read_bytes() if form is not FORMS[case.form] else _lied(piece.read_bytes(), case, number)
+        )
     path.write_bytes(data)
     # A stream of AAC has no beginnings of its own: whoever plays it, plays it through.
-    wanted = _decoded(path, case, "aac") if case.form == "aac" else np.concatenate(heard)
+    wanted = _decoded(path, case, "aac") if case.form == "aac" and not case.behind else np.concatenate(heard)
     try:
         alone = extract_voice(path, probe_voice(path), folder)
         prepare_voice(alone.path, folder / "ready", alone.facts, Limits())
@@ -212,8 +228,14 @@ def _compare(sent: Sound, wanted: Sound, rate: int) -> str:
     return f"correlation {likeness:.4f}" if likeness < LIKENESS else ""
 
 
+def _form(case: Case, number: int) -> Form:
+    return FORMS[case.behind if case.behind and number == case.pieces - 1 else case.form]
+
+
 def _rate(case: Case, number: int) -> int:
     rates = FORMS[case.form].rates
+    if (form := _form(case, number)) is not FORMS[case.form]:
+        return case.rate if case.rate in form.rates else form.rates[-1]
     return rates[(rates.index(case.rate) + number) % len(rates)] if case.mixed else case.rate
 
 
@@ -226,7 +248,7 @@ def _voice(case: Case, number: int) -> Sound:
 
 
 def _write(case: Case, number: int, path: Path, voice: Sound) -> None:
-    form, rate = FORMS[case.form], _rate(case, number)
+    form, rate = _form(case, number), _rate(case, number)
     channels = {
         "mono": [1], "stereo": [1, 0.8], "upside down": [1, -1], "left only": [1, 0],
         "weaker and upside down": [1, -0.8], "5.1": [0.2, 0.2, 0.6, 0, 0.1, 0.1],
