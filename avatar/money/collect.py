@@ -19,7 +19,7 @@ from avatar.errors import (
     StillRendering,
     VideoRejected,
 )
-from avatar.events import about_bill
+from avatar.events import about_bill, next_step
 from avatar.media.probe import VideoFacts, probe_video
 from avatar.models import Model, RemoteVideo, Render
 from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
@@ -191,6 +191,8 @@ async def _ask_result(workspace: Workspace, record: Record, provider: Provider) 
     except ResultUnreadable as error:
         if record.state is not RenderState.COLLECTED:
             await give_up(workspace, record, "unreadable", str(error), answer=error.answer)
+        error.cost_at_risk = record.entry.quoted
+        error.hint = f"Look at the request on the provider's pages, then: {next_step(record.entry.render_id)}"
         raise
     if record.state is RenderState.COLLECTED:  # the journal is at rest; only the file had gone
         return Record(record.entry.model_copy(update={"remote": remote}), record.age)

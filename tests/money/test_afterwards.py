@@ -248,6 +248,21 @@ async def test_a_result_that_names_no_video_yet_is_asked_for_again(make_workspac
     assert "stalled" not in await states(workspace, render_id)
 
 
+async def test_who_asks_for_a_result_that_names_no_video_is_told_what_to_do(make_workspace, plan):
+    """What may have been charged, and how its video is brought."""
+    workspace = make_workspace(Scripted("req-1"))
+    render_id = await bought(workspace, plan)
+
+    async def odd(_):
+        raise ResultUnreadable("no video", answer="{}")
+
+    workspace.provider(plan.provider).collect = odd
+    with pytest.raises(ResultUnreadable) as caught:
+        await collect_render(workspace, render_id)
+    assert f"avatar resolve {render_id}` with --video-url URL" in caught.value.hint
+    assert caught.value.cost_at_risk == quote_render(workspace, plan, plan.segments[0]).quoted
+
+
 async def test_a_refusal_by_the_result_alone_must_come_twice(make_workspace, plan, footage):
     """The status names no failure: one refusal on the way is none of the provider's."""
     workspace = make_workspace(Scripted("req-1", video=footage))
