@@ -11,6 +11,7 @@ from avatar.errors import Transient
 
 log = logging.getLogger("avatar.waiting")
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: Seconds between the tries of a free step. No paid request is ever sent through them.
@@ -18,6 +19,8 @@ SHORT = (1.0, 3.0, 10.0)
 LONG = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 60.0, 60.0)
 #: Seconds that a cancelled task still waits for an answer that is paid for, or for what it was writing down.
 LAST_SECONDS = 10.0
+#: Calls of `in_turns` at a time.
+ABREAST = 8
 
 
 @dataclass(frozen=True)
@@ -77,3 +80,22 @@ async def finish_all(work: Iterable[Awaitable[T]]) -> list[T]:
         if isinstance(each, BaseException):
             raise each
     return [each for each in ended if not isinstance(each, BaseException)]
+
+
+async def in_turns(
+    call: Callable[[S], Awaitable[T]], items: Iterable[S], *, abreast: int = ABREAST
+) -> list[T]:
+    """The call for each item, a few at a time. The first failure ends the rest: a dead store is not asked on."""
+    gate = asyncio.Semaphore(abreast)
+
+    async def one(item: S) -> T:
+        async with gate:
+            return await call(item)
+
+    tasks = [asyncio.create_task(one(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -21,12 +21,13 @@ from avatar.errors import AvatarError, InvalidInput, NotConfigured
 from avatar.events import player_url
 from avatar.job.captions import caption_video
 from avatar.job.generate import generate, quote
-from avatar.job.index import in_turns, newest_first, read_summary, read_video
+from avatar.job.index import newest_first, read_summary, read_video
 from avatar.job.publish import find_video
 from avatar.local import find, services
 from avatar.models import AvatarJob, Plan, Video
 from avatar.money.commit import still_to_buy
 from avatar.settings import AvatarSettings
+from avatar.waiting import in_turns
 from avatar.workspace import Workspace
 
 if TYPE_CHECKING:

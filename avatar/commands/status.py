@@ -20,7 +20,7 @@ from avatar.commands.generate import video_names
 from avatar.commands.serve import with_store
 from avatar.errors import InvalidInput
 from avatar.events import player_url
-from avatar.job.index import in_turns, job_of, newest_first, read_summary
+from avatar.job.index import job_of, newest_first, read_summary
 from avatar.job.publish import find_video, name_video
 from avatar.job.reconcile import finish_render
 from avatar.models import AvatarJob, Video
@@ -36,6 +36,7 @@ from avatar.money.settle import (
     signed_by,
     what_to_look_for,
 )
+from avatar.waiting import in_turns
 from avatar.workspace import Workspace
 
 #: Manifests read for the list: the newest ones.

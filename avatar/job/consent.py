@@ -10,10 +10,10 @@ from datetime import UTC, date, datetime
 from pydantic import ValidationError
 
 from avatar.errors import ConsentMissing, StoreUnavailable
-from avatar.job.index import Summary, in_turns, list_manifests, newest_first, read_summary, summarise_manifest
+from avatar.job.index import Summary, list_manifests, newest_first, read_summary, summarise_manifest
 from avatar.models import Consent, Plan
 from avatar.money.journal import is_indexed
-from avatar.waiting import patiently
+from avatar.waiting import in_turns, patiently
 from avatar.workspace import Workspace
 
 CONSENT = "consent/"

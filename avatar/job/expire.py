@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from avatar.errors import AvatarError, ObjectNotFound
 from avatar.job.brought import old_files, old_orders
-from avatar.job.index import VIDEOS as VIDEOS_BY_DAY
-from avatar.job.index import in_turns, job_of, rebuild, summarise
+from avatar.job.bundles import VIDEOS as VIDEOS_BY_DAY
+from avatar.job.bundles import note_change
+from avatar.job.index import job_of, rebuild, summarise
 from avatar.models import Plan, Video, VideoState
 from avatar.money.collect import VIDEOS, ExpiredRecord, expired_key, read_expired
 from avatar.money.commit import load_plan, open_jobs
@@ -33,6 +34,7 @@ from avatar.store.by_day import (
 )
 from avatar.store.objects import Stat
 from avatar.store.store import Store
+from avatar.waiting import in_turns
 from avatar.workspace import Workspace
 
 
@@ -249,6 +251,8 @@ class _Sweep:
             )
         for key in mark.keys if mark else thing.keys:
             await self.workspace.store.remove(key)
+            if key.startswith(VIDEOS_BY_DAY):
+                await note_change(self.workspace.store, key)
         if thing.note:
             await self.workspace.store.remove(thing.note)
 

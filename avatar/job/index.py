@@ -1,33 +1,32 @@
 """Indexes, so that no question is answered by reading every video or every journal.
 
 `index/videos/<UTC day>/<time>-<job>.json` has what a list shows of a video, and is written with the video's manifest.
+`index/bundles/` has them by month (avatar/job/bundles.py).
 `index/requests/<provider>.<digest>.json` (avatar/money/journal.py) has the render that a provider's request belongs to.
 `index/complete.json` says that what was stored before these indexes were kept is in them: `rebuild` puts it there.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from avatar.errors import InvalidInput, ObjectNotFound
+from avatar.job.bundles import VIDEOS, bundle_months, list_days, note_change
 from avatar.models import Video
 from avatar.money.journal import INDEXED, Journal
 from avatar.store.by_day import KINDS, set_whole
 from avatar.store.objects import Stat
 from avatar.store.store import Store
+from avatar.waiting import in_turns
 
-S = TypeVar("S")
-T = TypeVar("T")
-
-VIDEOS = "index/videos/"
 UNREADABLE = "unreadable"
-#: Objects read at a time.
-ABREAST = 8
+#: Keys that a store lists in one answer.
+LISTED = 1000
+DAY_SECONDS = 86_400
 #: An entry without a video is removed by `rebuild` only if it is older: its video may be on its way.
 STALE = timedelta(hours=1)
 
@@ -109,25 +108,68 @@ async def add_video(store: Store, video: Video) -> None:
     """Index a video, before its manifest is written: a crash between the two leaves an entry, never a hidden video."""
     summary = summarise(video)
     await store.put(summary.key, summary.model_dump_json().encode(), content_type="application/json")
+    await note_change(store, summary.key)
 
 
 async def newest_first(store: Store, before: str = "") -> AsyncIterator[list[Stat]]:
-    """The entries of each day, the newest day first, and of those only what is older than the entry `before`.
+    """The entries of each day, the newest first, and of those only what is older than the entry `before`.
 
-    One listing for the days, one for each day that is asked for. Raises `StoreUnavailable`.
+    One listing for the days, one for each day that is asked for; of a day with more than `LISTED` a few for each part
+    of it. Raises `StoreUnavailable`.
     """
-    folders = await store.list(VIDEOS, recursive=False)
-    for day in sorted((stat.key for stat in folders if stat.key.endswith("/")), reverse=True):
-        if not before or day <= before:
-            listed = await store.list(day)
-            yield [stat for stat in reversed(listed) if not before or stat.key < before]
+    for day in await list_days(store):
+        if not before or f"{VIDEOS}{day}" <= before:
+            async for part in of_day(store, day, before):
+                yield part
+
+
+async def of_day(store: Store, day: str, before: str = "") -> AsyncIterator[list[Stat]]:
+    """The entries of a day in parts, the newest first; a listing goes the other way, so its end is looked for."""
+    end = step = DAY_SECONDS
+    if before.startswith(f"{VIDEOS}{day}/"):
+        end = min(end, _second(before) + 1)
+    while end > 0:
+        begin = max(0, end - step)
+        part = await _between(store, f"{VIDEOS}{day}/", begin, end)
+        if part is None:
+            step = max(1, step // 4)
+            continue
+        yield [stat for stat in reversed(part) if not before or stat.key < before]
+        end, step = begin, step * 2 if len(part) < LISTED // 4 else step
+
+
+async def _between(store: Store, folder: str, begin: int, end: int) -> list[Stat] | None:
+    """The entries of these seconds of a day; None if there are more than one answer lists. A second is not parted."""
+    if end - begin == 1:
+        return await store.list(f"{folder}{_clock(begin)}")
+    listed = await store.list(folder, after=f"{folder}{_clock(begin)}", most=LISTED)
+    part = [stat for stat in listed if stat.key < f"{folder}{_clock(end)}"]
+    return None if len(part) == LISTED else part
+
+
+def _clock(second: int) -> str:
+    """A second of a day as keys of entries begin; the one after the last sorts behind them all."""
+    return f"{second // 3600:02}{second // 60 % 60:02}{second % 60:02}"
+
+
+def _second(key: str) -> int:
+    hours, minutes, seconds = (int(key.rpartition("/")[2][at : at + 2]) for at in (0, 2, 4))
+    return hours * 3600 + minutes * 60 + seconds
 
 
 async def read_summary(store: Store, key: str) -> Summary | None:
     """One entry; None if it was removed meanwhile, or cannot be read. Raises `StoreUnavailable`."""
     try:
-        return Summary.model_validate_json((await store.get(key)).data)
-    except (ObjectNotFound, InvalidInput, ValidationError):
+        return parse_summary((await store.get(key)).data)
+    except (ObjectNotFound, InvalidInput):
+        return None
+
+
+def parse_summary(data: bytes) -> Summary | None:
+    """None if it cannot be read."""
+    try:
+        return Summary.model_validate_json(data)
+    except ValidationError:
         return None
 
 
@@ -180,6 +222,7 @@ async def rebuild(store: Store, journal: Journal, *, say: Callable[[str], None] 
     done.videos, done.requests = len(manifests), sum(kept)
     for kind in KINDS:  # the next `expire` looks at all of it once more
         await set_whole(store, kind, whole=False)
+    await bundle_months(store, afresh=True)
     await store.put(INDEXED, b'{"format": 1}', content_type="application/json")
     return done
 
@@ -226,22 +269,3 @@ async def _index_requests(journal: Journal, render_id: str) -> int:
 def _is_manifest(key: str) -> bool:
     parts = key.split("/")
     return len(parts) == len(("videos", "job", "manifest.json")) and parts[-1] == "manifest.json"
-
-
-async def in_turns(
-    call: Callable[[S], Awaitable[T]], items: Iterable[S], *, abreast: int = ABREAST
-) -> list[T]:
-    """The call for each item, a few at a time. The first failure ends the rest: a dead store is not asked on."""
-    gate = asyncio.Semaphore(abreast)
-
-    async def one(item: S) -> T:
-        async with gate:
-            return await call(item)
-
-    tasks = [asyncio.create_task(one(item)) for item in items]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

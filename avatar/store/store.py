@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from pathlib import Path
 
 from minio import Minio
@@ -169,9 +170,12 @@ class Bucket:
             release(response)
         return found
 
-    def entries(self, prefix: str, *, recursive: bool) -> list[Object]:
+    def entries(self, prefix: str, *, recursive: bool, after: str, most: int | None) -> list[Object]:
+        found = self.client.list_objects(
+            self.name, prefix=prefix, recursive=recursive, start_after=after or None
+        )
         try:
-            return [*self.client.list_objects(self.name, prefix=prefix, recursive=recursive)]
+            return [*islice(found, most)]
         except ValueError as error:  # what the SDK raises for XML of another kind
             raise WebPage from error
 
@@ -359,13 +363,17 @@ class Store:
             # In a thread: a read that was cancelled may still hold the response.
             await self._connection.run(f"end reading {key}", partial(release, response), pauses=())
 
-    async def list(self, prefix: str, *, recursive: bool = True) -> builtins.list[Stat]:
+    async def list(
+        self, prefix: str, *, recursive: bool = True, after: str = "", most: int | None = None
+    ) -> builtins.list[Stat]:
         """All objects whose keys begin with `prefix`, in the byte order of their keys.
+
+        With `after`, those behind that key; of them, up to `most`. A thousand are one request.
 
         Not recursive: up to the next slash, folders as keys ending in a slash. SeaweedFS shows an emptied
         folder for up to two minutes.
         """
-        look = partial(self._small.entries, prefix, recursive=recursive)
+        look = partial(self._small.entries, prefix, recursive=recursive, after=after, most=most)
         found = await self._connection.run(f"list {prefix or self.bucket}", look)
         # SeaweedFS lists a/b before a-b.
         return sorted((stat_from_listing(item) for item in found), key=lambda stat: stat.key.encode())

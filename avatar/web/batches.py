@@ -14,9 +14,9 @@ from avatar.batch.manifest import batch_prefix
 from avatar.batch.models import SERVED, Outcome, Row, RowState, Summary
 from avatar.batch.report import summary_key
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound
-from avatar.job.index import in_turns
 from avatar.job.publish import find_video
 from avatar.models import Video, VideoState
+from avatar.waiting import in_turns
 from avatar.workspace import Workspace
 
 #: Largest object with the outcomes of a hundred rows, in bytes.

@@ -11,7 +11,6 @@ from avatar.errors import InvalidInput, ObjectNotFound
 from avatar.job.index import (
     UNREADABLE,
     Summary,
-    in_turns,
     list_manifests,
     newest_first,
     read_summary,
@@ -21,6 +20,7 @@ from avatar.job.index import (
 from avatar.models import Video
 from avatar.money.journal import is_indexed
 from avatar.store.objects import check_key
+from avatar.waiting import in_turns
 from avatar.web.catalogue import PER_PAGE, Page, Query
 from avatar.web.gallery import STATIC, STATIC_FILES, read_histories
 from avatar.web.media import served_key

@@ -1,6 +1,7 @@
 """The gallery as a server, until SIGINT or SIGTERM."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,13 +20,15 @@ from starlette.routing import Route
 
 from avatar.batch.manifest import batch_prefix
 from avatar.errors import AvatarError, InvalidInput, NotConfigured, ObjectNotFound, StoreUnavailable
-from avatar.job.index import in_turns, read_video, rebuild, title_of
+from avatar.job.bundles import bundle_months
+from avatar.job.index import read_video, rebuild, title_of
 from avatar.local.prefect_api import PrefectAccess
 from avatar.local.state import local_url
 from avatar.models import PREVIEW, AvatarJob, Render, Video, job_id
 from avatar.money.journal import Journal, is_indexed
 from avatar.settings import AvatarSettings, GallerySettings
 from avatar.store.store import Store
+from avatar.waiting import in_turns
 from avatar.web.actions import Actions
 from avatar.web.batches import list_batches, read_batch_rows
 from avatar.web.catalogue import Catalogue, Query
@@ -37,12 +40,16 @@ from avatar.web.runs import Runs
 from avatar.web.server import HEALTH, SecurityHeaders, Server, health, is_loopback, listen
 from avatar.workspace import Workspace
 
+log = logging.getLogger("avatar.gallery")
+
 # The gallery as an ASGI application: GET and HEAD, nothing else.
 STATIC = Path(__file__).with_name("static")
 STATIC_FILES = ("style.css", "icon.svg", "gallery.js")
 #: Pages are asked for anew each time; the browser may show an old one only on the way back.
 PAGE_HEADERS = {"cache-control": "private, no-cache"}
 RETRY_SECONDS = 5
+#: Between two times that the index is bundled.
+BUNDLED_SECONDS = 60
 #: Takes that are looked for on either side of the one that is shown.
 TAKES = 4
 
@@ -130,6 +137,17 @@ class Gallery:
         except AvatarError as error:
             self.indexing = f"Older videos are missing here until `avatar repair` has run: {error.message}"
 
+    async def keep_bundled(self) -> None:
+        """Bundle the index whenever a search found it far behind, so that the next one is answered at once."""
+        while True:
+            await self.catalogue.behind.wait()
+            try:
+                await bundle_months(self.workspace.store)
+            except AvatarError as error:
+                log.warning("The index could not be bundled, and searches stay slow: %s", error.message)
+            await asyncio.sleep(BUNDLED_SECONDS)
+            self.catalogue.behind.clear()
+
     async def fault(self, request: Request, error: Exception) -> Response:
         """An error as a page that says what happened."""
         status, title, told = explain(error)
@@ -159,10 +177,11 @@ def build_app(workspace: Workspace) -> Starlette:
 
 @asynccontextmanager
 async def _lifespan(gallery: Gallery, _: Starlette) -> AsyncIterator[None]:
-    work = asyncio.create_task(gallery.complete_index())
+    work = {asyncio.create_task(gallery.complete_index()), asyncio.create_task(gallery.keep_bundled())}
     yield
-    work.cancel()
-    await asyncio.wait({work})
+    for each in work:
+        each.cancel()
+    await asyncio.wait(work)
     if gallery.actions:
         await gallery.actions.offers.aclose()
 

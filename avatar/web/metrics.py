@@ -20,10 +20,12 @@ from starlette.responses import PlainTextResponse, Response
 
 from avatar.errors import StoreUnavailable
 from avatar.inbox.uploads import Inbox, list_uploads
-from avatar.job.index import VIDEOS, in_turns, read_summary
+from avatar.job.bundles import VIDEOS
+from avatar.job.index import read_summary
 from avatar.money.budget import Claim, total
 from avatar.money.commit import open_jobs
 from avatar.money.journal import Record, RenderState
+from avatar.waiting import in_turns
 from avatar.workspace import Workspace
 
 METRICS = "/metrics"

@@ -41,7 +41,7 @@ PREFIXES = {
     "assets": (False, False), "batches": (False, True), "bridge": (False, False), "budget": (True, True),
     "desk": (False, False), "desk/files": (False, True), "desk/orders": (False, True), "desk/uploads": (True, True),
     "expired": (False, False), "hints": (True, True), "inbox": (True, True), "jobs": (False, False),
-    "index": (False, False), "index/videos": (True, True), "journal": (False, False), "open": (True, True),
+    "index": (False, False), "index/bundles": (True, True), "index/changes": (True, True), "index/videos": (True, True), "journal": (False, False), "open": (True, True),
     "plans": (False, False), "probe": (True, True),
     "renders": (False, True), "results": (False, True), "videos": (False, True),
 }  # fmt: skip

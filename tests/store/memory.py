@@ -190,8 +190,14 @@ class MemoryStore(Store):
             start = offset + number * MIB
             yield data[start : min(start + MIB, end)]
 
-    async def list(self, prefix: str, *, recursive: bool = True) -> builtins.list[Stat]:
-        return await self._ask("list", prefix, lambda: self._listed(prefix, recursive=recursive))
+    async def list(
+        self, prefix: str, *, recursive: bool = True, after: str = "", most: int | None = None
+    ) -> builtins.list[Stat]:
+        def act() -> builtins.list[Stat]:
+            found = self._listed(prefix, recursive=recursive)
+            return [stat for stat in found if stat.key > after][:most] if after or most else found
+
+        return await self._ask("list", prefix, act)
 
     def _listed(self, prefix: str, *, recursive: bool) -> builtins.list[Stat]:
         objects = self._objects
