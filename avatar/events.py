@@ -12,6 +12,7 @@ from pydantic import Field
 
 from avatar import errors
 from avatar.models import Model, ProviderName, Video, VideoState, shown
+from avatar.naming import named
 from avatar.settings import AvatarSettings
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def about_video(settings: AvatarSettings, video: Video) -> Notice:
         return VideoPublished.model_validate(facts)
     failed = [check for check in video.checks if not check.passed]
     reason = "; ".join(f"{check.name} is {check.value}, should be {check.bound}" for check in failed)
-    hint = "Look at it; the job's `accept` publishes it anyway, another take buys it anew."
+    hint = f"Look at it; {named('accept')} publishes it anyway, another take buys it anew."
     return VideoRejected.model_validate(facts | {"reason": reason, "hint": hint})
 
 

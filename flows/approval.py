@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from avatar.errors import ApprovalDenied, AvatarError
 from avatar.events import ApprovalWanted, player_url
 from avatar.models import AvatarJob, Plan, Video
+from avatar.naming import at_form
 from avatar.settings import AvatarSettings, BudgetSettings
 from avatar.workspace import Workspace
 from tasks.artifacts import write_artifact
@@ -166,7 +167,7 @@ def _price(job: AvatarJob, plan: Plan, owed: Decimal) -> str:
 
 
 def _warnings(plan: Plan) -> str:
-    return "".join(f"**{warning.text}** {warning.hint}\n\n" for warning in plan.warnings)
+    return at_form("".join(f"**{warning.text}** {warning.hint}\n\n" for warning in plan.warnings))
 
 
 def _name(source: str) -> str:

@@ -16,6 +16,7 @@ from avatar.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment,
 from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price, describe_plan
 from avatar.money.submit import hold_turn
+from avatar.naming import at_form
 from avatar.workspace import Workspace, ignore
 from flows.approval import approve
 from tasks.context import emit_again, typed_name, with_workspace
@@ -58,7 +59,7 @@ async def generate_avatar(workspace: Workspace, job: AvatarJob) -> Video:
     plan = await with_consent(workspace, await with_captions(workspace, job, plan))
     get_run_logger().info(describe_plan(plan))
     for warning in plan.warnings:
-        get_run_logger().warning("%s %s", warning.text, warning.hint)
+        get_run_logger().warning("%s %s", warning.text, at_form(warning.hint))
     if owed := sum((await still_to_buy(workspace, plan)).values(), Decimal(0)):
         check_price(plan.quote, job, workspace.settings.budget)
         await approve(workspace, job, plan, owed, partial(preview, workspace, job, portrait, voice))

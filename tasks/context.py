@@ -27,6 +27,7 @@ from avatar.events import BudgetRefusal, Notice, about_error, about_video
 from avatar.local import find, services
 from avatar.local.state import StateDirectory
 from avatar.models import AvatarJob, Video
+from avatar.naming import at_form
 from avatar.settings import AvatarSettings
 from avatar.store.identity import require_store, store_identity
 from avatar.store.proof import ensure_bucket
@@ -110,7 +111,7 @@ def with_workspace(
 
 def in_words(error: AvatarError) -> str:
     """An error as the message of a state: what happened, what it cost, and the next step."""
-    return f"{error} Next: {error.hint}" if error.hint else str(error)
+    return at_form(f"{error} Next: {error.hint}" if error.hint else str(error))
 
 
 @contextmanager

@@ -50,6 +50,7 @@ from avatar.models import (
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
+from avatar.naming import named
 from avatar.store.proof import keeps_conditional_create
 from avatar.workspace import Workspace
 
@@ -322,7 +323,7 @@ async def check_budget(workspace: Workspace, batch: Batch, checked: Checked) -> 
     """
     budget = workspace.settings.budget
     limits = {
-        "Highest price (max_cost, --max-cost)": batch.max_cost,
+        named("max_cost"): batch.max_cost,
         "AVATAR_BUDGET__PER_BATCH": budget.per_batch,
     }
     for name, limit in limits.items():
@@ -330,7 +331,7 @@ async def check_budget(workspace: Workspace, batch: Batch, checked: Checked) -> 
             raise BudgetRefused(
                 f"This batch is quoted at ${checked.owed:.2f} for what is still to be bought of its {checked.rows} rows, "
                 f"above the limit of ${limit:.2f} set by {name}. Nothing was sent or spent.",
-                hint=f"Raise {name}, take rows out, or use the free preview provider.",
+                hint=f"Raise {name}, take rows out, or render the free preview ({named('provider')} preview).",
             )
     if budget.per_day is not None and checked.owed:
         await _check_day(workspace, checked, budget.per_day)

@@ -25,6 +25,7 @@ from avatar.errors import (
     Refused,
 )
 from avatar.events import player_url
+from avatar.naming import named
 from avatar.settings import AvatarSettings
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
@@ -46,11 +47,11 @@ def refuse_bad_rows(summary: Summary) -> None:
     """Raise `InvalidInput` if there is a bad row: none of the others is rendered."""
     bad = summary.count(RowState.BAD)
     if bad:
-        named = [each for each in summary.troubles if each.state is RowState.BAD]
+        first = [each for each in summary.troubles if each.state is RowState.BAD]
         raise InvalidInput(
-            f"{bad} of {summary.rows} rows cannot be rendered, so none was. Nothing was sent or spent. {_name(named, bad)}"
+            f"{bad} of {summary.rows} rows cannot be rendered, so none was. Nothing was sent or spent. {_name(first, bad)}"
             f" All are in {summary.report_key}.",
-            hint="Correct them, or render the others with on_bad_rows=skip (--on-bad-rows skip).",
+            hint=f"Correct them, or render the others: {named('on_bad_rows')} skip.",
             summary=summary,
         )
 

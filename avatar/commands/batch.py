@@ -15,6 +15,7 @@ from avatar.batch.report import as_result
 from avatar.commands.generate import absolute_path, drain_prefect, print_links, run_url, silence_prefect
 from avatar.errors import AvatarError
 from avatar.events import batch_url
+from avatar.naming import at_command
 from avatar.settings import AvatarSettings
 from avatar.workspace import Listener, Step, Workspace
 
@@ -101,8 +102,8 @@ def _tell(ended: Summary | AvatarError, arguments: argparse.Namespace, flow_run_
         _print(summary)
     if error is None:
         return 0
-    print(f"avatar: {error}", file=sys.stderr)
-    print(f"Next: {error.hint}", file=sys.stderr)
+    print(f"avatar: {at_command(str(error))}", file=sys.stderr)
+    print(f"Next: {at_command(error.hint or '')}", file=sys.stderr)
     return error.exit_code
 
 

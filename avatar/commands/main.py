@@ -375,9 +375,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def report(error: Any, *, as_json: bool) -> None:
     """Tell a person what happened; with --json, a machine too."""
-    print(f"avatar: {error}", file=sys.stderr)
+    from avatar.naming import at_command
+
+    print(f"avatar: {at_command(str(error))}", file=sys.stderr)
     if error.hint:
-        print(f"Next: {error.hint}", file=sys.stderr)
+        print(f"Next: {at_command(error.hint)}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": error.describe()}))
 
@@ -388,8 +390,30 @@ def _first_fault(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return f"A setting cannot be read: {error}"
     fault = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{where}: {fault['msg']} ({error.title}). Nothing was sent or spent."
+    said = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "string_pattern_mismatch":
+        said = _meant(fault["loc"][0]) or said
+    where = f"{_option(error.title, fault['loc'])}: " if fault["loc"] else ""
+    return f"{where}{said.rstrip('.')}. Nothing was sent or spent."
+
+
+def _meant(name: int | str) -> str:
+    """What a job's field is for, in its own words: a pattern tells nobody."""
+    from avatar.models import AvatarJob
+
+    field = AvatarJob.model_fields.get(str(name))
+    return f"it cannot be read. {field.description}" if field and field.description else ""
+
+
+def _option(model: str, place: tuple[int | str, ...]) -> str:
+    """What was wrong, by the name it is given by: a variable of the settings, else an argument or an option."""
+    if model == "AvatarSettings":
+        return f"AVATAR_{'__'.join(map(str, place)).upper()}"
+    name = str(place[0])
+    if name in {"portrait", "voice", "manifest"}:
+        return name.upper()
+    spelled = {"labels": "label", "formats": "format", "take": "force"}.get(name, name.replace("_", "-"))
+    return f"--{spelled}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

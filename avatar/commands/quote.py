@@ -34,6 +34,7 @@ from avatar.media.portrait import prepare_portrait
 from avatar.media.probe import probe_voice
 from avatar.media.voice_alone import VoiceAlone, extract_voice
 from avatar.models import AvatarJob, Limits, ProviderName, Quote
+from avatar.naming import at_command
 from avatar.providers import describe_provider
 from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings
@@ -321,7 +322,10 @@ def _print(found: VoiceFacts, facts: VoiceFacts, notes: Sequence[str], offers: l
         print(
             f"  {row['provider']:8} ${Decimal(row['amount']):.2f}  ({row['seconds']} s at ${row['price']}/s){model}"
         )
-        for line in (*row["limits"], *(f"{each['text']} {each['hint']}" for each in row["warnings"])):
+        for line in (
+            *row["limits"],
+            *(f"{each['text']} {at_command(each['hint'])}" for each in row["warnings"]),
+        ):
             print(f"           {line}")
         shown = row["segments"] if len(row["segments"]) > 1 else shown
     for number, segment in enumerate(shown, 1):

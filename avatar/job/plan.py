@@ -35,6 +35,7 @@ from avatar.models import (
     title_for,
 )
 from avatar.money.quote import quote_segments
+from avatar.naming import named
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
 from avatar.store.objects import KeyTaken, hash_file
@@ -381,6 +382,6 @@ def _warn_of_silence(seconds: float, speech: Speech, quote: Quote) -> InputWarni
         about="voice",
         kind="silence",
         text=f"The voice is silent for its first {speech.head:.1f} s and its last {speech.tail:.1f} s.{price}",
-        hint="`--trim` (the job's `trim`) leaves them out.",
+        hint=f"{named('trim')} leaves them out.",
         cost=cost,
     )

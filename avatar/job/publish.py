@@ -38,6 +38,7 @@ from avatar.models import Check, Cost, Plan, Render, Video, VideoState
 from avatar.money.commit import close_job
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import bill_differs
+from avatar.naming import named
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
 
@@ -290,7 +291,7 @@ def require_published(video: Video) -> Video:
         request_id=video.renders[0].request_id,
         cost_at_risk=video.cost.billed,
         in_place=True,
-        hint="Look at it; --accept (or the job's `accept`) publishes it anyway, another take buys it anew.",
+        hint=f"Look at it; {named('accept')} publishes it anyway, another take buys it anew.",
     )
 
 

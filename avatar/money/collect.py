@@ -27,6 +27,7 @@ from avatar.money.failures import confirm_failure, give_up, raise_failed, submis
 from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.money.quote import CENT_FRACTION, bill_differs
 from avatar.money.webhooks import drop_notes
+from avatar.naming import named
 from avatar.providers.base import Provider
 from avatar.store.by_day import RENDERS, note_day
 from avatar.store.objects import hash_file
@@ -122,7 +123,7 @@ async def _refuse_expired(workspace: Workspace, entry: Entry) -> None:
             "or spent.",
             provider=entry.provider,
             render_id=entry.render_id,
-            hint="Another take buys it anew: --force, or the job's `take`.",
+            hint=f"Another take buys it anew: {named('take')}.",
         )
 
 
@@ -289,7 +290,7 @@ async def _keep_unplayable(
         render_id=entry.render_id,
         request_id=entry.submission.request_id if entry.submission else None,
         cost_at_risk=entry.quoted,
-        hint="Ask the provider for a refund with the request id; another take (--force) buys it anew.",
+        hint=f"Ask the provider for a refund with the request id; another take buys it anew: {named('take')}.",
     )
 
 

@@ -15,6 +15,7 @@ from avatar.errors import (
 from avatar.events import about_stalled
 from avatar.models import RemoteState, Snapshot, Submission
 from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
+from avatar.naming import named
 from avatar.providers.outcome import remedy
 from avatar.workspace import Workspace
 
@@ -177,7 +178,7 @@ def raise_failed(record: Record) -> NoReturn:
         request_id=entry.submission.request_id if entry.submission else None,
         cost_at_risk=None if billed is False else entry.quoted,
         hint=remedy(kind, entry.provider)
-        + ("" if billed is False else " Or ask for another take (--force)."),
+        + ("" if billed is False else f" Or ask for another take: {named('take')}."),
         kind=kind,
         billed=billed,
     )

@@ -8,6 +8,7 @@ from decimal import Decimal
 from avatar.errors import BudgetRefused
 from avatar.models import AvatarJob, Plan, ProviderName, Quote, Segment
 from avatar.models import render_id as identify
+from avatar.naming import named
 from avatar.providers.base import Provider
 from avatar.settings import BudgetSettings
 from avatar.workspace import Workspace
@@ -42,14 +43,14 @@ def bill_differs(quoted: Decimal, billed: Decimal, price_per_second: Decimal) ->
 
 def check_price(quote: Quote, job: AvatarJob, budget: BudgetSettings) -> None:
     """Raise `BudgetRefused` if one job alone is above what the user allows for one job."""
-    limits = {"Highest price (max_cost, --max-cost)": job.max_cost, "AVATAR_BUDGET__PER_JOB": budget.per_job}
+    limits = {named("max_cost"): job.max_cost, "AVATAR_BUDGET__PER_JOB": budget.per_job}
     for name, limit in limits.items():
         if limit is not None and quote.amount > limit:
             raise BudgetRefused(
                 f"This job is quoted at ${quote.amount:.2f} ({quote.seconds:g} s at ${quote.price_per_second}/s on "
                 f"{quote.provider}), above the limit of ${limit:.2f} set by {name}. Nothing was sent or spent.",
                 provider=quote.provider,
-                hint=f"Raise {name}, shorten the voice, or use the free preview provider.",
+                hint=f"Raise {name}, shorten the voice, or render the free preview ({named('provider')} preview).",
             )
 
 

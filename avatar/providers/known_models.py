@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from avatar.errors import NotConfigured
 from avatar.models import Limits, ProviderName
+from avatar.naming import named
 from avatar.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -52,13 +53,13 @@ class KnownModel:
             raise NotConfigured(
                 f"The model {self.name} is off. {' '.join(self.notes)} Nothing was sent or spent.",
                 provider=provider,
-                hint=f"Choose another model, or set {variable}__ENABLED=true (docs/models.md).",
+                hint=f"Choose another model ({named('model')}), or set {variable}__ENABLED=true (docs/models.md).",
             )
         if provider not in self.offers:
             raise NotConfigured(
                 f"Where {provider} has the model {self.name} is not known. Nothing was sent or spent.",
                 provider=provider,
-                hint=f"Choose another provider or model, or set {variable}__{provider.upper()}__ENDPOINT and "
+                hint=f"Choose another {named('provider')} or {named('model')}, or set {variable}__{provider.upper()}__ENDPOINT and "
                 "__PRICE_PER_SECOND (docs/models.md).",
             )
         return self.offers[provider]

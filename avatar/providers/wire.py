@@ -17,6 +17,7 @@ import httpx
 
 from avatar.errors import AvatarError, NotConfigured, ProviderFailure, ProviderUnavailable
 from avatar.models import ProviderName, Submission
+from avatar.naming import named
 from avatar.providers.answers import clean_text, error_words, parse_object, read_number
 
 # Bodies as they come off the wire: packed although nobody asked for it, and never larger than agreed.
@@ -232,7 +233,7 @@ class Wire:
         raise NotConfigured(
             f"The {self.provider} key {what}. Nothing was sent or spent.",
             provider=self.provider,
-            hint=f"Set {setting}, or use AVATAR_PROVIDER=preview, which is free.",
+            hint=f"Set {setting}, or render the free preview ({named('provider')} preview).",
         )
 
     def clean(self, words: str) -> str:

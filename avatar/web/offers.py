@@ -18,6 +18,7 @@ from avatar.media.cuts import voice_outline
 from avatar.models import PREVIEW, Plan, ProviderName, Video
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy
+from avatar.naming import at_form
 from avatar.providers.known_models import find_model, known_models
 from avatar.web.drafts import Draft, ManifestRows, address, asset_of, batch_of, write_manifest
 from avatar.workspace import Workspace
@@ -232,7 +233,7 @@ def _without_repeated_faults(offers: list[Offer]) -> list[Offer]:
 
 
 def in_words(error: AvatarError) -> str:
-    return " ".join(filter(None, (error.message, error.hint)))
+    return at_form(" ".join(filter(None, (error.message, error.hint))))
 
 
 async def budget_left(workspace: Workspace) -> Decimal | None:

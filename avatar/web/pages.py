@@ -15,6 +15,7 @@ from avatar.errors import AvatarError, InvalidInput
 from avatar.job.index import UNREADABLE, title_of
 from avatar.models import Render, Video, VideoState
 from avatar.money.journal import Record
+from avatar.naming import at_form
 from avatar.web.catalogue import PROVIDERS, STATES, Page, Query
 from avatar.web.media import served_key
 
@@ -109,6 +110,7 @@ class Pages:
             "wave": wave,
             "as_labels": as_labels,
             "download_name": download_name,
+            "at_form": at_form,
         }
 
     def index(self, page: Page, links: Links, *, indexing: str = "", **facts: Any) -> str:
@@ -131,7 +133,13 @@ class Pages:
         return self.render("player.html", video=video, histories=histories, links=links, **(shown | facts))
 
     def fault(self, title: str, error: AvatarError, links: Links) -> str:
-        return self.render("fault.html", title=title, message=error.message, hint=error.hint, links=links)
+        return self.render(
+            "fault.html",
+            title=title,
+            message=at_form(error.message),
+            hint=at_form(error.hint or ""),
+            links=links,
+        )
 
     def render(self, template: str, **facts: Any) -> str:
         """A page. `visitor` is what its forms carry; without it a page only shows."""
