@@ -24,6 +24,7 @@ from avatar.job.index import read_video
 from avatar.job.publish import accept_video, find_video, name_video
 from avatar.job.reconcile import finish_render
 from avatar.models import AvatarJob, ProviderName, Video, VideoState
+from avatar.money.commit import load_plan
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import quote_segments
 from avatar.money.settle import attach_request, declare_not_charged, signed_by
@@ -295,10 +296,20 @@ class Actions:
         facts = {"rejected": rejected, "stuck": await self._stuck(), "waiting": waiting, "fault": fault}
         return self._page(request, "attention.html", **facts)
 
-    async def _stuck(self) -> list[Record]:
+    async def _stuck(self) -> list[tuple[Record, str]]:
+        """Renders that a person has to settle, with the names of their jobs."""
         journal = self.workspace.journal
         heads = [await journal.head(render_id) for render_id in (await journal.open_renders())[:MOST_OPEN]]
-        return [head for head in heads if head and head.state in _STUCK]
+        stuck = [head for head in heads if head and head.state in _STUCK]
+        return [(head, await self._name_of(head.entry.job_id)) for head in stuck]
+
+    async def _name_of(self, job_id: str) -> str:
+        """What people recognise a job by that has no video yet."""
+        try:
+            plan = await load_plan(self.workspace, job_id)
+        except (ObjectNotFound, InvalidInput):
+            return f"Job {job_id[:12]}"
+        return plan.title or plan.files.get("voice") or f"Job {job_id[:12]}"
 
     async def settle(self, request: Request) -> Response:
         """Settle a render whose outcome is unknown: by the provider's request id, or as not charged. Spends nothing."""

@@ -120,10 +120,10 @@ def send(button: Locator, url: str) -> None:
     raise AssertionError(f"{url} did not take the form")
 
 
-def screenshot(page: Page, name: str) -> None:
-    """Keep what a person sees, for looking at. With `UPDATE_DOCS=1`, the pictures of the docs are taken anew."""
+def screenshot(page: Page, name: str, *, whole: bool = False) -> None:
+    """Keep what a person sees, for looking at; `whole`: down to the end of the page. With `UPDATE_DOCS=1`, the pictures of the docs are taken anew."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=whole)
     picture = ROOT / "docs" / "images" / f"{name}.jpg"
     if os.environ.get("UPDATE_DOCS") and picture.exists():
         page.screenshot(path=picture, type="jpeg", quality=60)

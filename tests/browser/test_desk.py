@@ -263,7 +263,13 @@ def test_a_table_and_its_files_become_thirty_videos(
     page.get_by_role("link", name="The batch and its report").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("May greetings")
     expect(page.get_by_text(f"{ROWS} published", exact=True)).to_be_visible()
-    expect(page.get_by_role("link", name="Greeting 7", exact=True)).to_be_visible()
+    card = page.get_by_role("listitem").filter(has=page.get_by_role("link", name="Greeting 7", exact=True))
+    with page.expect_download() as video:
+        card.get_by_role("link", name="Download").click()
+    assert video.value.suggested_filename == "Greeting_7.mp4"
+    card.get_by_role("link", name="Greeting 7", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Greeting 7")
+    page.go_back()
     KEPT["batch"] = page.url
     screenshot(page, "desk-batch")
     with page.expect_download() as download:
@@ -295,7 +301,7 @@ def test_every_page_is_for_everybody(page: Page, gallery: str, scheme: str, widt
         ]
         assert serious == [], f"{name}, {scheme}, {width}"
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth"), name
-        screenshot(page, f"page-{name}-{scheme}-{width}")
+        screenshot(page, f"page-{name}-{scheme}-{width}", whole=True)
 
 
 def addresses(page: Page, gallery: str) -> dict[str, str]:

@@ -295,7 +295,7 @@ async def test_a_rejected_videos_page_says_what_to_do(store, gallery):
     video = await put_video(store, 1, state="rejected", checks=(FAILED,))
     html = (await gallery.get(f"/videos/{video.job_id}")).text
     assert "--accept" in html
-    assert "--take 1" in html
+    assert "<code>--force</code> (in the Prefect UI: <em>Take</em> 1)" in html
     assert "for about $1.04" in html
 
 
