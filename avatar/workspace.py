@@ -18,6 +18,7 @@ from avatar.store.store import Store
 
 if TYPE_CHECKING:
     from avatar.events import Notice
+    from avatar.job.look import Look
     from avatar.money.follow import WebhookListener
     from avatar.money.webhooks import WebhookAddresses
     from avatar.providers.base import Provider
@@ -104,6 +105,8 @@ class Workspace:
         self.budget = Budget(self.store, per_day=settings.budget.per_day)
         self.turns: Turns = turns or NoTurns()
         self.subject = RunSubject()
+        #: How to look at the videos of renders that are awaited, by render id.
+        self.looks: dict[str, Look] = {}
         self._listener, self._deliver = listener, deliver
         self._providers: dict[tuple[ProviderName, str], Provider] = {}
         self._webhook_addresses: WebhookAddresses | None = None

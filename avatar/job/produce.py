@@ -20,6 +20,7 @@ from avatar.errors import (
 from avatar.job.captions import caption_video
 from avatar.job.consent import needs_consent, with_consent
 from avatar.job.forms import add_forms
+from avatar.job.look import Beside, Look
 from avatar.job.plan import identify
 from avatar.job.publish import accept_video, find_video, name_video, require_published
 from avatar.media.stills import last_frame
@@ -196,7 +197,13 @@ class _Work:
 
     async def carry_out(self, plan: Plan, segment: Segment) -> Render:
         order = quote_render(self.workspace, plan, segment)
-        return await self.render(plan, segment, self.claims.get(order.render_id))
+        looks, look = self.workspace.looks, Look(self.workspace, Beside.of(plan, segment))
+        looks.setdefault(order.render_id, look)
+        try:
+            return await self.render(plan, segment, self.claims.get(order.render_id))
+        except BaseException:
+            looks.pop(order.render_id, None)
+            raise
 
 
 async def render_all(

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from avatar.errors import ObjectNotFound, StoreUnavailable, VideoRejected
 from avatar.events import about_video
 from avatar.job.forms import add_forms_or_note
+from avatar.job.look import Seen, take_seen
 from avatar.job.record import (
     caption_files,
     file_marks,
@@ -110,34 +111,41 @@ async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], 
         await workspace.download(render.key, pieces[-1])
     captions = await caption_files(workspace, plan.captions, folder)
     finishing = _Finishing(file_marks(plan), captions, tuple(pieces))
+    seen = [take_seen(workspace, plan, *pair) for pair in zip(plan.segments, renders, strict=True)]
     if len(pieces) == 1:
-        return await asyncio.to_thread(_single, plan, voice, folder, finishing)
+        return await asyncio.to_thread(_single, plan, voice, folder, finishing, seen[0])
     heard = []
     for segment in plan.segments:
         heard.append(folder / f"segment-{segment.index:04d}.{segment.asset.key.rsplit('.', 1)[-1]}")
         await workspace.download(segment.asset.key, heard[-1])
-    return await asyncio.to_thread(_several, plan, heard, voice, folder, finishing)
+    beside = [*zip(heard, seen, strict=True)]
+    return await asyncio.to_thread(_several, plan, beside, voice, folder, finishing)
 
 
-def _single(plan: Plan, voice: Path, folder: Path, finishing: _Finishing) -> Assembled:
+def _single(plan: Plan, voice: Path, folder: Path, finishing: _Finishing, seen: Seen | None) -> Assembled:
     """Picture and sound as the provider made them, unless their length or layout needs mending."""
     stills, (piece,), target = _stills(folder), finishing.made_of, folder / "finished.mp4"
     try:
         finished = finishing.apply(piece, target)
     except VideoRejected as error:
         target, finished = piece, MarkedFile((f"it is not marked as AI-made: {error}",), copied=False)
-    facts, checks = inspect_video(target, plan.voice.seconds, voice=voice, stills=stills)
+    if seen and (finished.is_exact or target is piece):
+        facts, checks = seen.of_file(target, stills)
+    else:
+        facts, checks = inspect_video(target, plan.voice.seconds, voice=voice, stills=stills)
     sound = all(check.passed for check in checks)
     if not sound or (abs(facts.seconds - plan.voice.seconds) <= CLOSE_ENOUGH and finished.copied):
         return Assembled(target, facts, checks, stills, provider_marks=finished.kept)
     return _joined(plan, voice, folder, finishing)
 
 
-def _several(plan: Plan, heard: list[Path], voice: Path, folder: Path, finishing: _Finishing) -> Assembled:
+def _several(
+    plan: Plan, beside: Sequence[tuple[Path, Seen | None]], voice: Path, folder: Path, finishing: _Finishing
+) -> Assembled:
     """Joined; a render that fails its own checks fails the whole, and says which one it was."""
     failed: list[Check] = []
-    for segment, piece, sound in zip(plan.segments, finishing.made_of, heard, strict=True):
-        _, checks = inspect_video(piece, segment.seconds, voice=sound)
+    for segment, piece, (sound, seen) in zip(plan.segments, finishing.made_of, beside, strict=True):
+        checks = seen.checks if seen else inspect_video(piece, segment.seconds, voice=sound)[1]
         failed += [
             check.model_copy(update={"name": f"segment {segment.index + 1}: {check.name}"})
             for check in checks

@@ -18,7 +18,7 @@ from avatar.media.sound_match import RATE, STEP_SECONDS, SoundWatch
 from avatar.media.stills import PictureWatch, Stills, StillsWatch, TimeRange
 from avatar.models import Check
 
-__all__ = ["Evidence", "inspect_video"]
+__all__ = ["Evidence", "check_bytes", "inspect_video"]
 
 #: Seconds a video may be shorter or longer than its voice. Providers add a few frozen frames at the end
 #: (about 0.2 s was reported to receptron/mulmocast-cli, issue 1274), so equality would refuse good videos.
@@ -120,9 +120,13 @@ def _length(name: str, seconds: float, voice_seconds: float) -> Check:
 
 
 def check_size(seen: Evidence) -> Check:
-    least = int(seen.facts.seconds * MIN_BYTES_PER_SECOND)
-    value, bound = f"{seen.size} bytes", f"at least {least} bytes"
-    return Check(name="size", value=value, bound=bound, passed=seen.size >= least)
+    return check_bytes(seen.facts, seen.size)
+
+
+def check_bytes(facts: VideoFacts, size: int) -> Check:
+    least = int(facts.seconds * MIN_BYTES_PER_SECOND)
+    value, bound = f"{size} bytes", f"at least {least} bytes"
+    return Check(name="size", value=value, bound=bound, passed=size >= least)
 
 
 def check_sides(seen: Evidence) -> Check:

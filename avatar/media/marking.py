@@ -3,6 +3,7 @@
 Picture and sound are copied as they are. XMP goes into a `uuid` box at the end, where no offset changes.
 """
 
+import hashlib
 import struct
 import uuid
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,13 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import SubtitleSet
+from av.video.stream import VideoStream
 from pysubs2 import SSAFile
 
 from avatar.errors import VideoRejected
@@ -108,10 +111,15 @@ class CaptionTrack:
 
 @dataclass(frozen=True)
 class MarkedFile:
-    """A line for each mark of the provider that was found and kept; whether the file could be copied."""
+    """A line for each mark of the provider that was found and kept; whether the file could be copied.
+
+    Attributes:
+        is_exact: whether a decoder is given the same picture and sound as by the source.
+    """
 
     kept: tuple[str, ...] = ()
     copied: bool = True
+    is_exact: bool = False
 
 
 @confined(VideoRejected)
@@ -144,21 +152,22 @@ def write_marked(
             options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
             with av.open(str(target), "w", format="mp4", options=options) as output:
                 output.metadata.update({**tags, **{name: text for name, text in mine.items() if text}})
-                _copy(container, output, marks, captions)
+                copied = _copy(container, output, marks, captions)
+        is_exact = _digest_of(target) == copied
     except (FFmpegError, OSError, ValueError) as error:
         raise VideoRejected(f"{source.name} cannot be copied: {reason(error)}.") from error
     with target.open("ab") as file:
         for packet in (xmp_of(marks).encode(), *packets):
             file.write(struct.pack(">I4s16s", 24 + len(packet), b"uuid", XMP_BOX) + packet)
-    return MarkedFile(tuple(told))
+    return MarkedFile(tuple(told), is_exact=is_exact)
 
 
 def _copy(
     container: InputContainer, output: OutputContainer, marks: Marks, captions: Sequence[CaptionTrack]
-) -> None:
-    picture, sound = container.streams.best("video"), container.streams.best("audio")
-    streams = {each.index: output.add_stream_from_template(each) for each in (picture, sound) if each}
-    if sound is not None:
+) -> dict[str, bytes]:
+    played = _played(container)
+    streams = {each.index: output.add_stream_from_template(each) for each in played}
+    for sound in (each for each in played if each.type == "audio"):
         streams[sound.index].metadata["language"] = file_language(marks.language)
     texts = [
         (output.add_stream("mov_text"), from_vtt(each.path.read_text("utf-8")), each) for each in captions
@@ -173,10 +182,12 @@ def _copy(
         )
     )
     waiting = next(words, None)
-    for packet in container.demux([each for each in (picture, sound) if each]):
+    digest = _Digest(played)
+    for packet in container.demux(played):
+        digest.add(packet)
         if packet.dts is None:
             continue
-        if packet.is_discard and packet.stream is picture:
+        if packet.is_discard and packet.stream.type == "video":
             raise ValueError("it begins inside a group of pictures")
         base = packet.time_base
         while waiting and (waiting.dts or 0) * base.denominator <= packet.dts * base.numerator * 1000:
@@ -186,6 +197,46 @@ def _copy(
         output.mux(packet)
     for rest in (waiting, *words) if waiting else ():
         output.mux(rest)
+    return digest.result()
+
+
+def _played(container: InputContainer) -> list[AudioStream | VideoStream]:
+    """What players show of a file: its best picture and its best sound."""
+    found = container.streams.best("video"), container.streams.best("audio")
+    return [each for each in found if isinstance(each, AudioStream | VideoStream)]
+
+
+class _Digest:
+    """Of all that a decoder is given of picture and sound; each by itself, since files interleave them differently."""
+
+    def __init__(self, streams: Sequence[AudioStream | VideoStream]) -> None:
+        contexts = {each.type: each.codec_context for each in streams}
+        self._kinds = {
+            kind: hashlib.blake2b(repr((each.name, each.extradata)).encode())
+            for kind, each in contexts.items()
+        }
+
+    def add(self, packet: "Packet[Any]") -> None:
+        """Its bytes; when (nanoseconds) and how long they are shown, and what is left out of what they decode to."""
+        if packet.size:
+            tick, by = packet.time_base.numerator * 10**9, packet.time_base.denominator
+            times = [None if each is None else each * tick // by for each in (packet.pts, packet.duration)]
+            skipped = packet.has_sidedata("skip_samples") and bytes(packet.get_sidedata("skip_samples"))
+            kind = self._kinds[packet.stream.type]
+            kind.update(repr((times, packet.is_keyframe, packet.is_discard, skipped, packet.size)).encode())
+            kind.update(packet)
+
+    def result(self) -> dict[str, bytes]:
+        return {kind: each.digest() for kind, each in self._kinds.items()}
+
+
+def _digest_of(path: Path) -> dict[str, bytes]:
+    with open_media(path) as container:
+        streams = _played(container)
+        digest = _Digest(streams)
+        for packet in container.demux(streams):
+            digest.add(packet)
+    return digest.result()
 
 
 def _texts(stream: SubtitleStream, cues: Sequence[Cue]) -> "Iterator[Packet[Any]]":

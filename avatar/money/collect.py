@@ -170,11 +170,19 @@ async def _fetch(workspace: Workspace, record: Record, path: Path) -> tuple[Reco
         record = await _with_result(workspace, record, provider)
         record = await _download(workspace, record, provider, path)
         try:
-            return record, await asyncio.to_thread(probe_video, path)
+            return record, await _probe(workspace, record.entry.render_id, path)
         except VideoRejected as error:
             if last:
                 raise await _keep_unplayable(workspace, record, path, error) from error
     raise AssertionError("unreachable")  # pragma: no cover
+
+
+async def _probe(workspace: Workspace, render_id: str, path: Path) -> VideoFacts:
+    """Decoded to the end, in one pass with all that its job wants to know of it."""
+    look = workspace.looks.get(render_id)
+    if look and (facts := await look.take(path)):
+        return facts
+    return await asyncio.to_thread(probe_video, path)
 
 
 async def _with_result(workspace: Workspace, record: Record, provider: Provider) -> Record:

@@ -9,7 +9,15 @@ import pytest
 
 from avatar.errors import VideoRejected
 from avatar.media.captions import Cue, as_vtt
-from avatar.media.marking import SENTENCES, CaptionTrack, Marks, disclosure_for, file_language, write_marked
+from avatar.media.marking import (
+    SENTENCES,
+    CaptionTrack,
+    Marks,
+    _digest_of,
+    disclosure_for,
+    file_language,
+    write_marked,
+)
 from tests.money.conftest import footage, inputs  # noqa: F401 - fixtures
 
 MARKS = Marks(disclosure_for("de"), "de", "kling & co", "a" * 32)
@@ -127,3 +135,31 @@ def test_every_language_of_the_union_has_its_sentence():
         "und",
         "und",
     ]
+
+
+def remuxed(source, target, change):
+    """The packets as `change` leaves them: it gives none for one that is left out."""
+    with av.open(str(source)) as made, av.open(str(target), "w", format="mp4") as out:
+        streams = {each.index: out.add_stream_from_template(each) for each in made.streams}
+        for number, packet in enumerate(made.demux()):
+            if packet.dts is not None and change(number, packet):
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return target
+
+
+def late(number, packet):
+    if packet.stream.type == "audio" and number > 50:
+        packet.pts, packet.dts = packet.pts + 1, packet.dts + 1
+    return True
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [(lambda *_: True, True), (lambda number, _: number != 40, False), (late, False)],
+)
+def test_a_copy_counts_as_the_same_only_packet_by_packet(footage, tmp_path, change, same):  # noqa: F811
+    """One packet less, or a sound late by one tick, and it is decoded again."""
+    other = remuxed(footage, tmp_path / "other.mp4", change)
+    assert (_digest_of(other) == _digest_of(footage)) is same
+    assert write_marked(other, tmp_path / "out.mp4", MARKS).is_exact
