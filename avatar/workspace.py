@@ -100,7 +100,7 @@ class Workspace:
         self.settings = settings
         self.store = Store(settings.store)
         #: What this run has stored or fetched, as far as it is small.
-        self.copies = Copies(lambda: self.scratch)
+        self.copies = self.store.copies = Copies(lambda: self.scratch)
         self.journal = Journal(self.store, lease_seconds=settings.journal.lease_seconds)
         self.budget = Budget(self.store, per_day=settings.budget.per_day)
         self.turns: Turns = turns or NoTurns()
@@ -174,17 +174,11 @@ class Workspace:
 
     async def download(self, key: str, path: Path) -> None:
         """An object whose key names its content, to `path`; from this machine if this run had it already."""
-        if not await self.copies.fetch(key, path):
-            await self.store.download(key, path)
-            await self.copies.keep(key, path)
+        await self.store.fetch(key, path)
 
     async def read(self, key: str) -> bytes:
         """A small object that this run has just stored, or that the store has."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            path = Path(folder) / "copy"
-            if await self.copies.fetch(key, path):
-                return path.read_bytes()
-        return (await self.store.get(key)).data
+        return await self.store.content(key)
 
     async def aclose(self) -> None:
         self.copies.close()

@@ -32,7 +32,7 @@ async def place_video(
     begin = f"{video_prefix(job.job_id)}{name}"
     try:
         key = f"{begin}.mp4"
-        await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)
+        await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256, expect_new=True)
     except KeyTaken:  # nothing is overwritten: another version of a media library may write other bytes
         key = f"{begin}-{sha256[:16]}.mp4"
         await workspace.store.put_file(key, path, content_type="video/mp4", sha256=sha256)

@@ -170,7 +170,7 @@ async def upload(rest: Wire, store: "Store", asset: Asset, lifetime: timedelta) 
     """
     async with new_client() as client:
         upload_url, file_url = await _initiate(rest, client, asset, lifetime)
-        content = b"".join([chunk async for chunk in store.stream(asset.key)])
+        content = await store.content(asset.key)
         exchange = Exchange()
         try:
             await exchange.run(

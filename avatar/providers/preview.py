@@ -96,8 +96,8 @@ class Preview(Provider):
         )
         try:
             await asyncio.to_thread(folder.path.mkdir, parents=True)
-            await self._store.download(inputs.portrait.asset.key, folder.portrait)
-            await self._store.download(inputs.segment.asset.key, folder.voice)
+            await self._store.fetch(inputs.portrait.asset.key, folder.portrait)
+            await self._store.fetch(inputs.segment.asset.key, folder.voice)
             await asyncio.to_thread(folder.create, request)
         except StoreUnavailable as error:
             folder.remove()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -83,6 +83,7 @@ class Connection:
         self._transfer_pool = open_pool(url, connect=120.0, read=120.0)
         self.client = open_client(settings, host, secure, self.pool)
         self.transfers = open_client(settings, host, secure, self._transfer_pool)
+        self.creating = open_client(settings, host, secure, CreatingPool(self._transfer_pool))
         self.public = open_client(settings, *public, self.pool)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
         self._transfer_threads = ThreadPoolExecutor(TRANSFER_THREADS, thread_name_prefix="store-transfer")
@@ -142,6 +143,22 @@ def open_pool(url: str, *, connect: float, read: float) -> urllib3.PoolManager:
     user = urllib3.util.parse_url(proxy).auth
     headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
     return urllib3.ProxyManager(proxy, proxy_headers=headers, maxsize=THREADS, retries=False, timeout=timeout)
+
+
+class CreatingPool(urllib3.PoolManager):
+    """Another pool's sockets, for a client whose PUTs create and never overwrite: its SDK cannot ask for that itself.
+
+    The header is added after the SDK has signed, which S3 asks for only where a header begins with `x-amz-`.
+    """
+
+    def __init__(self, pool: urllib3.PoolManager) -> None:
+        super().__init__()
+        self._pool = pool
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **more: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]
+        headers = urllib3.HTTPHeaderDict(more.pop("headers", {}))
+        headers["If-None-Match"] = "*"
+        return self._pool.urlopen(method, url, redirect=redirect, headers=headers, **more)
 
 
 def proxy_for(url: str) -> str | None:

@@ -48,6 +48,14 @@ class Copies:
             return False
         return await asyncio.to_thread(_link, self._at(key), target)
 
+    async def read(self, key: str) -> bytes | None:
+        """What the key holds, if there is a copy of it."""
+        if key not in self._sizes:
+            return None
+        with contextlib.suppress(OSError):
+            return await asyncio.to_thread(self._at(key).read_bytes)
+        return None
+
     def close(self) -> None:
         self._sizes.clear()
         if self._made is not None:

@@ -28,7 +28,8 @@ from urllib3.exceptions import ProtocolError
 
 from avatar.errors import InvalidInput, ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.settings import StoreSettings
-from avatar.store.connection import CallCounts, Connection, create_if_absent
+from avatar.store.connection import TAKEN, CallCounts, Connection, create_if_absent
+from avatar.store.copies import Copies
 from avatar.store.objects import (
     META,
     Blob,
@@ -45,6 +46,7 @@ from avatar.store.objects import (
     proves_bytes,
     stat_from_headers,
     stat_from_listing,
+    status_of,
 )
 
 # The SDK calls behind `Store`: each runs in a thread, and raises what the SDK raises.
@@ -154,6 +156,15 @@ class Bucket:
         )
         return plain_etag(done.etag)
 
+    def create_file(self, key: str, path: Path, content_type: str, metadata: Mapping[str, str]) -> str | None:
+        """`put_file` by a client that creates; None if something is there, or comes to be there at this moment."""
+        try:
+            return self.put_file(key, path, content_type, metadata)
+        except S3Error as error:
+            if status_of(error) not in TAKEN:
+                raise
+            return None
+
     def download(self, key: str, path: Path) -> Stat:
         """Write beside `path`, verify, then rename."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,10 +227,14 @@ class Store:
     `InvalidInput` otherwise. Raises `NotConfigured` if the address or the keys are missing.
     """
 
+    #: What the run that this store belongs to has at hand.
+    copies: Copies | None = None
+
     def __init__(self, settings: StoreSettings) -> None:
         self._connection = Connection(settings)
         self._small = Bucket(self._connection.client, settings.bucket)
         self._large = Bucket(self._connection.transfers, settings.bucket)
+        self._creating = Bucket(self._connection.creating, settings.bucket)
         self.bucket = settings.bucket
         self.place = self._connection.endpoint
         #: Whether it is known to refuse to create over an object.
@@ -304,19 +319,35 @@ class Store:
         return await create_if_absent(self._connection, check_key(key), data, content_type, read_back)
 
     async def put_file(
-        self, key: str, path: Path, *, content_type: str, sha256: str, overwrite: bool = False
+        self,
+        key: str,
+        path: Path,
+        *,
+        content_type: str,
+        sha256: str,
+        overwrite: bool = False,
+        expect_new: bool = False,
     ) -> Stat:
         """Upload a file in parts of 8 MiB, with its SHA-256 as metadata.
 
         Nothing is sent if the key already holds this content. Raises `KeyTaken` if it holds other content,
         unless `overwrite`: what is there may have been paid for. Raises `OSError` if the file cannot be read.
 
+        With `expect_new` it is not looked at before: a file of one part is created, by a store known to do that, and
+        only where the store says that something is there is that looked at.
+
         It is looked at afterwards, unless the answer's ETag proves that it arrived (not of several parts, not encrypted)
         and the store is known to keep metadata.
         """
         size = await asyncio.to_thread(lambda: path.stat().st_size)
-        look = partial(self._small.head, check_key(key))
-        found = None if overwrite else await self._connection.run(f"look at {key}", look)
+        sent = check_key(key), path, content_type, {"sha256": sha256}
+        etag = found = None
+        if expect_new and self.proved and size <= PART_SIZE:
+            etag = await self._connection.transfer(
+                f"upload {key}", partial(self._creating.create_file, *sent)
+            )
+        if etag is None and not overwrite:
+            found = await self._connection.run(f"look at {key}", partial(self._small.head, key))
         self._keeps_metadata |= found is not None and found.sha256 is not None
         if found and (found.sha256, found.size) == (sha256, size):
             return found
@@ -325,8 +356,8 @@ class Store:
                 f"{key} already holds other content ({found.size} bytes), which was kept. Nothing was uploaded.",
                 hint="Ask for another take, or remove the object if it is not wanted.",
             )
-        send = partial(self._large.put_file, key, path, content_type, {"sha256": sha256})
-        etag = await self._connection.transfer(f"upload {key}", send)
+        if etag is None:
+            etag = await self._connection.transfer(f"upload {key}", partial(self._large.put_file, *sent))
         arrived = size <= PART_SIZE and etag == await asyncio.to_thread(md5_of, path)
         if arrived and self._keeps_metadata:
             return Stat(key, size, etag, datetime.now(UTC), None, content_type, sha256, {"sha256": sha256})
@@ -345,6 +376,19 @@ class Store:
         """
         fetch = partial(self._small.download, check_readable(key), path)
         return await self._connection.transfer(f"download {key}", fetch)
+
+    async def fetch(self, key: str, path: Path) -> None:
+        """`download` of what never changes under its key: from this machine if this run had it already."""
+        if self.copies is None:
+            await self.download(key, path)
+        elif not await self.copies.fetch(key, path):
+            await self.download(key, path)
+            await self.copies.keep(key, path)
+
+    async def content(self, key: str) -> bytes:
+        """All bytes of what never changes under its key: from this machine if this run had it already."""
+        kept = await self.copies.read(key) if self.copies else None
+        return b"".join([chunk async for chunk in self.stream(key)]) if kept is None else kept
 
     async def stream(self, key: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """The bytes of an object, or `length` of them from `offset`, in chunks of at most 1 MiB.

@@ -159,7 +159,14 @@ class MemoryStore(Store):
         return await self._ask("create", check_key(key), act)
 
     async def put_file(
-        self, key: str, path: Path, *, content_type: str, sha256: str, overwrite: bool = False
+        self,
+        key: str,
+        path: Path,
+        *,
+        content_type: str,
+        sha256: str,
+        overwrite: bool = False,
+        expect_new: bool = False,
     ) -> Stat:
         data = path.read_bytes()
         check_key(key)

@@ -1,12 +1,15 @@
 """Conditional create: one winner, whatever the network does; and stores that only pretend."""
 
 import asyncio
+import hashlib
+from functools import partial
 
 import pytest
 
 from avatar.errors import StoreUnavailable, StoreUnfit
 from avatar.store import connection
 from avatar.store.connection import PutAnswer
+from avatar.store.objects import KeyTaken
 
 KEY = "journal/r1/000.json"
 
@@ -124,3 +127,67 @@ def test_what_may_be_decided_later_is_not_raised(answer):
     """Taken, contended, busy and lost answers go on to a comparison or another try."""
     connection.check_answer(answer, KEY, "127.0.0.1:1")
     assert not answer.created
+
+
+# Files that are expected to be new.
+VIDEO = "videos/j1/video.mp4"
+
+
+@pytest.fixture
+def upload(relayed, relay, tmp_path):
+    """Puts bytes as a file that is expected to be new, on a store that is known to create conditionally."""
+    relayed.proved = relayed._keeps_metadata = True
+
+    async def put(data: bytes):
+        path = tmp_path / "video.mp4"
+        path.write_bytes(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        relay.seen.clear()
+        return await relayed.put_file(VIDEO, path, content_type="video/mp4", sha256=sha256, expect_new=True)
+
+    return put
+
+
+async def test_a_new_file_takes_one_request(upload, relay, store):
+    """And has all that a file has which was looked for before."""
+    put = await upload(b"mine")
+    assert dict(relay.seen) == {"PUT": 1}
+    found = await store.stat(VIDEO)
+    assert (found.sha256, found.etag, found.content_type) == (put.sha256, put.etag, "video/mp4")
+
+
+async def test_a_file_that_was_not_new_is_never_overwritten(upload, relay, store):
+    """Other content is kept; the same is found."""
+    first = await upload(b"theirs")
+    with pytest.raises(KeyTaken, match="which was kept"):
+        await upload(b"mine")
+    assert (await upload(b"theirs")).etag == first.etag
+    assert dict(relay.seen) == {"PUT": 1, "HEAD": 1}
+    assert (await store.get(VIDEO)).data == b"theirs"
+
+
+async def test_of_two_files_at_once_one_is_kept(upload, relayed, store, tmp_path):
+    """Whoever comes second learns of it; looked for before, both could have been written."""
+    relayed.proved, uploads = True, []
+    for number in range(6):
+        path, data = tmp_path / f"{number}.mp4", b"%d" % number
+        path.write_bytes(data)
+        send = partial(relayed.put_file, VIDEO, path, content_type="video/mp4", expect_new=True)
+        uploads.append(send(sha256=hashlib.sha256(data).hexdigest()))
+    ended = await asyncio.gather(*uploads, return_exceptions=True)
+    (won,) = [number for number, each in enumerate(ended) if not isinstance(each, KeyTaken)]
+    assert (await store.get(VIDEO)).data == b"%d" % won
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "503"])
+async def test_a_file_whose_answer_was_lost_is_found(upload, relay, store, fault):
+    """The second try is told that something is there, and sees that it is the same."""
+    relay.faults["PUT"] = [fault]
+    put = await upload(b"mine")
+    assert ((await store.get(VIDEO)).data, put.sha256) == (b"mine", hashlib.sha256(b"mine").hexdigest())
+
+
+async def test_where_conditions_are_not_known_to_hold_a_file_is_looked_for_first(upload, relay, relayed):
+    relayed.proved = False
+    await upload(b"mine")
+    assert dict(relay.seen) == {"HEAD": 1, "PUT": 1}
