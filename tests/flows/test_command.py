@@ -169,7 +169,9 @@ def test_a_file_that_is_no_sound_is_bad_input(avatar: Avatar, tmp_path: Path) ->
 
 def test_a_mistyped_setting_is_bad_usage(avatar: Avatar) -> None:
     """A setting that cannot be read is exit 2 and named, before anything starts."""
-    assert_told(avatar(*GENERATE, AVATAR_POLLING__WINDOW_SECONDS="soon"), 2, "polling.window_seconds")
+    assert_told(
+        avatar(*GENERATE, AVATAR_POLLING__WINDOW_SECONDS="soon"), 2, "AVATAR_POLLING__WINDOW_SECONDS: "
+    )
 
 
 def test_a_traceback_is_for_debugging_only(avatar: Avatar) -> None:

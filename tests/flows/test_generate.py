@@ -9,6 +9,7 @@ import pytest
 from avatar.errors import BudgetRefused, RenderFailed
 from avatar.media.probe import probe_video, probe_voice
 from avatar.models import AvatarJob, Video
+from avatar.naming import at_form
 from avatar.store.store import Store
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, VOICE, Produce
 from tests.sandbox.running import Sandbox
@@ -107,7 +108,7 @@ async def test_a_failed_render_is_told_and_not_published(
     assert "This face is not allowed" in str(run.outcome)
     logs = run.logs("Finished in state Failed")
     assert not [line for line in logs if "Traceback" in line]
-    assert f"Next: {run.outcome.hint}" in logs[-1]
+    assert at_form(f"Next: {run.outcome.hint}") in logs[-1]
     (progress,) = run.artifacts("progress")
     assert progress["description"].startswith("Ended without a video: ")
     assert "This face is not allowed" in progress["description"]
