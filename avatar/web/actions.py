@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from avatar.errors import InvalidInput, ObjectNotFound
+from avatar.errors import AvatarError, InvalidInput, ObjectNotFound
 from avatar.job.index import read_video
 from avatar.job.publish import accept_video, find_video, name_video
 from avatar.job.reconcile import finish_render
@@ -307,7 +307,7 @@ class Actions:
         """What people recognise a job by that has no video yet."""
         try:
             plan = await load_plan(self.workspace, job_id)
-        except (ObjectNotFound, InvalidInput):
+        except AvatarError:  # also one that cannot be read: the render is to be settled all the same
             return f"Job {job_id[:12]}"
         return plan.title or plan.files.get("voice") or f"Job {job_id[:12]}"
 

@@ -154,7 +154,8 @@ class Gallery:
         shown = request.method == "GET" and request.url.path.startswith(("/videos/", "/media/"))
         if isinstance(error, InvalidInput) and not shown:
             status, title = HTTPStatus.BAD_REQUEST, "Not possible"
-        html = self.pages.fault(title, told, links_from(request))
+        places = {"visitor": "yes"} if self.actions else {}
+        html = self.pages.fault(title, told, links_from(request), **places)
         retry = {"retry-after": str(RETRY_SECONDS)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
         allow = getattr(error, "headers", None) or {}
         return HTMLResponse(html, status, headers={**allow, **retry, "cache-control": "no-store"})
@@ -259,7 +260,7 @@ def links_from(request: Request) -> Links:
 def explain(error: Exception) -> tuple[int, str, AvatarError]:
     """Status, title and text of the page that stands for an error."""
     if isinstance(error, ObjectNotFound):
-        hint = "It may still be rendering (`avatar status`), or the address is mistyped."
+        hint = "It may still be rendering, may have been deleted by a rule, or its address is mistyped."
         return HTTPStatus.NOT_FOUND, "Not here", AvatarError("There is no such video or file.", hint=hint)
     if isinstance(error, HTTPException):
         if error.status_code == HTTPStatus.NOT_FOUND:

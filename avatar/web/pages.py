@@ -132,13 +132,14 @@ class Pages:
         }
         return self.render("player.html", video=video, histories=histories, links=links, **(shown | facts))
 
-    def fault(self, title: str, error: AvatarError, links: Links) -> str:
+    def fault(self, title: str, error: AvatarError, links: Links, **facts: Any) -> str:
         return self.render(
             "fault.html",
             title=title,
             message=at_form(error.message),
             hint=at_form(error.hint or ""),
             links=links,
+            **facts,
         )
 
     def render(self, template: str, **facts: Any) -> str:

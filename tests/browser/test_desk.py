@@ -31,6 +31,8 @@ EXAMPLES = ROOT / "examples"
 #: Milliseconds that a run may take on a busy machine.
 RUN_TIMEOUT = 240_000
 REJECTED = "f" * 32
+#: A video whose title and label have no place to break.
+LONG = "e" * 32
 ROWS = 30
 
 
@@ -68,6 +70,8 @@ async def put_rejected(up: Up) -> None:
         "checks": (FAILED,),
     }
     await put_video(store, 1, **facts)
+    label = {"campaign": "x" * 60}
+    await put_video(store, 2, job_id=LONG, title="Donaudampfschifffahrtsgesellschaft" * 4, labels=label)
     await store.aclose()
 
 
@@ -158,7 +162,7 @@ def test_two_files_become_a_video(page: Page, folder: Path, sandbox_process: San
     for text in ("anna.png", "welcome_de.mp3"):
         expect(page.get_by_text(text)).to_be_visible()
     with page.expect_download() as download:
-        page.get_by_role("link", name="Download").click()
+        press(page, page.get_by_role("link", name="Download"))
     assert download.value.suggested_filename == "Welcome_de.mp4"
     assert sandbox_process.state()["accepts"] == 1
 
@@ -174,20 +178,20 @@ def test_it_is_found_by_title_and_label(page: Page) -> None:
 
 
 def test_take_two_beside_take_one(page: Page, sandbox_process: Sandbox) -> None:
-    """Another take has its price, is approved, and plays beside the first."""
+    """Another take has its price, is approved, and plays beside the first: by keyboard."""
     before = sandbox_process.state()["accepts"]
     open_paid(page)
-    page.get_by_role("button", name="Another take for $1.04").click()
-    waits(page, "$1.04").click()
+    press(page, page.get_by_role("button", name="Another take for $1.04"))
+    press(page, waits(page, "$1.04"))
     expect(page.get_by_text("Completed")).to_be_visible(timeout=RUN_TIMEOUT)
     assert sandbox_process.state()["accepts"] == before + 1
     page.get_by_role("link", name="Videos", exact=True).click()
     open_paid(page)
-    page.get_by_role("link", name=re.compile("^See (first take|take 1) and this one")).click()
+    press(page, page.get_by_role("link", name=re.compile("^See (first take|take 1) and this one")))
     page.wait_for_function(
         "() => [...document.querySelectorAll('video')].every(each => each.readyState >= 2)"
     )
-    page.get_by_role("button", name="Play both").click()
+    press(page, page.get_by_role("button", name="Play both"))
     page.wait_for_function(
         "() => [...document.querySelectorAll('video')].every(each => each.currentTime > 0.3)"
     )
@@ -224,7 +228,7 @@ def test_a_refused_one_costs_nothing(page: Page, folder: Path, sandbox_process: 
 def press(page: Page, target: Locator) -> None:
     """Go there with Tab, and press Enter."""
     expect(target).to_be_visible()
-    for _ in range(60):
+    for _ in range(100):
         page.keyboard.press("Tab")
         if target.evaluate("element => element === document.activeElement"):
             assert target.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
@@ -234,10 +238,10 @@ def press(page: Page, target: Locator) -> None:
 
 
 def test_a_rejected_one_is_accepted(page: Page) -> None:
-    """From Needs you to its page; published as it is, for nothing."""
-    page.get_by_role("link", name="Needs you").click()
-    page.get_by_role("link", name="Watch Spring greeting and decide").click()
-    page.get_by_role("button", name="Publish it as it is").click()
+    """By keyboard, from Needs you to its page; published as it is, for nothing."""
+    press(page, page.get_by_role("link", name="Needs you"))
+    press(page, page.get_by_role("link", name="Watch Spring greeting and decide"))
+    press(page, page.get_by_role("button", name="Publish it as it is"))
     expect(page.get_by_text("published", exact=True).first).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
 
@@ -258,7 +262,7 @@ def test_a_table_and_its_files_become_thirty_videos(
     screenshot(page, "desk-batch-price")
     fal.get_by_role("button", name=re.compile("^Buy for")).click()
     expect(page.get_by_role("button", name=re.compile("^Approve"))).to_be_visible(timeout=RUN_TIMEOUT)
-    page.get_by_role("button", name=re.compile("^Approve")).click()
+    press(page, page.get_by_role("button", name=re.compile("^Approve")))
     expect(page.get_by_text("Completed")).to_be_visible(timeout=RUN_TIMEOUT)
     page.get_by_role("link", name="The batch and its report").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("May greetings")
@@ -273,7 +277,7 @@ def test_a_table_and_its_files_become_thirty_videos(
     KEPT["batch"] = page.url
     screenshot(page, "desk-batch")
     with page.expect_download() as download:
-        page.get_by_role("link", name="Download the report").click()
+        press(page, page.get_by_role("link", name="Download the report"))
     rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
     assert [row["state"] for row in rows] == ["published"] * ROWS
     page.get_by_role("link", name="Batches", exact=True).click()
@@ -313,7 +317,9 @@ def addresses(page: Page, gallery: str) -> dict[str, str]:
         "search": f"{gallery}?q=welcome&label=client%3Dacme",
         "video": videos[0],
         "rejected": f"{gallery}videos/{REJECTED}",
-        "compare": f"{gallery}compare/{ids[0]}/{ids[1]}",
+        "long": f"{gallery}videos/{LONG}",
+        "long-found": f"{gallery}?q=donaudampf",
+        "compare": f"{gallery}compare/{ids[0]}/{LONG}",
         "new": f"{gallery}new",
         "attention": f"{gallery}attention",
         "batches": f"{gallery}batches",
@@ -327,7 +333,7 @@ KEPT: dict[str, str] = {}
 def test_nothing_forged_doubled_reordered_or_oversized_is_spent(
     page: Page, gallery: str, up: Up, sandbox_process: Sandbox
 ) -> None:
-    """Fifty requests that no page of ours sends: no paid request, no run, nothing told of what is there."""
+    """Fifty requests and more that no page of ours sends: no paid request, no run, nothing told of what is there."""
     before = sandbox_process.state()["posts"], runs_of(up)
     cookies = {each["name"]: each["value"] for each in page.context.cookies()}
     page.goto(f"{gallery}new")
@@ -363,13 +369,29 @@ def test_nothing_forged_doubled_reordered_or_oversized_is_spent(
             for path in paths
             for headers, change in forms
         ]
-    assert len(answers) == 50
+        answers += out_of_order(client, fields, own, run)
+    assert len(answers) == 56
     assert {answer.status_code for answer in answers} <= {400, 403, 404, 409, 413, 415, 429}
     for answer in answers:
         assert "Traceback" not in answer.text
         assert sandbox_process.key not in answer.text
-        assert "<h1>" in answer.text
+    assert all("<h1>" in answer.text for answer in answers[:50])
     assert (sandbox_process.state()["posts"], runs_of(up)) == before
+
+
+def out_of_order(
+    client: httpx.Client, fields: dict[str, str], own: dict[str, str], run: str
+) -> list[httpx.Response]:
+    """What comes twice, too late, before what it follows, or longer than it was announced, from a page of ours."""
+    token = {"x-csrf-token": fields["token"]} | own
+    begun = client.post("uploads", json={"name": "late.wav", "size": 8}, headers=token)
+    part = f"uploads/{begun.json()['id']}"
+    late = [
+        client.patch(part, content=sent, headers=token | {"upload-offset": offset})
+        for sent, offset in ((b"late", "4"), (b"RIFF" * 9, "0"), (b"RIFF", "-1"), (b"RIFF", "x"))
+    ]
+    # The run was approved and has ended: the same answer again, twice.
+    return late + [client.post(f"{run}/answer", data=fields, headers=own) for _ in range(2)]
 
 
 def runs_of(up: Up) -> int:

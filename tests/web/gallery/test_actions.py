@@ -15,13 +15,15 @@ from pydantic import SecretStr
 from avatar.errors import NotConfigured
 from avatar.job.consent import write_consent
 from avatar.models import Consent, ProviderName
+from avatar.money.commit import plan_key
 from avatar.money.journal import Failure, Journal, RenderState
 from avatar.settings import GallerySettings
 from avatar.web.gallery import check_actions
 from avatar.workspace import Workspace
+from tests.money.scripted import make_plan
 from tests.sandbox import samples
 from tests.web.gallery.conftest import BASE
-from tests.web.gallery.manifests import FAILED, put_video
+from tests.web.gallery.manifests import FAILED, asset, put_video
 
 RUN = "0190a1b2-0000-7000-8000-000000000001"
 ORIGIN = {"origin": BASE, "sec-fetch-site": "same-origin"}
@@ -35,7 +37,7 @@ class Prefect:
     """Deployments whose runs it creates once for each idempotency key, and a run that waits for an answer."""
 
     def __init__(self):
-        self.runs, self.resumed = {}, []
+        self.runs, self.resumed, self.artifacts = {}, [], []
         self.state = {
             "type": "PAUSED",
             "name": "Suspended",
@@ -51,7 +53,7 @@ class Prefect:
         app.router.add_get("/api/flow_runs/{id}/input/{key}", self.input)
         app.router.add_post("/api/flow_runs/{id}/resume", self.resume)
         app.router.add_post("/api/flow_runs/filter", self.list)
-        app.router.add_post("/api/artifacts/filter", self.none)
+        app.router.add_post("/api/artifacts/filter", self.shown)
         return app
 
     async def deployment(self, request):
@@ -77,8 +79,8 @@ class Prefect:
         paused = self.state["type"] == "PAUSED"
         return web.json_response([{"id": RUN, "name": "anna", "state": self.state}] if paused else [])
 
-    async def none(self, request):
-        return web.json_response([])
+    async def shown(self, request):
+        return web.json_response(self.artifacts)
 
 
 KEYS = {"schema": "schema", "description": "description", "response": "response"}
@@ -379,6 +381,32 @@ async def test_what_needs_a_person_is_on_one_page(desk, store):
     assert f'action="renders/{render_id}/settle"' in html
 
 
+@pytest.mark.parametrize(
+    ("kept", "called"), [("title", "Spring"), ("voice", "hello.mp3"), ("damaged", "Job " + "cd" * 6)]
+)
+async def test_a_render_to_be_settled_is_called_as_its_job_is(desk, store, kept, called):
+    """By its title, else by its voice's file; where its plan cannot be read the rest of the page is there."""
+    sound, face = asset(1, "mp3", "audio/mpeg"), asset(2, "png", "image/png")
+    names = {"title": "Spring" if kept == "title" else "", "files": {"voice": "hello.mp3"}}
+    plan = make_plan(face, sound).model_copy(update={"job_id": "cd" * 16, **names})
+    body = b"{" if kept == "damaged" else plan.model_dump_json().encode()
+    await store.put(plan_key(plan.job_id), body, content_type="application/json")
+    await leave_unknown(store)
+    assert f"<h3>{called}: $1.04 at pixazo</h3>" in (await desk.get("/attention")).text
+
+
+async def test_progress_says_whose_it_is(desk, prefect):
+    """The free preview's beside that of the render that it is shown before."""
+    prefect.state = {"type": "RUNNING", "name": "Running", "message": ""}
+    prefect.artifacts = [
+        {"key": "preview-abc", "description": "done, 1 s since submit", "data": 100.0},
+        {"key": "render-abc", "description": "in queue, 3 s since submit", "data": 0.0},
+    ]
+    html = (await desk.get(f"/runs/{RUN}")).text
+    assert "Free preview: done, 1 s since submit" in html
+    assert "Render: in queue, 3 s since submit" in html
+
+
 async def leave_unknown(store):
     """A render whose answer was lost."""
     journal, render_id = Journal(store, lease_seconds=60), "ab" * 16
@@ -409,6 +437,7 @@ async def test_a_compared_pair_is_on_one_page(gallery, store):
         await put_video(store, number, title=f"Take {number}")
     html = (await gallery.get(f"/compare/{1:032x}/{2:032x}")).text
     assert html.count("<video") == 2
+    assert re.findall(r"<figcaption><a [^>]*>([^<]+)", html) == ["Take 1", "Take 2"]
     assert (await gallery.get(f"/compare/{1:032x}/{9:032x}")).status_code == 404
 
 
