@@ -26,7 +26,7 @@ from av.container import OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from avatar.errors import AvatarError
@@ -260,7 +260,7 @@ def _encode(
     output: OutputContainer, folder: PreviewFolder, scene: Scene, request: PreviewRequest, frames: int
 ) -> None:
     video = _video_stream(output, scene.size, request.frame_rate)
-    report = _Reporter(folder, frames)
+    report, scaler = _Reporter(folder, frames), VideoReformatter()
     with open_sound(folder.voice) as sound:
         packets = _encoded(sound, _audio_stream(output, sound))
         heard = -1.0
@@ -269,7 +269,7 @@ def _encode(
             while heard <= number / request.frame_rate and (packet := next(packets, None)):
                 heard = float((packet.pts or 0) * packet.time_base)
                 output.mux(packet)
-            output.mux(video.encode(_picture(scene.frame(number), number)))
+            output.mux(video.encode(_picture(scene.frame(number), number, scaler)))
             report(number + 1)
         output.mux(video.encode(None))
         for packet in packets:
@@ -291,10 +291,10 @@ def _video_stream(output: OutputContainer, size: tuple[int, int], frame_rate: in
     return stream
 
 
-def _picture(pixels: Pixels, number: int) -> VideoFrame:
+def _picture(pixels: Pixels, number: int, scaler: VideoReformatter) -> VideoFrame:
     frame = VideoFrame.from_ndarray(pixels, format="rgb24")
-    frame = frame.reformat(
-        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+    frame = scaler.reformat(
+        frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
     )
     frame.pts = number
     return frame

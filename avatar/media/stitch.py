@@ -17,6 +17,7 @@ from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from avatar.errors import VideoRejected
@@ -52,11 +53,11 @@ def encode_picture(
     """
     try:
         with open_media(source) as container, av.open(str(target), "w", format="mp4") as output:
-            stream = _add_stream(output.add_stream("libx264", rate=rate), size)
+            stream, scaler = _add_stream(output.add_stream("libx264", rate=rate), size), VideoReformatter()
             for number, frame in enumerate(_at_rate(container.decode(video=0), rate)):
                 if number >= seconds * rate:
                     break
-                ready = frame.reformat(width=size[0], height=size[1], format="yuv420p")
+                ready = scaler.reformat(frame, *size, format="yuv420p")
                 ready.pts, ready.time_base = number, 1 / rate
                 output.mux(stream.encode(ready))
             output.mux(stream.encode(None))
