@@ -5,6 +5,7 @@ import time
 import uuid
 from dataclasses import replace
 
+from avatar.media import confined
 from avatar.models import AvatarJob, RemoteState
 from avatar.settings import AvatarSettings
 from avatar.workspace import Step, Workspace
@@ -23,10 +24,13 @@ async def run(order: Order) -> Report:
         if step.render_id and step.snapshot and step.snapshot.state is RemoteState.DONE:
             noticed.setdefault(step.render_id, time.time())
 
+    # What decoding processes used counts once they have ended; the next job starts one.
+    confined.close()
     turns, before = asyncio.Semaphore(order.at_a_time), cpu_seconds()
     async with Workspace(AvatarSettings(), listener=note) as workspace:
         work = (one(workspace, order, turns, noticed, number) for number in range(order.jobs))
         jobs = await asyncio.gather(*work)
+    confined.close()
     return Report(tuple(jobs), cpu_seconds() - before)
 
 
