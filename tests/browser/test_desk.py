@@ -141,6 +141,8 @@ def test_two_files_become_a_video(page: Page, folder: Path, sandbox_process: San
     expect(page.get_by_text(re.compile("^.50.00 of today.s budget left"))).to_be_visible()
     fal = offer(page, "fal")
     expect(fal).to_contain_text("$0.115 a second, 9 s billed in 1 part")
+    expect(offer(page, "preview")).to_contain_text("Render for free")
+    expect(page.get_by_text("Looking at every file")).to_have_count(0)
     screenshot(page, "desk-price")
     assert sandbox_process.state()["posts"] == 0
     KEPT["price"] = page.url

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from avatar.job.bundles import BUNDLES, CHANGES, VIDEOS, bundle_months, list_bundles, note_change, read_bundle
-from avatar.job.index import LISTED, Summary, add_video, newest_first, summarise
+from avatar.job.index import LISTED, Summary, add_video, newest_first, rebuild, summarise
+from avatar.money.journal import Journal
 from avatar.web.catalogue import Catalogue, Query
 from tests.store.memory import MemoryServer, MemoryStore
-from tests.web.gallery.manifests import make_video
+from tests.web.gallery.manifests import make_video, put_manifest
 
 NOW = datetime.now(UTC)
 OLD = (NOW - timedelta(days=40)).replace(hour=12)
@@ -139,6 +140,18 @@ class TestABundle:
             await published(store, number)
             await bundle_months(store)
         assert [stat.key[-5:] for stat in await store.list(BUNDLES)] == ["03.gz", "04.gz"]
+
+    async def test_is_made_anew_by_repair(self, store):
+        """Also where an entry was changed and nobody noted it, as by a worker of an earlier version."""
+        video = make_video(1, published_at=OLD, title="First")
+        await put_manifest(store, video)
+        await bundle_months(store)
+        await put_manifest(store, renamed := video.model_copy(update={"title": "Renamed"}))
+        for stat in await store.list(CHANGES):
+            await store.remove(stat.key)
+        assert await found(store, "renamed") == []
+        await rebuild(store, Journal(store, lease_seconds=60))
+        assert await found(store, "renamed") == [renamed.title]
 
 
 async def summary_key(store: MemoryStore, number: int) -> str:
