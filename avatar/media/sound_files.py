@@ -34,7 +34,10 @@ BEGINNINGS = {
     "mp4": (re.compile(rb"\x00\x00\x00.ftyp[ -~]{4}", re.DOTALL), b"ftyp", 4),
     "mp3": (re.compile(rb"ID3[\x02-\x04]\x00"), b"ID3", 0),
 }
-ADTS = re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")
+#: A frame of bare AAC, of the profiles Main and LC.
+ADTS = re.compile(
+    rb"\xff[\xf0\xf1\xf8\xf9][\x00-\x33\x40-\x73][\x00-\x03\x20-\x23\x40-\x43\x60-\x63\x80-\x83\xa0-\xa3\xc0-\xc3\xe0-\xe3]"
+)
 #: So many frames in a row are no chance.
 MANY = 12
 
@@ -73,7 +76,7 @@ def read_wav(path: Path) -> Wav | None:
         if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
             return None
         told, size = int.from_bytes(data[4:8], "little"), len(data)
-        begins = [begin for begin, _ in _files_begin(data) if begin]
+        begins = sorted([*(begin for begin, _ in _files_begin(data) if begin), *_adts_begin(data, "wav")])
         wav = Wav(size=size, told=told, announced=told + 8 if 0 < told < PLACEHOLDER else 0, begins=begins)
         wav.is_true = size - 1 <= told + 8 <= size
         form, at = b"", RIFF_HEAD
@@ -81,7 +84,7 @@ def read_wav(path: Path) -> Wav | None:
             if wav.pieces and data[at : at + 4] != b"RIFF" and (at in begins or bare_frames_follow(data, at)):
                 end = _next_of(begins, at + 1, size)
                 wav.pieces.append(FileRange(at, end))
-                at = end
+                at, wav.is_true, wav.is_whole = end, False, False
                 continue
             kind, claimed = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
             start = at + 8
@@ -106,7 +109,7 @@ def _read_data(wav: Wav, data: Data, form: bytes, start: int, claimed: int) -> i
         # Readers that believe the header stop where it says; those that do not, go on to the end.
         wav.is_true, wav.is_whole = False, wav.is_whole and (unknown or end >= len(data))
         if unknown or not (end in wav.begins or bare_frames_follow(data, end)):
-            end = _next_of(wav.begins, start, len(data))
+            end = _next_of(wav.begins, start + 1, len(data))
         wav.is_whole = wav.is_whole and end == len(data)
     if wav.pieces:
         wav.is_true = wav.is_whole = False
