@@ -84,7 +84,6 @@ class Spent:
             "worker start": "worker",
             "flows/launch.py": "worker",
             "media.child": "decoder",
-            "media.warm": "decoder",
             "prefect.engine": "run",
             "_workspace_supervisor": "run",
             "avatar bridge": "bridge",

@@ -154,6 +154,9 @@ def read_answer(function: Callable[..., Any], packed: bytes) -> Any:
 CALLS_PER_CHILD = 1000
 #: Seconds a call waits for a child at work before it starts another one.
 PATIENCE_SECONDS = 0.3
+#: The same for one that was started just now: its first call takes longer, and starting another costs more work than
+#: most calls.
+FIRST_SECONDS = 2.0
 #: Seconds a child may take to start, on a machine that has much else to do.
 START_SECONDS = 60.0
 #: No honest answer is nearly as long: the cuts of a voice of 100 hours take 1 MB.
@@ -254,7 +257,7 @@ class Children:
 
     def __init__(self) -> None:
         self._most = max(2, os.cpu_count() or 1)
-        self._living = 0
+        self._living = self._starting = 0
         self._idle: list[Child] = []
         self._changed = threading.Condition()
         atexit.register(self.close)
@@ -267,11 +270,12 @@ class Children:
             new: one that was never asked before, beyond the usual number if need be.
         """
         child = self._idle_one(new=new)
+        started = child is None
         try:
             child = child or Child()
             yield child
         finally:
-            self._give_back(child)
+            self._give_back(child, started=started)
 
     def _idle_one(self, *, new: bool) -> Child | None:
         """A child that waits; None if one is to be started, which counts from now on."""
@@ -284,11 +288,13 @@ class Children:
                     self._end(child)
                 if new or not self._living or (not patient and self._living < self._most):
                     self._living += 1
+                    self._starting += 1
                     return None
-                patient = self._changed.wait(PATIENCE_SECONDS)
+                patient = self._changed.wait(FIRST_SECONDS if self._starting else PATIENCE_SECONDS)
 
-    def _give_back(self, child: Child | None) -> None:
+    def _give_back(self, child: Child | None, *, started: bool) -> None:
         with self._changed:
+            self._starting -= started
             if child and child.is_usable:
                 self._idle.append(child)
             else:
