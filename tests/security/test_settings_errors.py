@@ -75,6 +75,6 @@ def test_a_command_with_a_broken_secret_names_the_setting(verb: list[str], tmp_p
     ended = subprocess.run(
         command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=False, timeout=60
     )
-    assert "bridge.token" in ended.stderr
+    assert "AVATAR_BRIDGE__TOKEN: " in ended.stderr
     assert MARK not in ended.stdout + ended.stderr
     assert ended.returncode == (1 if "--debug" in verb else 2)
