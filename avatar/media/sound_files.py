@@ -9,6 +9,8 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from avatar.media.file_ranges import Data, FileRange, open_mapped
@@ -53,7 +55,6 @@ class Wav:
         announced: bytes its header claims, itself included; 0 if it claims nothing.
         size: bytes it has.
         told: the size as it stands in the header.
-        begins: where in it other files begin.
     """
 
     pieces: list[FileRange] = field(default_factory=list)
@@ -62,7 +63,6 @@ class Wav:
     announced: int = 0
     size: int = 0
     told: int = 0
-    begins: list[int] = field(default_factory=list)
 
     @property
     def is_long_placeholder(self) -> bool:
@@ -75,46 +75,67 @@ def read_wav(path: Path) -> Wav | None:
     with open_mapped(path) as data:
         if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
             return None
+        return _Chunks(data).walk()
+
+
+class _Chunks:
+    """From chunk to chunk through a WAV."""
+
+    def __init__(self, data: Data) -> None:
         told, size = int.from_bytes(data[4:8], "little"), len(data)
-        begins = sorted([*(begin for begin, _ in _files_begin(data) if begin), *_adts_begin(data, "wav")])
-        wav = Wav(size=size, told=told, announced=told + 8 if 0 < told < PLACEHOLDER else 0, begins=begins)
-        wav.is_true = size - 1 <= told + 8 <= size
-        form, at = b"", RIFF_HEAD
-        while at + 8 <= size:
-            if wav.pieces and data[at : at + 4] != b"RIFF" and (at in begins or bare_frames_follow(data, at)):
-                end = _next_of(begins, at + 1, size)
-                wav.pieces.append(FileRange(at, end))
-                at, wav.is_true, wav.is_whole = end, False, False
-                continue
+        self._data = data
+        self._wav = Wav(size=size, told=told, announced=told + 8 if 0 < told < PLACEHOLDER else 0)
+        self._wav.is_true = size - 1 <= told + 8 <= size
+
+    @cached_property
+    def _begins(self) -> list[int]:
+        """Where other files begin, looked for only if the chunks do not tell where their sound ends."""
+        return [begin for begin, _ in _files_begin(self._data, "wav") if begin]
+
+    def walk(self) -> Wav | None:
+        data, wav, form, at = self._data, self._wav, b"", RIFF_HEAD
+        while at + 8 <= wav.size:
             kind, claimed = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
             start = at + 8
             if kind == b"RIFF" and data[start : start + 4] == b"WAVE":
                 at, wav.is_true, wav.is_whole = start + 4, False, False
-                continue
-            if kind == b"fmt ":
-                form = bytes(data[start : start + claimed])
-                wav.is_true = wav.is_true and _is_consistent(form)
-            if kind != b"data" or len(form) < 16:  # noqa: PLR2004 - the shortest there is
+            elif wav.pieces and self._is_beginning(at):
+                at = self._read_other(at)
+            elif kind == b"data" and len(form) >= 16:  # noqa: PLR2004 - the shortest there is
+                at = self._read_sound(form, start, claimed)
+            else:
+                if kind == b"fmt ":
+                    form = bytes(data[start : start + claimed])
+                    wav.is_true = wav.is_true and _is_consistent(form)
                 at = start + claimed + claimed % 2
-                continue
-            at = _read_data(wav, data, form, start, claimed)
         return wav if wav.pieces else None
 
+    def _read_sound(self, form: bytes, start: int, claimed: int) -> int:
+        """Add a `data` chunk to the pieces; where to go on."""
+        data, wav, end = self._data, self._wav, start + claimed
+        unknown = claimed == 0 or end > len(data)
+        other = not unknown and self._is_beginning(end)
+        if unknown or other or not _goes_on(data, end):
+            # Readers that believe the header stop where it says; those that do not, go on to the end.
+            wav.is_true, wav.is_whole = False, wav.is_whole and (unknown or end >= len(data))
+            end = end if other else _next_of(self._begins, start + 1, len(data))
+            wav.is_whole = wav.is_whole and end == len(data)
+        if wav.pieces:
+            wav.is_true = wav.is_whole = False
+        wav.pieces.append(FileRange(start, end, wav_header(form, end - start)))
+        return end + (end - start) % 2 * (not unknown)
 
-def _read_data(wav: Wav, data: Data, form: bytes, start: int, claimed: int) -> int:
-    """Add a `data` chunk to the pieces; where to go on."""
-    end = start + claimed
-    unknown = claimed == 0 or end > len(data)
-    if unknown or end in wav.begins or not _goes_on(data, end):
-        # Readers that believe the header stop where it says; those that do not, go on to the end.
-        wav.is_true, wav.is_whole = False, wav.is_whole and (unknown or end >= len(data))
-        if unknown or not (end in wav.begins or bare_frames_follow(data, end)):
-            end = _next_of(wav.begins, start + 1, len(data))
-        wav.is_whole = wav.is_whole and end == len(data)
-    if wav.pieces:
-        wav.is_true = wav.is_whole = False
-    wav.pieces.append(FileRange(start, end, wav_header(form, end - start)))
-    return end + (end - start) % 2 * (not unknown)
+    def _is_beginning(self, at: int) -> bool:
+        """Whether another file begins just here."""
+        kinds = (kind for kind in BEGINNINGS if _begins_at(self._data, at, kind))
+        return any(kinds) or bare_frames_follow(self._data, at)
+
+    def _read_other(self, at: int) -> int:
+        """Add a file of another kind to the pieces; where to go on."""
+        end = _next_of(self._begins, at + 1, len(self._data))
+        self._wav.pieces.append(FileRange(at, end))
+        self._wav.is_true = self._wav.is_whole = False
+        return end
 
 
 def _next_of(begins: list[int], at: int, otherwise: int) -> int:
@@ -150,21 +171,26 @@ def wav_header(form: bytes, size: int) -> bytes:
     return b"".join(parts) + struct.pack("<I", min(size, 2**32 - 1))
 
 
-def _files_begin(data: Data) -> list[tuple[int, str]]:
-    """Where files of the kinds that are met glued together begin, and FFmpeg's names of their kinds, in order."""
-    begins: list[tuple[int, str]] = []
-    for kind, (shape, sought, before) in BEGINNINGS.items():
+def _files_begin(data: Data, first: str) -> list[tuple[int, str]]:
+    """Where files begin of the kinds that are met glued together, and FFmpeg's names of those, in order.
+
+    Bare AAC is looked for behind those kinds alone: MP2 and streams of television have such frames in them.
+    """
+    begins = [(at, "aac") for at in _adts_begins(data) if first in BEGINNINGS]
+    for kind, (_, sought, before) in BEGINNINGS.items():
         at = data.find(sought)
         while at >= 0:
             start = at - before
-            if start >= 0 and shape.match(data, start) and _comes_to_sound(data, start, kind):
+            if start >= 0 and _begins_at(data, start, kind):
                 begins.append((start, kind))
             at = data.find(sought, at + 1)
     return sorted(begins)
 
 
-def _comes_to_sound(data: Data, at: int, kind: str) -> bool:
-    """Whether frames follow what stands before them: others have tags of ID3 and the head of a FLAC in them, too."""
+def _begins_at(data: Data, at: int, kind: str) -> bool:
+    """Whether a file of the kind begins here: others have tags of ID3 and the head of a FLAC in them, without frames."""
+    if not BEGINNINGS[kind][0].match(data, at):
+        return False
     if kind == "mp3":
         return frames_follow(data, past_tags(data, at), 3)
     if kind == "flac":
@@ -185,7 +211,7 @@ def split_files(path: Path, kind: str) -> list[FileRange]:
     if kind == "wav":
         return wav.pieces if (wav := read_wav(path)) and not wav.is_whole else whole
     with open_mapped(path) as data:
-        found = sorted([*_files_begin(data), *((at, "aac") for at in _adts_begin(data, kind))])
+        found = _files_begin(data, kind)
         other = next((start for start, of in found if of != kind and start > 0), None)
         pieces = _same_kind(data, kind)
         if other is None:
@@ -197,14 +223,10 @@ def split_files(path: Path, kind: str) -> list[FileRange]:
         ]
 
 
-def _adts_begin(data: Data, kind: str) -> Iterator[int]:
-    """Where bare AAC begins behind a file of another kind. MP2 and streams of television have such frames in them."""
-    at = 0
-    while kind in BEGINNINGS and (found := ADTS.search(data, at)):
-        at = found.end()
-        if adts_follow(data, found.start(), MANY):
-            yield found.start()
-            return
+def _adts_begins(data: Data) -> Iterator[int]:
+    """Where bare AAC begins first; nothing if nowhere."""
+    found = (each.start() for each in ADTS.finditer(data))
+    return islice((at for at in found if adts_follow(data, at, MANY)), 1)
 
 
 def _same_kind(data: Data, kind: str) -> list[FileRange]:
