@@ -341,21 +341,12 @@ class Store:
         """
         size = await asyncio.to_thread(lambda: path.stat().st_size)
         sent = check_key(key), path, content_type, {"sha256": sha256}
-        etag = found = None
+        etag = None
         if expect_new and self.proved and size <= PART_SIZE:
-            etag = await self._connection.transfer(
-                f"upload {key}", partial(self._creating.create_file, *sent)
-            )
-        if etag is None and not overwrite:
-            found = await self._connection.run(f"look at {key}", partial(self._small.head, key))
-        self._keeps_metadata |= found is not None and found.sha256 is not None
-        if found and (found.sha256, found.size) == (sha256, size):
+            create = partial(self._creating.create_file, *sent)
+            etag = await self._connection.transfer(f"upload {key}", create)
+        if etag is None and not overwrite and (found := await self._held(key, sha256, size)):
             return found
-        if found:
-            raise KeyTaken(
-                f"{key} already holds other content ({found.size} bytes), which was kept. Nothing was uploaded.",
-                hint="Ask for another take, or remove the object if it is not wanted.",
-            )
         if etag is None:
             etag = await self._connection.transfer(f"upload {key}", partial(self._large.put_file, *sent))
         arrived = size <= PART_SIZE and etag == await asyncio.to_thread(md5_of, path)
@@ -368,6 +359,17 @@ class Store:
             )
         self._keeps_metadata = True
         return stat
+
+    async def _held(self, key: str, sha256: str, size: int) -> Stat | None:
+        """What the key holds, if that is this content; None for nothing. Raises `KeyTaken` for other content."""
+        found = await self._connection.run(f"look at {key}", partial(self._small.head, key))
+        self._keeps_metadata |= found is not None and found.sha256 is not None
+        if found and (found.sha256, found.size) != (sha256, size):
+            raise KeyTaken(
+                f"{key} already holds other content ({found.size} bytes), which was kept. Nothing was uploaded.",
+                hint="Ask for another take, or remove the object if it is not wanted.",
+            )
+        return found
 
     async def download(self, key: str, path: Path) -> Stat:
         """Fetch an object to `path`, which appears only when complete and, if its SHA-256 is known, verified.
