@@ -17,6 +17,9 @@ CHOICES = {
     "take": ("Take", "--force"),
     "trim": ("Trim", "--trim"),
 }
+#: Fields that are arguments of the command, and those that are options given once for each of several.
+ARGUMENTS = ("portrait", "voice", "manifest")
+REPEATED = {"labels": "label", "formats": "format"}
 
 
 def named(field: str) -> str:
@@ -36,6 +39,16 @@ def at_form(text: str) -> str:
 def at_command(text: str) -> str:
     """A text as it is read on a terminal."""
     return _replace(text, lambda _, option: option)
+
+
+def given_as(model: str, place: tuple[int | str, ...]) -> str:
+    """What a field of a model is given by on a terminal: a variable of the settings, else an argument or an option."""
+    if model == "AvatarSettings":
+        return f"AVATAR_{'__'.join(map(str, place)).upper()}"
+    name = str(place[0])
+    if name in ARGUMENTS:
+        return name.upper()
+    return CHOICES[name][1] if name in CHOICES else f"--{REPEATED.get(name, name.replace('_', '-'))}"
 
 
 def _replace(text: str, choose: Callable[[str, str], str]) -> str:

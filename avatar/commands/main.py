@@ -387,13 +387,15 @@ def report(error: Any, *, as_json: bool) -> None:
 def _first_fault(error: Exception) -> str:
     from pydantic import ValidationError
 
+    from avatar.naming import given_as
+
     if not isinstance(error, ValidationError):
         return f"A setting cannot be read: {error}"
     fault = error.errors(include_input=False, include_url=False)[0]
     said = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "string_pattern_mismatch":
         said = _meant(fault["loc"][0]) or said
-    where = f"{_option(error.title, fault['loc'])}: " if fault["loc"] else ""
+    where = f"{given_as(error.title, fault['loc'])}: " if fault["loc"] else ""
     return f"{where}{said.rstrip('.')}. Nothing was sent or spent."
 
 
@@ -403,17 +405,6 @@ def _meant(name: int | str) -> str:
 
     field = AvatarJob.model_fields.get(str(name))
     return f"it cannot be read. {field.description}" if field and field.description else ""
-
-
-def _option(model: str, place: tuple[int | str, ...]) -> str:
-    """What was wrong, by the name it is given by: a variable of the settings, else an argument or an option."""
-    if model == "AvatarSettings":
-        return f"AVATAR_{'__'.join(map(str, place)).upper()}"
-    name = str(place[0])
-    if name in {"portrait", "voice", "manifest"}:
-        return name.upper()
-    spelled = {"labels": "label", "formats": "format", "take": "force"}.get(name, name.replace("_", "-"))
-    return f"--{spelled}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
