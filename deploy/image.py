@@ -1,11 +1,14 @@
 """Build the image and render a job in it: without root, its root file system read-only, on a store of this machine.
 
-    python deploy/image.py [--build-arg BASE=… and whatever else `podman build` takes]
+    python deploy/image.py [--debian] [--build-arg BASE=… and whatever else `podman build` takes]
 
-PODMAN_FLAGS are for podman itself, RUN_FLAGS for `podman run`.
+With `--debian` the base is made by debootstrap, which needs root and no registry of images; it trusts whom this machine
+trusts. PODMAN_FLAGS are for podman itself, RUN_FLAGS for `podman run`.
 """
 
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +18,10 @@ from avatar.local import embedded
 
 ROOT = Path(__file__).resolve().parents[1]
 PODMAN = ["podman", *os.environ.get("PODMAN_FLAGS", "").split()]
-NAME = "localhost/avatar-flows"
+NAME, DEBIAN = "localhost/avatar-flows", "localhost/debian-python"
+#: Open files, and processes, of a build and of a job.
+ENOUGH = 16384
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 JOB = [
     "avatar",
     "generate",
@@ -28,7 +34,12 @@ JOB = [
 
 
 def main() -> int:
-    podman("build", "-f", "deploy/Containerfile", "-t", NAME, *sys.argv[1:], ".")
+    flags = sys.argv[1:]
+    if "--debian" in flags:
+        flags.remove("--debian")
+        make_debian()
+        flags += ["--build-arg", f"BASE={DEBIAN}"]
+    podman("build", "-f", "deploy/Containerfile", "-t", NAME, *own_limits(), *flags, ".")
     podman("images", NAME)
     with tempfile.TemporaryDirectory() as folder:
         store = embedded.start(Path(folder) / "store")
@@ -41,6 +52,30 @@ def main() -> int:
 
 def podman(*arguments: str) -> None:
     subprocess.run([*PODMAN, *arguments], cwd=ROOT, check=True)  # noqa: S603 - what is given here, and to this script
+
+
+def make_debian() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root, packed = Path(folder) / "root", Path(folder) / "root.tar"
+        packages = "--include=python3,python3-venv,ca-certificates"
+        subprocess.run(["debootstrap", "--variant=minbase", packages, "bookworm", root], check=True)  # noqa: S603, S607
+        if CERTIFICATES.exists():
+            shutil.copyfile(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
+        subprocess.run(["tar", "--create", "--directory", root, "--file", packed, "."], check=True)  # noqa: S603, S607
+        podman("import", str(packed), DEBIAN)
+
+
+def own_limits() -> list[str]:
+    """Enough, and no more than this process has: podman's defaults may be more than a machine grants, and are refused then."""
+    hard = {
+        "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1],
+    }
+    most = {
+        name: ENOUGH if limit == resource.RLIM_INFINITY else min(limit, ENOUGH)
+        for name, limit in hard.items()
+    }
+    return [flag for name, limit in most.items() for flag in ("--ulimit", f"{name}={limit}:{limit}")]
 
 
 def run_flags(store: embedded.EmbeddedStore) -> list[str]:
@@ -60,7 +95,7 @@ def run_flags(store: embedded.EmbeddedStore) -> list[str]:
         "-v",
         f"{ROOT}/examples:/examples:ro",
     ]
-    return [*fixed, *named, *plain, *os.environ.get("RUN_FLAGS", "").split()]
+    return [*fixed, *own_limits(), *named, *plain, *os.environ.get("RUN_FLAGS", "").split()]
 
 
 if __name__ == "__main__":
