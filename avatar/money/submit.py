@@ -153,9 +153,11 @@ class _Ready:
 async def _begin(
     workspace: Workspace, order: QuotedRender, after: Record | None, claim: str | None, inputs: RenderInputs
 ) -> Attempt | None:
-    """An attempt of ours, begun just now. None: somebody else was first, or has taken over.
+    """An attempt of ours, begun just now. None: somebody else was first.
 
-    A machine that slept after its intent was written may have been given up, and its render paid for by another.
+    Raises:
+        NotSent: writing the intent took too long (the machine slept, or the store was away): others may have given the
+            attempt up by now, or its claim back, which no intent named until then.
     """
     seen = Moment.now()
     intent = await workspace.journal.begin(
@@ -171,14 +173,15 @@ async def _begin(
         return None
     workspace.budget.use(claim)
     attempt = Attempt(workspace.journal, intent, seen)
-    for _ in range(MAX_ATTEMPTS):
-        if attempt.is_fresh():
-            return attempt
-        if not await patiently(attempt.renew):
-            return None
-    raise StoreUnavailable(
-        f"The store is too slow to hold the turn of render {order.render_id}. Nothing was sent."
+    if attempt.is_fresh():
+        return attempt
+    late = NotSent(
+        f"Render {order.render_id} was not sent: noting it in the store took {seen.passed:.0f} s, too long to rely on. "
+        "Nothing was spent; it may be tried again.",
+        render_id=order.render_id,
     )
+    await _note(attempt, RenderState.NOT_SENT, as_failure(late, "not_sent"))
+    raise late
 
 
 def _sent(order: QuotedRender, inputs: RenderInputs) -> Sent:

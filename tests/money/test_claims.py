@@ -1,5 +1,6 @@
 """Claims: one object with a key each, given back by it alone, or when it was left behind and nothing was paid on it."""
 
+import asyncio
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -111,6 +112,31 @@ async def test_and_is_refused_if_the_day_has_no_money_left(workspace, plan, monk
     with pytest.raises(BudgetRefused):
         await submit_render(workspace, plan, plan.segments[0], claim=key)
     assert workspace.provider(plan.provider).seen == []
+
+
+async def test_an_intent_that_took_hours_to_be_written_is_not_sent_on(
+    workspace, make_workspace, plan, store, monkeypatch
+):
+    """The machine slept in between, and others gave its claim back, since no intent named it yet: it begins anew."""
+    (key,) = (await commit_job(workspace, plan)).values()
+    create = store.create
+
+    async def asleep(key, *args):
+        if not key.startswith("journal/"):
+            return await create(key, *args)
+        monkeypatch.setattr(store, "create", create)
+        store.server.tick(LEAKED_SECONDS + 1)
+        await asyncio.sleep(LEAKED_SECONDS + 1)
+        found = await reconcile_renders(make_workspace(Scripted()))
+        assert found.released == [quote_render(workspace, plan, plan.segments[0]).render_id]
+        return await create(key, *args)
+
+    monkeypatch.setattr(store, "create", asleep)
+    record = await submit_render(workspace, plan, plan.segments[0], claim=key)
+    history = await workspace.journal.history(record.entry.render_id)
+    assert [str(each.state) for each in history] == ["intent", "not_sent", "intent", "submitted"]
+    assert [claim.key for claim in await workspace.budget.objects(today())] == [record.entry.claim]
+    assert len(workspace.provider(plan.provider).seen) == 1
 
 
 async def test_nothing_is_bought_without_a_claim(workspace, plan):
