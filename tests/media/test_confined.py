@@ -147,7 +147,7 @@ def test_a_mistake_in_the_call_is_ours():
 def test_one_child_serves_many_calls_and_is_replaced_in_the_end(monkeypatch):
     """Starting one takes longer than most calls."""
     assert wrecks.who(FILE) == wrecks.who(FILE)
-    monkeypatch.setattr("avatar.media.confined.CALLS_PER_CHILD", 1)
+    monkeypatch.setattr("avatar.media.children.CALLS_PER_CHILD", 1)
     assert wrecks.who(FILE) != wrecks.who(FILE)
 
 
@@ -239,6 +239,6 @@ def test_a_forked_process_starts_children_of_its_own():
 def test_a_child_that_cannot_start_is_not_the_files_fault(monkeypatch):
     """The error says so, and what to try."""
     confined.close()
-    monkeypatch.setattr("avatar.media.confined.sys.executable", "/bin/false")
+    monkeypatch.setattr("avatar.media.children.sys.executable", "/bin/false")
     with pytest.raises(RuntimeError, match="did not start"):
         wrecks.who(FILE)
