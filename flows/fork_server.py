@@ -1,5 +1,7 @@
 """Forks a process for each flow run that `flows.launch` hands over; Prefect and the flows are imported once, here.
 
+What decodes for the runs is forked as well, from a process that knows none of their secrets.
+
     python -m flows.fork_server SOCKET WORKER
 
 It ends with the worker whose pid it is given, after its last run, or when nothing was asked of it for a while.
@@ -19,6 +21,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from avatar.media.children import fork_children
 from flows.launch import BEGUN, LENGTH, STATUS
 
 #: What a run imports. Nothing of it may start a thread: a fork has only the one it is made in.
@@ -160,6 +163,7 @@ def run_in_fork(order: RunRequest) -> None:
 
 def main() -> None:
     path, worker = sys.argv[1:]
+    fork_children()
     for module in MODULES:
         importlib.import_module(module)
     gc.collect()

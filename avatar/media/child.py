@@ -1,20 +1,26 @@
 """The process that decodes: `python -m avatar.media.child DESCRIPTOR`, started and asked by `avatar.media.confined`.
 
 What it may take (processor time, memory, disk, files; no network and no other program), and its work: it answers one
-call after another, and ends when whoever started it does, even in the middle of one.
+call after another, and ends when whoever started it does, even in the middle of one. With `--fork` it decodes nothing
+itself, and forks a child for each connection that it is sent.
 """
 
 import ctypes
 import errno
+import gc
+import importlib
 import math
 import os
 import platform
 import resource
+import selectors
+import socket
 import struct
 import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -172,19 +178,28 @@ def trouble_of(error: Exception) -> dict[str, Any]:
     return {"fault": f"{type(error).__name__}: {words[:WORDS]}"}
 
 
-READY = b"ready"
+#: A child's first message, and the last one, by whoever forked it: its pid, and its exit status as `subprocess` has it.
+READY, ENDED = b"ready ", b"ended "
+#: What decoding imports, before there are forks. Nothing of it may start a thread: a fork has only the one it is made in.
+MODULES = ("avatar.media.portrait", "avatar.media.voice", "avatar.media.inspect", "avatar.media.marking")
 
 
 def main(arguments: list[str]) -> None:
     """Serve the connection whose descriptor is given, to its end."""
     from avatar.media import confined  # which imports this module, to start it
 
-    connection = Connection(int(arguments[0]))
+    connection: Connection[bytes, bytes] | None
+    if arguments[0] == "--fork":
+        connection = fork_children(socket.socket(fileno=int(arguments[1])))
+        if connection is None:
+            return
+    else:
+        connection = Connection(int(arguments[0]))
     confine()
     confined.decode_here()
     waiting: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_receive, args=(connection, waiting), daemon=True).start()
-    connection.send_bytes(READY)
+    connection.send_bytes(READY + str(os.getpid()).encode())
     fit = True
     while fit:
         answered, fit = confined.answer(waiting.get())
@@ -198,6 +213,49 @@ def _receive(connection: "Connection[bytes, bytes]", waiting: "SimpleQueue[bytes
         except (EOFError, OSError):
             # The other side is gone, perhaps killed: nobody waits for what is being decoded.
             os._exit(0)
+
+
+def fork_children(line: socket.socket) -> "Connection[bytes, bytes] | None":
+    """Fork for each connection that comes over `line`, until nobody holds its other end.
+
+    Returns:
+        In each fork its connection, and in the end None.
+    """
+    for module in MODULES:
+        importlib.import_module(module)
+    forbid_network()
+    gc.collect()
+    gc.freeze()  # so that forks share it
+    with selectors.DefaultSelector() as selector:
+        selector.register(line, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.data:
+                    _tell_end(*key.data)
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+                    continue
+                _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
+                if not descriptors:
+                    return None
+                pid = os.fork()
+                if not pid:
+                    os.setsid()
+                    for other in tuple(selector.get_map().values()):
+                        os.close(other.fd)
+                        if other.data:
+                            os.close(other.data[1])
+                    line.detach()
+                    return Connection(descriptors[0])
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, descriptors[0]))
+
+
+def _tell_end(pid: int, descriptor: int) -> None:
+    """Tell whoever asks a fork, over its own connection, how it ended."""
+    _, status = os.waitpid(pid, 0)
+    os.set_blocking(descriptor, False)  # nobody may read it
+    with suppress(OSError), Connection(descriptor) as connection:
+        connection.send_bytes(ENDED + str(os.waitstatus_to_exitcode(status)).encode())
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""The processes that decode, as `avatar.media.confined` has them: started, asked, replaced when they die, ended with us."""
+"""The processes that decode, as `avatar.media.confined` has them: started or forked, asked, replaced when they die, ended with us."""
 
 import atexit
 import multiprocessing
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 
-from avatar.media.child import environment
+from avatar.media.child import ENDED, READY, environment
 
 #: Calls after which a child is replaced: what a library leaks is bounded.
 CALLS_PER_CHILD = 1000
@@ -24,6 +27,90 @@ START_SECONDS = 60.0
 #: No honest answer is nearly as long: the cuts of a voice of 100 hours take 1 MB.
 ANSWER_BYTES = 16 * 2**20
 ENDED_BY = {signal.SIGXCPU: "it takes too much processor time", signal.SIGKILL: "its decoder was killed"}
+
+
+def _start(descriptor: int, *flags: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-P", "-s", "-m", "avatar.media.child", *flags, str(descriptor)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        pass_fds=[descriptor],
+        start_new_session=True,  # Ctrl-C ends us, and our end ends it
+    )
+
+
+_forking: socket.socket | None = None
+
+
+def fork_children() -> None:
+    """From now on the children of this process, and of those forked from it, are forks of one that has imported all they need.
+
+    It is started here, and ends with the last process that may ask it. Linux only; elsewhere nothing changes.
+    """
+    global _forking
+    if sys.platform == "linux" and _forking is None:
+        _forking, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            _start(theirs.fileno(), "--fork").returncode = 0  # nobody waits for it: it may outlive us
+
+
+class ForkedChild:
+    """A child that another process forked for us: of `subprocess.Popen` what is used here.
+
+    Args:
+        line: our end of the connection to it.
+
+    Attributes:
+        returncode: how it ended, as whoever forked it tells over the line; if that was not heard, as one that was killed.
+    """
+
+    def __init__(self, line: "Connection[bytes, bytes]") -> None:
+        self.returncode: int | None = None
+        self._line = line
+        self._pidfd: int | None = None
+
+    def begun(self, pid: int) -> None:
+        self._pidfd = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and self._has_ended(0):
+            self.returncode = -signal.SIGKILL
+        return self.returncode
+
+    def kill(self) -> None:
+        if self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            return
+        with suppress(OSError), socket.socket(fileno=os.dup(self._line.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)  # it ends by that, if it ever begins
+
+    def wait(self) -> None:
+        self._has_ended(None)
+        self.poll()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _has_ended(self, milliseconds: int | None) -> bool:
+        if self._pidfd is None:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(milliseconds))
+
+
+def _fork(line: "Connection[bytes, bytes]", theirs: int) -> ForkedChild | None:
+    """A child at the other end of `line`; None if there is nobody to fork it."""
+    if _forking is None:
+        return None
+    try:
+        socket.send_fds(_forking, [b"+"], [theirs])
+    except OSError:
+        return None
+    return ForkedChild(line)
 
 
 class Child:
@@ -40,15 +127,7 @@ class Child:
         self._ready = self._busy = self._timed_out = False
         self._line, theirs = multiprocessing.Pipe()
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-P", "-s", "-m", "avatar.media.child", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=environment(),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C ends us, and our end ends it
-            )
+            self._process = _fork(self._line, theirs.fileno()) or _start(theirs.fileno())
 
     def ask(self, packed: bytes, seconds: float) -> bytes | None:
         """The answer, or None if the child died over it or took more than `seconds`, and is no more."""
@@ -57,8 +136,10 @@ class Child:
         return self._exchange(packed, seconds)
 
     def _await_start(self) -> None:
-        if not self._ready:
-            self._ready = self._exchange(b"", START_SECONDS) is not None
+        if not self._ready and (answered := self._exchange(b"", START_SECONDS)):
+            self._ready = True
+            if isinstance(self._process, ForkedChild):
+                self._process.begun(int(answered.removeprefix(READY)))
         if not self._ready:
             raise RuntimeError(
                 f"The process that decodes media did not start (exit status {self._process.returncode}). "
@@ -73,6 +154,9 @@ class Child:
             if packed:
                 self._line.send_bytes(packed)
             answered = self._line.recv_bytes(ANSWER_BYTES)
+            if answered.startswith(ENDED):
+                self._process.returncode = int(answered.removeprefix(ENDED))
+                raise EOFError
         except (EOFError, OSError):
             self.end()
             return None
@@ -96,7 +180,7 @@ class Child:
         return self._timed_out or self._process.returncode == -signal.SIGXCPU
 
     def last_words(self, seconds: float) -> str:
-        code = self._process.returncode
+        code = self._process.returncode or 0
         if self._timed_out:
             return f"it takes more than {seconds:.0f} s"
         with suppress(ValueError):

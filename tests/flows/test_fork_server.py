@@ -57,7 +57,16 @@ def parent(pid: int) -> int | None:
 
 
 def forks(server: int) -> list[int]:
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent(int(path.name)) == server]
+    """Its runs: whoever forks decoders is its child, too, by another name."""
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent(int(path.name)) == server]
+    return [pid for pid in found if b"flows.fork_server" in command(pid)]
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 class Started:

@@ -3,10 +3,12 @@
 import asyncio
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,12 +16,25 @@ import pytest
 
 from avatar.errors import InvalidInput, VideoRejected
 from avatar.media import child as bounds
-from avatar.media import confined
+from avatar.media import children, confined
 from tests.media import wrecks
 
 ROOT = Path(__file__).parents[2]
 FILE = Path("/nowhere/voice.mp3")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+
+
+@pytest.fixture(autouse=True, scope="module", params=["started", pytest.param("forked", marks=linux)])
+def way(request) -> Iterator[str]:
+    """Children come by either way, and nothing differs."""
+    confined.close()
+    if request.param == "forked":
+        children.fork_children()
+    yield request.param
+    confined.close()
+    if children._forking:
+        children._forking.close()
+        children._forking = None
 
 
 def alive(pid: int) -> bool:
@@ -236,9 +251,42 @@ def test_a_forked_process_starts_children_of_its_own():
     assert gone(int(forked))
 
 
+@linux
+def test_who_forks_them_ends_with_the_last_that_may_ask(way):
+    """Children are forked from one process, and started as before when it is gone; it leaves nobody behind."""
+    first = wrecks.who(FILE)
+    parent = int(Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1])
+    assert (parent == os.getpid()) is (way == "started")
+    if way == "forked":
+        os.kill(parent, signal.SIGKILL)
+        assert gone(parent)
+        confined.close()
+        assert wrecks.who(FILE) != first
+
+
+@linux
+def test_one_that_forks_ends_with_us():
+    """However we end."""
+    process = run(
+        """
+        import os
+        from pathlib import Path
+        from avatar.media import children
+        from tests.media import wrecks
+        children.fork_children()
+        forked = wrecks.who(Path('a'))
+        print(forked, Path(f'/proc/{forked}/stat').read_text().split()[3], flush=True)
+        os.kill(os.getpid(), 9)
+        """
+    )
+    out, _ = process.communicate(timeout=60)
+    assert all(gone(int(pid)) for pid in out.split())
+
+
 def test_a_child_that_cannot_start_is_not_the_files_fault(monkeypatch):
     """The error says so, and what to try."""
     confined.close()
+    monkeypatch.setattr(children, "_forking", None)
     monkeypatch.setattr("avatar.media.children.sys.executable", "/bin/false")
     with pytest.raises(RuntimeError, match="did not start"):
         wrecks.who(FILE)
