@@ -31,6 +31,8 @@ MODULES = (
     "flows.generate", "flows.batch", "flows.inbox", "flows.upkeep", "avatar.local.services",
     "avatar.money.budget", "avatar.money.journal", "avatar.providers.fal", "avatar.providers.pixazo",
     "avatar.providers.preview",
+    # What they import only when they run.
+    "prefect.utilities.visualization", "anyio._backends._asyncio", "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
 )  # fmt: skip
 #: Seconds without a run after which it ends: what it holds in memory is for those that come soon.
 IDLE_SECONDS = 600.0
