@@ -12,7 +12,7 @@ from pydantic import Field
 
 from avatar import errors
 from avatar.models import Model, ProviderName, Video, VideoState, shown
-from avatar.naming import named
+from avatar.option_names import named
 from avatar.settings import AvatarSettings
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from avatar.models import Asset, AvatarJob, ProviderName, Snapshot
 from avatar.settings import AvatarSettings
-from avatar.store.copies import Copies
+from avatar.store.local_copies import Copies
 from avatar.store.store import Store
 
 if TYPE_CHECKING:
     from avatar.events import Notice
-    from avatar.job.look import Look
+    from avatar.job.inspect_render import Look
     from avatar.money.follow import WebhookListener
     from avatar.money.webhooks import WebhookAddresses
     from avatar.providers.base import Provider

@@ -8,7 +8,7 @@ from functools import partial
 
 import httpx
 
-from avatar.job.bundles import bundle_months
+from avatar.job.month_index import bundle_months
 from avatar.web.gallery import build_app
 from avatar.workspace import Workspace
 from benchmarks.rows import Row, median, quantile

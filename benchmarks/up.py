@@ -83,7 +83,7 @@ class Spent:
             "server start": "API",
             "worker start": "worker",
             "flows/launch.py": "worker",
-            "media.child": "decoder",
+            "media.decoder": "decoder",
             "prefect.engine": "run",
             "_workspace_supervisor": "run",
             "avatar bridge": "bridge",

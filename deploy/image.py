@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from avatar.local import embedded
+from avatar.local import embedded_store
 
 ROOT = Path(__file__).resolve().parents[1]
 PODMAN = ["podman", *os.environ.get("PODMAN_FLAGS", "").split()]
@@ -42,11 +42,11 @@ def main() -> int:
     podman("build", "-f", "deploy/Containerfile", "-t", NAME, *own_limits(), *flags, ".")
     podman("images", NAME)
     with tempfile.TemporaryDirectory() as folder:
-        store = embedded.start(Path(folder) / "store")
+        store = embedded_store.start(Path(folder) / "store")
         try:
             podman("run", *run_flags(store), NAME, *JOB)
         finally:
-            embedded.stop(store)
+            embedded_store.stop(store)
     return 0
 
 
@@ -78,9 +78,9 @@ def own_limits() -> list[str]:
     return [flag for name, limit in most.items() for flag in ("--ulimit", f"{name}={limit}:{limit}")]
 
 
-def run_flags(store: embedded.EmbeddedStore) -> list[str]:
+def run_flags(store: embedded_store.EmbeddedStore) -> list[str]:
     """The host's network, since the store listens on its loopback; the keys by name, so that no list of processes has them."""
-    settings = embedded.settings_for(store, "avatar")
+    settings = embedded_store.settings_for(store, "avatar")
     keys = {"ACCESS_KEY": settings.access_key, "SECRET_KEY": settings.secret_key}
     os.environ |= {f"AVATAR_STORE__{name}": key.get_secret_value() for name, key in keys.items() if key}
     named = [flag for name in keys for flag in ("-e", f"AVATAR_STORE__{name}")]

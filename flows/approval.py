@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from avatar.errors import ApprovalDenied, AvatarError
 from avatar.events import ApprovalWanted, player_url
 from avatar.models import AvatarJob, Plan, Video
-from avatar.naming import at_form
+from avatar.option_names import at_form
 from avatar.settings import AvatarSettings, BudgetSettings
 from avatar.workspace import Workspace
 from tasks.artifacts import write_artifact

@@ -21,7 +21,7 @@ from avatar.local.prefect_api import TAG
 from avatar.settings import AvatarSettings, NotifySettings, RecoverySettings
 from avatar.workspace import Workspace
 from tasks.context import name_store
-from tasks.runs import RESUMED
+from tasks.flow_runs import RESUMED
 from tasks.turns import ensure_limits
 
 BLOCK = "avatar-notify"
@@ -74,7 +74,7 @@ def crash_zombies(recovery: RecoverySettings) -> AutomationCore:
 def resume_crashed(after: timedelta = RESUME_AFTER) -> AutomationCore:
     """A crashed run of a deployment is started again, and continues by the journal.
 
-    How often, the run itself counts (`tasks.runs.check_resumes`), since an automation cannot; and `reconcile`
+    How often, the run itself counts (`tasks.flow_runs.check_resumes`), since an automation cannot; and `reconcile`
     gives up one that does not get so far.
     """
     return AutomationCore(

@@ -29,7 +29,7 @@ from avatar.workspace import Workspace
 from flows.approval import ask, needs_approval
 from tasks.batch import check_batch, render_chunks, report_batch
 from tasks.context import typed_name, with_workspace
-from tasks.runs import leave_to_idle_worker
+from tasks.flow_runs import leave_to_idle_worker
 
 
 # Many jobs: every row of a manifest is checked and priced, then all of them are rendered, and each is accounted for.

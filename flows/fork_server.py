@@ -21,7 +21,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatar.media.children import fork_children
+from avatar.media.decoder_pool import fork_children
 from flows.launch import BEGUN, LENGTH, STATUS
 
 #: What a run imports. Nothing of it may start a thread: a fork has only the one it is made in.

@@ -16,7 +16,7 @@ from avatar.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment,
 from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price, describe_plan
 from avatar.money.submit import hold_turn
-from avatar.naming import at_form
+from avatar.option_names import at_form
 from avatar.workspace import Workspace, ignore
 from flows.approval import approve
 from tasks.context import emit_again, typed_name, with_workspace

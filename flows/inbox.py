@@ -17,7 +17,7 @@ from avatar.inbox.finish import (
     require_done,
     write_manifest,
 )
-from avatar.inbox.notes import Filed, Taken
+from avatar.inbox.ownership import Filed, Taken
 from avatar.inbox.sweep import Sweep
 from avatar.inbox.uploads import Inbox
 from avatar.models import Model
@@ -25,8 +25,8 @@ from avatar.workspace import Workspace
 from flows.batch import approve_batch, render_shards
 from tasks.batch import check_batch, report_batch
 from tasks.context import with_workspace
+from tasks.flow_runs import is_under_way
 from tasks.inbox import file_uploads, show_uploads
-from tasks.runs import is_under_way
 
 
 class InboxOptions(Model):

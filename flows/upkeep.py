@@ -12,11 +12,11 @@ from avatar.job.expire import expire as apply_rules
 from avatar.job.reconcile import finish_render, reconcile_renders
 from avatar.models import Model
 from avatar.money.settle import attach_request, attach_video, declare_not_charged, signed_by
-from avatar.web.export import Exported, export_gallery
+from avatar.web.export_gallery import Exported, export_gallery
 from avatar.workspace import Workspace
 from tasks.artifacts import end_progress, show_expired, show_reconciled, write_artifact
 from tasks.context import with_workspace
-from tasks.runs import end_cancelled_runs, resume_dead_runs
+from tasks.flow_runs import end_cancelled_runs, resume_dead_runs
 
 
 # Flows that look after the others: what was left behind is finished, the unknown settled, the old deleted.

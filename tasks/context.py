@@ -27,13 +27,13 @@ from avatar.events import BudgetRefusal, Notice, about_error, about_video
 from avatar.local import find, services
 from avatar.local.state import StateDirectory
 from avatar.models import AvatarJob, Video
-from avatar.naming import at_form
+from avatar.option_names import at_form
 from avatar.settings import AvatarSettings
-from avatar.store.identity import require_store, store_identity
-from avatar.store.proof import ensure_bucket
+from avatar.store.conditional_create import ensure_bucket
+from avatar.store.store_id import require_store, store_identity
 from avatar.waiting import patiently
 from avatar.workspace import RunSubject, Workspace
-from tasks.runs import check_resumes
+from tasks.flow_runs import check_resumes
 from tasks.turns import counted_turns
 
 log = logging.getLogger("avatar.notices")

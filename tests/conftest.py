@@ -12,8 +12,8 @@ from typing import Any
 import hypothesis
 import pytest
 
-from avatar.local import embedded
-from avatar.local.embedded import EmbeddedStore
+from avatar.local import embedded_store
+from avatar.local.embedded_store import EmbeddedStore
 from avatar.settings import AvatarSettings, StoreSettings
 from avatar.store.store import Store
 
@@ -37,9 +37,9 @@ hypothesis.settings.load_profile("suite")
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
     """The embedded store, started once for all tests."""
-    running = embedded.start(tmp_path_factory.mktemp("seaweed"))
+    running = embedded_store.start(tmp_path_factory.mktemp("seaweed"))
     yield running
-    embedded.stop(running, wait_seconds=0)
+    embedded_store.stop(running, wait_seconds=0)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def fresh_buckets(seaweed: EmbeddedStore) -> Iterator[Callable[[], StoreSettings
     """Gives settings of buckets that nobody has used, made ahead: SeaweedFS takes 0.2 s for a first write."""
 
     async def make_bucket() -> StoreSettings:
-        settings = embedded.settings_for(seaweed, f"test-{secrets.token_hex(6)}")
+        settings = embedded_store.settings_for(seaweed, f"test-{secrets.token_hex(6)}")
         maker = Store(settings)
         await maker.ensure_bucket()
         await maker.put("first", b"1", content_type="text/plain")

@@ -50,8 +50,8 @@ from avatar.models import (
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
-from avatar.naming import named
-from avatar.store.proof import keeps_conditional_create
+from avatar.option_names import named
+from avatar.store.conditional_create import keeps_conditional_create
 from avatar.workspace import Workspace
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from avatar.errors import (
     Refused,
 )
 from avatar.events import player_url
-from avatar.naming import named
+from avatar.option_names import named
 from avatar.settings import AvatarSettings
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace

@@ -15,7 +15,7 @@ from avatar.batch.report import as_result
 from avatar.commands.generate import absolute_path, drain_prefect, print_links, run_url, silence_prefect
 from avatar.errors import AvatarError
 from avatar.events import batch_url
-from avatar.naming import at_command
+from avatar.option_names import at_command
 from avatar.settings import AvatarSettings
 from avatar.workspace import Listener, Step, Workspace
 

@@ -22,7 +22,7 @@ import httpx
 from avatar.errors import AvatarError
 from avatar.local import Services, find, prefect_api
 from avatar.local.prefect_api import PATIENCE, PrefectAccess
-from avatar.local.programs import POOL
+from avatar.local.start_programs import POOL
 from avatar.models import ProviderName, Submission
 from avatar.providers import open_provider
 from avatar.providers.base import Provider

@@ -375,7 +375,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def report(error: Any, *, as_json: bool) -> None:
     """Tell a person what happened; with --json, a machine too."""
-    from avatar.naming import at_command
+    from avatar.option_names import at_command
 
     print(f"avatar: {at_command(str(error))}", file=sys.stderr)
     if error.hint:
@@ -387,7 +387,7 @@ def report(error: Any, *, as_json: bool) -> None:
 def _first_fault(error: Exception) -> str:
     from pydantic import ValidationError
 
-    from avatar.naming import given_as
+    from avatar.option_names import given_as
 
     if not isinstance(error, ValidationError):
         return f"A setting cannot be read: {error}"

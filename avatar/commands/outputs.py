@@ -7,7 +7,7 @@ from avatar.commands.serve import with_store
 from avatar.commands.status import whole_id
 from avatar.errors import InvalidInput
 from avatar.job.captions import caption_video
-from avatar.job.forms import add_forms
+from avatar.job.formats import add_forms
 from avatar.job.publish import find_video, require_published
 from avatar.models import AvatarJob, Video
 from avatar.workspace import Workspace

@@ -29,12 +29,12 @@ from avatar.job.consent import fault_of, find_consent
 from avatar.job.inputs import open_input
 from avatar.job.plan import warn_of_portrait, warn_of_speech
 from avatar.media.cuts import Cut, plan_cuts
+from avatar.media.extract_voice import VoiceAlone, extract_voice
 from avatar.media.facts import PortraitFacts, VoiceFacts
 from avatar.media.portrait import prepare_portrait
 from avatar.media.probe import probe_voice
-from avatar.media.voice_alone import VoiceAlone, extract_voice
 from avatar.models import AvatarJob, Limits, ProviderName, Quote
-from avatar.naming import at_command
+from avatar.option_names import at_command
 from avatar.providers import describe_provider
 from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings

@@ -110,7 +110,7 @@ def run_gallery(arguments: argparse.Namespace) -> int:
 
 def _add_user(settings: AvatarSettings, user: str) -> int:
     """Empty: no password, for those whom a trusted proxy names."""
-    from avatar.web.people import add_user
+    from avatar.web.users import add_user
 
     if settings.gallery.users is None:
         raise InvalidInput("There is no file of users.", hint="Set AVATAR_GALLERY__USERS to its path.")
@@ -123,7 +123,7 @@ def _add_user(settings: AvatarSettings, user: str) -> int:
 
 # `avatar export`: every video and its page as a folder that opens from disk.
 def run_export(arguments: argparse.Namespace) -> int:
-    from avatar.web.export import export_gallery
+    from avatar.web.export_gallery import export_gallery
 
     folder = Path(arguments.folder).expanduser()
     done = with_store(lambda workspace: export_gallery(workspace, folder))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from avatar.batch.check import require_provider
 from avatar.errors import AvatarError, Refused
 from avatar.inbox.finish import file_away
-from avatar.inbox.notes import (
+from avatar.inbox.ownership import (
     Ending,
     Filed,
     IsAlive,

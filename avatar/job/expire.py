@@ -14,10 +14,10 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from avatar.errors import AvatarError, ObjectNotFound
-from avatar.job.brought import old_files, old_orders
-from avatar.job.bundles import VIDEOS as VIDEOS_BY_DAY
-from avatar.job.bundles import note_change
 from avatar.job.index import job_of, rebuild, summarise
+from avatar.job.month_index import VIDEOS as VIDEOS_BY_DAY
+from avatar.job.month_index import note_change
+from avatar.job.unused_uploads import old_files, old_orders
 from avatar.models import Plan, Video, VideoState
 from avatar.money.collect import VIDEOS, ExpiredRecord, expired_key, read_expired
 from avatar.money.commit import load_plan, open_jobs

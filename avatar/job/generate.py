@@ -16,7 +16,7 @@ from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
 from avatar.money.submit import submit_render
 from avatar.settings import AvatarSettings, BudgetSettings
-from avatar.store.proof import ensure_bucket
+from avatar.store.conditional_create import ensure_bucket
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
 

@@ -1,7 +1,7 @@
 """Indexes, so that no question is answered by reading every video or every journal.
 
 `index/videos/<UTC day>/<time>-<job>.json` has what a list shows of a video, and is written with the video's manifest.
-`index/bundles/` has them by month (avatar/job/bundles.py).
+`index/bundles/` has them by month (avatar/job/month_index.py).
 `index/requests/<provider>.<digest>.json` (avatar/money/journal.py) has the render that a provider's request belongs to.
 `index/complete.json` says that what was stored before these indexes were kept is in them: `rebuild` puts it there.
 """
@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from avatar.errors import InvalidInput, ObjectNotFound
-from avatar.job.bundles import VIDEOS, bundle_months, list_days, note_change
+from avatar.job.month_index import VIDEOS, bundle_months, list_days, note_change
 from avatar.models import Video
 from avatar.money.journal import INDEXED, Journal
 from avatar.store.by_day import KINDS, set_whole

@@ -14,7 +14,7 @@ from avatar.job.reconcile import (
     is_leaked,
     telling_bills,
 )
-from avatar.money import receipts
+from avatar.money import local_receipts
 from avatar.money.budget import BILLED, DIFFERS
 from avatar.money.commit import OPEN_JOBS, find_open
 from avatar.money.webhooks import PREFIX
@@ -98,6 +98,6 @@ def _receipts(workspace: Workspace) -> list[str]:
     folder = workspace.settings.state_dir
     return [
         render_id
-        for render_id in receipts.renders_with_receipt(folder)
-        if time.time() - receipts.receipt_time(folder, render_id) >= UNUSED_SECONDS
+        for render_id in local_receipts.renders_with_receipt(folder)
+        if time.time() - local_receipts.receipt_time(folder, render_id) >= UNUSED_SECONDS
     ]

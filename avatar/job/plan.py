@@ -13,12 +13,12 @@ from pydantic import TypeAdapter
 
 from avatar.errors import InvalidInput
 from avatar.media.cuts import CUTS_SPEC, Cut, plan_cuts
+from avatar.media.extract_voice import BREATH_AFTER, BREATH_BEFORE, COPY_SPEC, VoiceAlone, extract_voice
 from avatar.media.facts import PortraitFacts
 from avatar.media.kinds import sniff_file
 from avatar.media.portrait import RECOLOURED_SPEC, prepare_portrait
 from avatar.media.probe import VoiceFacts, probe_voice
 from avatar.media.voice import VOICE_SPEC, SegmentFile, check_voice, cut_voice, prepare_voice
-from avatar.media.voice_alone import BREATH_AFTER, BREATH_BEFORE, COPY_SPEC, VoiceAlone, extract_voice
 from avatar.models import (
     Asset,
     AvatarJob,
@@ -35,7 +35,7 @@ from avatar.models import (
     title_for,
 )
 from avatar.money.quote import quote_segments
-from avatar.naming import named
+from avatar.option_names import named
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
 from avatar.store.objects import KeyTaken, hash_file

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from avatar.errors import ObjectNotFound, StoreUnavailable, VideoRejected
 from avatar.events import about_video
-from avatar.job.forms import add_forms_or_note
-from avatar.job.look import Seen, take_seen
+from avatar.job.formats import add_forms_or_note
+from avatar.job.inspect_render import Seen, take_seen
 from avatar.job.record import (
     caption_files,
     file_marks,
@@ -31,7 +31,7 @@ from avatar.job.record import (
     write_record,
 )
 from avatar.media.facts import VideoFacts
-from avatar.media.inspect import inspect_video
+from avatar.media.inspect_video import inspect_video
 from avatar.media.marking import CaptionTrack, MarkedFile, Marks, disclosure_for, write_marked
 from avatar.media.stills import Stills
 from avatar.media.stitch import Part, stitch
@@ -39,7 +39,7 @@ from avatar.models import Check, Cost, Plan, Render, Video, VideoState
 from avatar.money.commit import close_job
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import bill_differs
-from avatar.naming import named
+from avatar.option_names import named
 from avatar.store.objects import hash_file
 from avatar.workspace import Workspace
 

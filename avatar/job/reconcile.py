@@ -22,7 +22,7 @@ from avatar.errors import (
 from avatar.events import about_error, about_unfinished
 from avatar.job.publish import find_video, publish_video
 from avatar.models import ProviderName
-from avatar.money import receipts
+from avatar.money import local_receipts
 from avatar.money.budget import BILLED, DIFFERS, LEAKED_SECONDS, Claim
 from avatar.money.collect import FETCH_AGAIN, book_invoice, collect_render
 from avatar.money.commit import (
@@ -104,7 +104,7 @@ async def reconcile_renders(workspace: Workspace, *, idle_seconds: float | None 
     found = Reconciled()
     idle = default_idle_seconds(workspace) if idle_seconds is None else idle_seconds
     hinted = await renders_with_notes(workspace.store)
-    kept = set(receipts.renders_with_receipt(workspace.settings.state_dir))
+    kept = set(local_receipts.renders_with_receipt(workspace.settings.state_dir))
 
     async def render(render_id: str) -> None:
         if render_id in kept:

@@ -20,7 +20,7 @@ import avatar
 from avatar.errors import AvatarError
 from avatar.local.prefect_api import ask, change, create, read
 from avatar.local.processes import python
-from avatar.local.programs import POOL, UPKEEP_QUEUE
+from avatar.local.start_programs import POOL, UPKEEP_QUEUE
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def _csrf_token(client: httpx.Client) -> dict[str, str]:
     return {}
 
 
-# What the bridge, over plain HTTP, and `tasks.runs`, by Prefect's client, go by when they look for runs to mend.
+# What the bridge, over plain HTTP, and `tasks.flow_runs`, by Prefect's client, go by when they look for runs to mend.
 #: The tag of our deployments and their runs: a server may have others. And the tags of those that spend money.
 TAG, JOBS = "avatar", frozenset({"video", "batch"})
 #: A run that began, or ended, longer ago is history, not an accident to be mended.

@@ -10,13 +10,13 @@ from dataclasses import replace
 from functools import partial
 
 from avatar.errors import AvatarError
-from avatar.local import embedded, prefect_api
+from avatar.local import embedded_store, prefect_api
 from avatar.local import state as locks
 from avatar.local.deploy import deploy
-from avatar.local.embedded import StoreListener
+from avatar.local.embedded_store import StoreListener
 from avatar.local.environment import Services, environment
 from avatar.local.processes import ignoring_signals, interrupted_by_sigterm
-from avatar.local.programs import (
+from avatar.local.start_programs import (
     POOL,
     ensure_program,
     server_program,
@@ -129,7 +129,7 @@ def _store(settings: AvatarSettings, state: StateDirectory, say: Say) -> StoreSe
     known = state.read().store
     if not (known and known.runs):
         say("Starting the embedded store.")
-    store = embedded.start(state.store, listener=bridge_listener(settings, state))
+    store = embedded_store.start(state.store, listener=bridge_listener(settings, state))
     state.change(store=store)
     return store.settings(settings.store)
 
@@ -213,7 +213,7 @@ def _leave(state: StateDirectory, membership: int, *, everything: bool, say: Say
             if record.api:
                 stop_program(record.api)
             if record.store:
-                embedded.stop(record.store)
+                embedded_store.stop(record.store)
             state.change(api=None, store=None)
         elif everything:
             say("Store and server go on: another command uses them, and stops them when it ends.")

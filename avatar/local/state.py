@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from avatar.local.embedded import EmbeddedStore, write_private
+from avatar.local.embedded_store import EmbeddedStore, write_private
 from avatar.local.processes import Process, alive
 
 

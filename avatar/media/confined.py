@@ -23,8 +23,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from avatar import errors
 from avatar.errors import AvatarError, InvalidInput
-from avatar.media.child import Bounds, bounds_for, trouble_of
-from avatar.media.children import Children
+from avatar.media.decoder import Bounds, bounds_for, trouble_of
+from avatar.media.decoder_pool import Children
 
 # Calls of functions, and their answers, as JSON: what passes between us and the process that decodes.
 #

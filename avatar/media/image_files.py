@@ -15,7 +15,7 @@ from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar.media.colours import Space, by_code, by_gamma
+from avatar.media.colour_spaces import Space, by_code, by_gamma
 
 __all__ = [
     "Parts",

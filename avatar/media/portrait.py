@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from avatar.errors import InvalidInput
-from avatar.media.colours import (
+from avatar.media.colour_spaces import (
     ADOBE_RGB,
     HighRange,
     Space,

@@ -27,7 +27,7 @@ from avatar.money.failures import confirm_failure, give_up, raise_failed, submis
 from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.money.quote import CENT_FRACTION, bill_differs
 from avatar.money.webhooks import drop_notes
-from avatar.naming import named
+from avatar.option_names import named
 from avatar.providers.base import Provider
 from avatar.store.by_day import RENDERS, note_day
 from avatar.store.objects import hash_file

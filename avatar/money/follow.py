@@ -19,10 +19,10 @@ from avatar.events import next_step
 from avatar.models import RemoteState, Snapshot, Submission
 from avatar.money.failures import give_up, raise_failed, result_has_video, submission_of
 from avatar.money.journal import Record, RenderState
-from avatar.money.seen import SIGN_SECONDS
+from avatar.money.journal_cache import SIGN_SECONDS
 from avatar.money.webhooks import PREFIX, render_of_note
 from avatar.providers.base import Provider
-from avatar.providers.watching import ENDED
+from avatar.providers.polling import ENDED
 from avatar.providers.wire import about_render
 from avatar.store.store import Store
 from avatar.workspace import Workspace

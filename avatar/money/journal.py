@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError
 
 from avatar.errors import AvatarError, ObjectNotFound, StoreUnavailable
 from avatar.models import KLING_AVATAR, ProviderName, RemoteVideo, Render, Stored, Submission
-from avatar.money.seen import SIGN_SECONDS, Seen
+from avatar.money.journal_cache import SIGN_SECONDS, Seen
 from avatar.store.store import Store
 from avatar.waiting import LONG, Moment, patiently
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from avatar.errors import BudgetRefused
 from avatar.models import AvatarJob, Plan, ProviderName, Quote, Segment
 from avatar.models import render_id as identify
-from avatar.naming import named
+from avatar.option_names import named
 from avatar.providers.base import Provider
 from avatar.settings import BudgetSettings
 from avatar.workspace import Workspace

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from avatar.errors import AvatarError, InvalidInput, StoreUnavailable, Transient
 from avatar.events import about_stray, about_unknown
 from avatar.models import ProviderName, RemoteState, Submission
-from avatar.money import receipts
+from avatar.money import local_receipts
 from avatar.money.journal import (
     TRANSITIONS,
     Entry,
@@ -27,7 +27,7 @@ from avatar.money.journal import (
 )
 from avatar.money.webhooks import OPEN_ENDED, WebhookNote, notes_for, request_ids, valid_request_id
 from avatar.providers.answers import parse_object
-from avatar.providers.watching import NOT_FOUND
+from avatar.providers.polling import NOT_FOUND
 from avatar.workspace import Workspace
 
 
@@ -224,7 +224,7 @@ async def _use_receipt(workspace: Workspace, record: Record) -> Record:
     One that the journal holds was left by a process that died before it could drop it.
     """
     entry, folder = record.entry, workspace.settings.state_dir
-    receipt = receipts.find_receipt(folder, entry.render_id)
+    receipt = local_receipts.find_receipt(folder, entry.render_id)
     if receipt is None:
         return record
     submission = receipt.submission
@@ -241,7 +241,7 @@ async def _use_receipt(workspace: Workspace, record: Record) -> Record:
             await workspace.journal.keep_stray(stray)
             workspace.notify(about_stray(stray))
             record = replace(record, strays=True)
-    receipts.drop_receipt(folder, entry.render_id)
+    local_receipts.drop_receipt(folder, entry.render_id)
     return record
 
 

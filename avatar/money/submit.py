@@ -23,7 +23,7 @@ from avatar.errors import (
 )
 from avatar.events import about_stray, about_unknown
 from avatar.models import Plan, Segment, Submission
-from avatar.money import receipts
+from avatar.money import local_receipts
 from avatar.money.attempt import Attempt, as_failure
 from avatar.money.commit import is_unpaid
 from avatar.money.failures import raise_failed, raise_unknown
@@ -32,7 +32,7 @@ from avatar.money.quote import QuotedRender, quote_render
 from avatar.money.state import file_name, read_current
 from avatar.money.webhooks import WebhookAddresses
 from avatar.providers.base import RenderInputs
-from avatar.store.proof import keeps_conditional_create
+from avatar.store.conditional_create import keeps_conditional_create
 from avatar.waiting import Moment, patiently, seen_through
 from avatar.workspace import Step, Workspace
 
@@ -276,9 +276,9 @@ async def _send(workspace: Workspace, order: QuotedRender, ready: _Ready, attemp
         if isinstance(error, OutcomeUnknown):
             raise_unknown(record)
         raise
-    receipts.keep_receipt(workspace.settings.state_dir, submission, attempt.record.entry.attempt)
+    local_receipts.keep_receipt(workspace.settings.state_dir, submission, attempt.record.entry.attempt)
     record = await attempt.accepted(submission)
-    receipts.drop_receipt(workspace.settings.state_dir, submission.render_id)
+    local_receipts.drop_receipt(workspace.settings.state_dir, submission.render_id)
     await _tell_stray(workspace, record, submission)
     return record
 

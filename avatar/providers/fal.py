@@ -41,7 +41,7 @@ from avatar.providers.outcome import (
     remedy,
     submit_seconds,
 )
-from avatar.providers.watching import (
+from avatar.providers.polling import (
     ENDED,
     GRACE,
     NoStream,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from avatar.errors import NotConfigured
 from avatar.models import Limits, ProviderName
-from avatar.naming import named
+from avatar.option_names import named
 from avatar.settings import ModelSettings
 
 if TYPE_CHECKING:

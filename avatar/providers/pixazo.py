@@ -39,7 +39,7 @@ from avatar.providers.base import Capabilities, Provider, RenderInputs
 from avatar.providers.download import fetch_video
 from avatar.providers.known_models import KnownModel, Offer
 from avatar.providers.outcome import accepted_id, body_of, judge_exchange, remedy, submit_seconds
-from avatar.providers.watching import PollPace, RenderWatch, not_found
+from avatar.providers.polling import PollPace, RenderWatch, not_found
 from avatar.providers.wire import BREAKDOWN, Exchange, Wire, about_render, new_client
 
 if TYPE_CHECKING:

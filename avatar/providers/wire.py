@@ -17,7 +17,7 @@ import httpx
 
 from avatar.errors import AvatarError, NotConfigured, ProviderFailure, ProviderUnavailable
 from avatar.models import ProviderName, Submission
-from avatar.naming import named
+from avatar.option_names import named
 from avatar.providers.answers import clean_text, error_words, parse_object, read_number
 
 # Bodies as they come off the wire: packed although nobody asked for it, and never larger than agreed.

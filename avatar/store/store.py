@@ -29,7 +29,7 @@ from urllib3.exceptions import ProtocolError
 from avatar.errors import InvalidInput, ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.settings import StoreSettings
 from avatar.store.connection import TAKEN, CallCounts, Connection, create_if_absent
-from avatar.store.copies import Copies
+from avatar.store.local_copies import Copies
 from avatar.store.objects import (
     META,
     Blob,

@@ -29,7 +29,6 @@ from avatar.money.journal import Record, RenderState
 from avatar.money.quote import quote_segments
 from avatar.money.settle import attach_request, declare_not_charged, signed_by
 from avatar.web.batches import read_batch_rows
-from avatar.web.catalogue import Catalogue, Query
 from avatar.web.drafts import (
     Draft,
     address,
@@ -43,9 +42,10 @@ from avatar.web.drafts import (
 )
 from avatar.web.offers import Offer, Offers, budget_left, cut_marks
 from avatar.web.pages import Links, Pages
-from avatar.web.people import FormTokens, RateLimit, Role, require, role_of
 from avatar.web.runs import BATCH, FINAL, GENERATE, Runs
 from avatar.web.uploads import Uploads
+from avatar.web.users import FormTokens, RateLimit, Role, require, role_of
+from avatar.web.video_list import VideoList, Query
 from avatar.workspace import Workspace
 
 #: Changes a minute, over all visitors.
@@ -67,7 +67,7 @@ class Actions:
 
     workspace: Workspace
     pages: Pages
-    catalogue: Catalogue
+    catalogue: VideoList
     runs: Runs
     visitors: FormTokens
     changes: RateLimit = field(default_factory=lambda: RateLimit(CHANGES_A_MINUTE))

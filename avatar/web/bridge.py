@@ -35,9 +35,7 @@ from avatar.money.webhooks import OPEN_ENDED, WebhookNote, WebhookTarget, keep_n
 from avatar.providers.answers import parse_object
 from avatar.providers.fal_webhooks import FalSignatures, delivered_id
 from avatar.settings import AvatarSettings
-from avatar.web.hooks import Hooks, check_hooks
-from avatar.web.metrics import METRICS, Metrics
-from avatar.web.notifications import (
+from avatar.web.bucket_notifications import (
     UploadEvents,
     WaitingUploads,
     WrittenObject,
@@ -45,6 +43,9 @@ from avatar.web.notifications import (
     from_s3,
     uploads_in,
 )
+from avatar.web.find_work import FlowRuns, OpenWork
+from avatar.web.metrics import METRICS, Metrics
+from avatar.web.outgoing_webhooks import Hooks, check_hooks
 from avatar.web.server import (
     HEALTH,
     BodyLimit,
@@ -55,7 +56,6 @@ from avatar.web.server import (
     listen,
     read_body,
 )
-from avatar.web.work import FlowRuns, OpenWork
 from avatar.workspace import Workspace
 
 

@@ -20,8 +20,8 @@ from starlette.routing import Route
 
 from avatar.batch.manifest import batch_prefix
 from avatar.errors import AvatarError, InvalidInput, NotConfigured, ObjectNotFound, StoreUnavailable
-from avatar.job.bundles import bundle_months
 from avatar.job.index import read_video, rebuild, title_of
+from avatar.job.month_index import bundle_months
 from avatar.local.prefect_api import PrefectAccess
 from avatar.local.state import local_url
 from avatar.models import PREVIEW, AvatarJob, Render, Video, job_id
@@ -31,13 +31,13 @@ from avatar.store.store import Store
 from avatar.waiting import in_turns
 from avatar.web.actions import Actions
 from avatar.web.batches import list_batches, read_batch_rows
-from avatar.web.catalogue import Catalogue, Query
 from avatar.web.media import send_object, serve_media
 from avatar.web.metrics import METRICS, Metrics
 from avatar.web.pages import History, Links, Pages
-from avatar.web.people import AccessControl, FormTokens, Role, has_users, role_of
 from avatar.web.runs import Runs
 from avatar.web.server import HEALTH, SecurityHeaders, Server, health, is_loopback, listen
+from avatar.web.users import AccessControl, FormTokens, Role, has_users, role_of
+from avatar.web.video_list import VideoList, Query
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.gallery")
@@ -66,7 +66,7 @@ class Gallery:
     indexing: str = ""
 
     def __post_init__(self) -> None:
-        self.catalogue = Catalogue(self.workspace.store)
+        self.catalogue = VideoList(self.workspace.store)
 
     async def index(self, request: Request) -> Response:
         page = await self.catalogue.page(Query.of(request.query_params))

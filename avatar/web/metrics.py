@@ -20,8 +20,8 @@ from starlette.responses import PlainTextResponse, Response
 
 from avatar.errors import StoreUnavailable
 from avatar.inbox.uploads import Inbox, list_uploads
-from avatar.job.bundles import VIDEOS
 from avatar.job.index import read_summary
+from avatar.job.month_index import VIDEOS
 from avatar.money.budget import Claim, total
 from avatar.money.commit import open_jobs
 from avatar.money.journal import Record, RenderState

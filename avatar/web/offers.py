@@ -18,7 +18,7 @@ from avatar.media.cuts import voice_outline
 from avatar.models import PREVIEW, Plan, ProviderName, Video
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy
-from avatar.naming import at_form
+from avatar.option_names import at_form
 from avatar.providers.known_models import find_model, known_models
 from avatar.web.drafts import Draft, ManifestRows, address, asset_of, batch_of, write_manifest
 from avatar.workspace import Workspace

@@ -15,9 +15,9 @@ from avatar.errors import AvatarError, InvalidInput
 from avatar.job.index import UNREADABLE, title_of
 from avatar.models import Render, Video, VideoState
 from avatar.money.journal import Record
-from avatar.naming import at_form
-from avatar.web.catalogue import PROVIDERS, STATES, Page, Query
+from avatar.option_names import at_form
 from avatar.web.media import served_key
+from avatar.web.video_list import PROVIDERS, STATES, Page, Query
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from avatar.errors import InvalidInput, ObjectNotFound
 from avatar.job.inputs import BROUGHT, store_file
 from avatar.media.kinds import sniff
 from avatar.store.objects import Stat, hash_file
-from avatar.web.people import COOKIE, FormTokens, RateLimit
+from avatar.web.users import COOKIE, FormTokens, RateLimit
 from avatar.workspace import Workspace
 
 UPLOADS = "desk/uploads/"

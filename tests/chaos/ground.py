@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 from minio import Minio
 
-from avatar.local import Services, embedded, environment, services
+from avatar.local import Services, embedded_store, environment, services
 from avatar.local.processes import kill
-from avatar.local.programs import ensure_program, server_program
+from avatar.local.start_programs import ensure_program, server_program
 from avatar.local.state import StateDirectory
 from avatar.settings import AvatarSettings, StoreSettings
 from tests.chaos.gate import Gatehouse
@@ -98,8 +98,8 @@ class Ground:
 
     def stop_store(self) -> None:
         """End the one that was started in place of a killed one: nobody else knows of it."""
-        if running := embedded.find_running(self.state.store):
-            embedded.stop(running)
+        if running := embedded_store.find_running(self.state.store):
+            embedded_store.stop(running)
 
     def restart_prefect(self) -> None:
         """Start it again, on its old port and data."""

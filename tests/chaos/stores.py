@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from avatar.local import embedded
+from avatar.local import embedded_store
 from tests.chaos.case import Case
 from tests.chaos.gate import Rule
 from tests.chaos.kills import WRITES
@@ -92,21 +92,24 @@ def overwrites(trial: Trial) -> Shown:
 def killed(trial: Trial, *, on: str) -> Shown:
     """The store's process dies as it has done a write, and is started again after two seconds."""
     directory, rule = trial.ground.state.store, Rule(on, "call_done")
-    running = embedded.find_running(directory)
+    running = embedded_store.find_running(directory)
     assert running is not None
     trial.gated(rule).kill = lambda: os.kill(running.process.pid, signal.SIGKILL)
     trial.sandbox.behave("submit", "pace", queue_seconds=8)  # fetches the inputs when the store is back
     victim = trial.generate()
     rule.wait()
     time.sleep(2.0)
-    embedded.start(directory)
+    embedded_store.start(directory)
     trial.finish(victim)
     return recover(trial)
 
 
 def stopped(trial: Trial) -> Shown:
     """The store hangs, sockets open, longer than any of our time-outs for a short call."""
-    running, rule = embedded.find_running(trial.ground.state.store), Rule("PUT journal-submitted", "call")
+    running, rule = (
+        embedded_store.find_running(trial.ground.state.store),
+        Rule("PUT journal-submitted", "call"),
+    )
     assert running is not None
     trial.gated(rule).kill = lambda: os.kill(running.process.pid, signal.SIGSTOP)
     victim = trial.generate()

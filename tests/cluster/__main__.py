@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from avatar.local import embedded
+from avatar.local import embedded_store
 from avatar.local.processes import free_port
 from tests.chaos.ground import open_client
 from tests.cluster.programs import BIN, Program, answering, postgres, proxy, redis, server_environment, until
@@ -39,9 +39,9 @@ class Installation:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self.programs, self.faults = folder, dict[str, Program](), list[str]()
         self.sandbox = stack.enter_context(Sandbox.start(render_seconds=RENDER_SECONDS))
-        store = embedded.start(folder / "store")
-        stack.callback(embedded.stop, store, wait_seconds=0)
-        self.store = embedded.settings_for(store, "avatar")
+        store = embedded_store.start(folder / "store")
+        stack.callback(embedded_store.stop, store, wait_seconds=0)
+        self.store = embedded_store.settings_for(store, "avatar")
         stack.callback(self._end_all)
         self._start_prefect()
         self.environment = self._client_environment()

@@ -205,7 +205,7 @@ async def test_parameters_that_are_not_the_flows_are_never_started_again(server:
     """It would die again before it could say why; it ends as Failed, and the parameter is named."""
     from prefect.states import Crashed
 
-    from tasks.runs import resume_dead_runs
+    from tasks.flow_runs import resume_dead_runs
 
     run_id = await server.start("avatar", parameters={"job": {}, "dry": True})
     await server.put(run_id, Crashed(message=NOT_BEGUN[0]))
@@ -219,7 +219,7 @@ async def test_reconcile_gives_up_what_crashes_before_it_can_say_so(server: Serv
     """Started again as often as allowed, it ends as Failed with the reason, and is left alone."""
     from prefect.states import Crashed
 
-    from tasks.runs import RESUMED, resume_dead_runs
+    from tasks.flow_runs import RESUMED, resume_dead_runs
 
     run_id = await server.start("avatar")
     await server.put(run_id, Crashed())
@@ -235,7 +235,7 @@ async def test_what_never_got_beyond_pending_is_started_again(server: Server) ->
     """Its worker was gone before it began: one of ours, after `stale_seconds` and not sooner; not a stranger's."""
     from prefect.states import Pending
 
-    from tasks.runs import RESUMED, resume_dead_runs
+    from tasks.flow_runs import RESUMED, resume_dead_runs
 
     ours, stranger = await server.start("avatar"), await server.start("other")
     for run_id in (ours, stranger):
@@ -253,7 +253,7 @@ async def test_what_failed_of_something_that_passes_is_started_again(
     """A batch that the store was away for, so often and no more; not what failed for good, nor a sweep's run."""
     from prefect.states import Failed
 
-    from tasks import runs
+    from tasks import flow_runs
 
     said = "Flow run encountered an exception: StoreUnavailable: The store did not answer."
     batch, sweep = await server.start("avatar", "batch"), await server.start("avatar", "inbox")
@@ -262,20 +262,20 @@ async def test_what_failed_of_something_that_passes_is_started_again(
         await server.put(run_id, Failed(message=said))
     await server.put(refused, Failed(message=said.replace("StoreUnavailable", "BudgetRefused")))
     name = (await server.client.read_flow_run(batch)).name
-    assert name not in await runs.resume_dead_runs(RecoverySettings(max_resumes=1))
-    monkeypatch.setattr(runs, "PASSING_AFTER", timedelta(0))
-    assert name in await runs.resume_dead_runs(RecoverySettings(max_resumes=1))
-    assert (await server.state(batch)).message == runs.PASSED
+    assert name not in await flow_runs.resume_dead_runs(RecoverySettings(max_resumes=1))
+    monkeypatch.setattr(flow_runs, "PASSING_AFTER", timedelta(0))
+    assert name in await flow_runs.resume_dead_runs(RecoverySettings(max_resumes=1))
+    assert (await server.state(batch)).message == flow_runs.PASSED
     assert [(await server.state(each)).name for each in (sweep, refused)] == ["Failed", "Failed"]
     await server.put(batch, Failed(message=said))
-    assert name not in await runs.resume_dead_runs(RecoverySettings(max_resumes=1))
+    assert name not in await flow_runs.resume_dead_runs(RecoverySettings(max_resumes=1))
 
 
 async def test_what_was_cancelled_and_is_gone_ends(server: Server) -> None:
     """Its host was lost before it could stop: one of ours, after `stale_seconds` and not sooner; not a stranger's."""
     from prefect.states import Cancelling, Running
 
-    from tasks.runs import CANCELLED, end_cancelled_runs
+    from tasks.flow_runs import CANCELLED, end_cancelled_runs
 
     ours, stranger = await server.start("avatar"), await server.start("other")
     for run_id in (ours, stranger):
@@ -295,7 +295,7 @@ async def test_a_run_that_keeps_crashing_ends_as_failed(
     """Resumed after approvals it goes on; started again by itself once too often it says so; a person may retry."""
     from prefect.states import AwaitingRetry, Crashed, Running, Suspended
 
-    from tasks.runs import RESUMED, check_resumes, count_resumes
+    from tasks.flow_runs import RESUMED, check_resumes, count_resumes
 
     run_id = await server.start("avatar")
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(run_id))
@@ -374,7 +374,7 @@ async def test_a_part_of_a_batch_goes_to_a_worker_that_has_none(server: Server) 
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.states import Running
 
-    from tasks.runs import _is_better_elsewhere
+    from tasks.flow_runs import _is_better_elsewhere
 
     # All by Prefect's client, which waits for a database that is locked.
     client, pool = server.client, f"parts-{uuid4().hex[:8]}"

@@ -9,7 +9,7 @@ import pytest
 from avatar.errors import BudgetRefused, RenderFailed
 from avatar.media.probe import probe_video, probe_voice
 from avatar.models import AvatarJob, Video
-from avatar.naming import at_form
+from avatar.option_names import at_form
 from avatar.store.store import Store
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, VOICE, Produce
 from tests.sandbox.running import Sandbox

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from avatar.errors import BatchIncomplete
-from avatar.inbox import notes as taking
+from avatar.inbox import ownership as taking
 from avatar.settings import RecoverySettings, StoreSettings
 from avatar.workspace import Workspace
 from tests.batch.conftest import media  # noqa: F401 - a fixture
@@ -174,7 +174,7 @@ async def api(local: Local, produce: Produce) -> AsyncIterator[httpx.AsyncClient
 )
 async def test_a_run_is_over_when_it_will_not_go_on(api, states, deployed, alive):
     """Crashed is not over where reconcile starts it again; suspended is not over; ended is."""
-    from tasks.runs import is_under_way
+    from tasks.flow_runs import is_under_way
 
     run_id = await _create(api, deployed=deployed)
     for state in states:
@@ -185,7 +185,7 @@ async def test_a_run_is_over_when_it_will_not_go_on(api, states, deployed, alive
 
 async def test_a_run_that_nobody_knows_is_over(api):
     """Its owner was another Prefect server, or somebody wrote the note by hand."""
-    from tasks.runs import is_under_way
+    from tasks.flow_runs import is_under_way
 
     for name in ("00000000-0000-0000-0000-000000000000", "not a run"):
         assert not await is_under_way(RecoverySettings(), name)

@@ -18,9 +18,9 @@ from avatar.batch.models import Batch, Checked
 from avatar.batch.run import RowRunner, run_chunks
 from avatar.local import environment, services
 from avatar.local import state as locks
-from avatar.local.embedded import choose_ports
+from avatar.local.embedded_store import choose_ports
 from avatar.local.processes import Process, is_free, kill
-from avatar.local.programs import ensure_program, server_program
+from avatar.local.start_programs import ensure_program, server_program
 from avatar.local.state import StartedProgram, StateDirectory
 from avatar.models import AvatarJob, ProviderName
 from avatar.settings import AvatarSettings, FalSettings

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from minio import Minio
 
-from avatar.inbox.notes import Taken
+from avatar.inbox.ownership import Taken
 from avatar.inbox.sweep import Sweep, SweepResult
 from avatar.inbox.uploads import Inbox
 from avatar.settings import StoreSettings

@@ -8,7 +8,7 @@ from avatar import errors, waiting
 from avatar.batch.models import Outcome, Row, RowState
 from avatar.batch.run import BatchStopped, run_row
 from avatar.inbox.finish import decide_ending
-from avatar.inbox.notes import Ending, Taken
+from avatar.inbox.ownership import Ending, Taken
 from avatar.inbox.uploads import File, Inbox
 from avatar.models import Asset, AvatarJob
 from avatar.workspace import Workspace

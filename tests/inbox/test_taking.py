@@ -4,9 +4,9 @@ import asyncio
 
 from avatar.batch.models import Outcome, RowState
 from avatar.errors import StoreUnavailable
-from avatar.inbox import notes as taking
+from avatar.inbox import ownership as taking
 from avatar.inbox.finish import decide_ending, file_away, write_end
-from avatar.inbox.notes import Ending, note_end
+from avatar.inbox.ownership import Ending, note_end
 from avatar.inbox.sweep import describe
 from tests.inbox.conftest import PNG, WAV
 

@@ -15,9 +15,9 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
+from avatar.media.extract_voice import extract_voice
 from avatar.media.probe import probe_voice
 from avatar.media.voice import prepare_voice
-from avatar.media.voice_alone import extract_voice
 from avatar.models import Limits
 from tests.media import speech
 

@@ -20,11 +20,11 @@ import httpx
 import pytest
 
 from avatar.commands import doctor
-from avatar.local import Services, environment, find, prefect_api, programs
+from avatar.local import Services, environment, find, prefect_api, start_programs
 from avatar.local import state as locks
 from avatar.local.environment import flatten
 from avatar.local.processes import Process, alive, children, free_port, identify, python, spawn, stop
-from avatar.local.programs import POOL, ensure_program, fingerprint, site_program, stop_workers
+from avatar.local.start_programs import POOL, ensure_program, fingerprint, site_program, stop_workers
 from avatar.local.state import TITLES, StartedProgram, StateDirectory
 from avatar.settings import AvatarSettings, FalSettings, GallerySettings
 
@@ -311,7 +311,7 @@ def test_upkeep_has_a_worker_of_its_own(state: StateDirectory, program: Program)
 
 def test_stopping_a_worker_stops_its_runs(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that would wait for its run, and the run in a session of its own, are both gone."""
-    monkeypatch.setattr("avatar.local.programs.STOP_SECONDS", 10)
+    monkeypatch.setattr("avatar.local.start_programs.STOP_SECONDS", 10)
     log = state.log("worker")
     worker = spawn(python("-c", DRAINING), dict(os.environ), log)
     wait_for(lambda: "ready" in log.read_text())
@@ -384,7 +384,7 @@ def test_another_server_on_the_port_is_not_taken_for_ours(
     with ThreadingHTTPServer(("127.0.0.1", 0), _Healthy) as faster:
         Thread(target=faster.serve_forever, daemon=True).start()
         ports = iter([faster.server_port])
-        monkeypatch.setattr(programs, "free_port", lambda port: next(ports, None) or free_port(port))
+        monkeypatch.setattr(start_programs, "free_port", lambda port: next(ports, None) or free_port(port))
         variables = environment(given, Services(None, "", "", False))
         entry = ensure_program(
             state, site_program(state, "gallery", GallerySettings(port=0), variables), lambda: True

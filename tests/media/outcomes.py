@@ -5,10 +5,10 @@ from pathlib import Path
 
 from avatar.errors import AvatarError
 from avatar.media.cuts import plan_cuts
+from avatar.media.extract_voice import extract_voice
 from avatar.media.portrait import prepare_portrait
 from avatar.media.probe import probe_video, probe_voice
 from avatar.media.voice import check_voice, cut_voice, prepare_voice
-from avatar.media.voice_alone import extract_voice
 from avatar.models import Limits
 from tests.cases import accepted
 

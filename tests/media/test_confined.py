@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from avatar.errors import InvalidInput, VideoRejected
-from avatar.media import child as bounds
-from avatar.media import children, confined
+from avatar.media import confined, decoder_pool
+from avatar.media import decoder as bounds
 from tests.media import wrecks
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +29,12 @@ def way(request) -> Iterator[str]:
     """Children come by either way, and nothing differs."""
     confined.close()
     if request.param == "forked":
-        children.fork_children()
+        decoder_pool.fork_children()
     yield request.param
     confined.close()
-    if children._forking:
-        children._forking.close()
-        children._forking = None
+    if decoder_pool._forking:
+        decoder_pool._forking.close()
+        decoder_pool._forking = None
 
 
 def alive(pid: int) -> bool:
@@ -162,7 +162,7 @@ def test_a_mistake_in_the_call_is_ours():
 def test_one_child_serves_many_calls_and_is_replaced_in_the_end(monkeypatch):
     """Starting one takes longer than most calls."""
     assert wrecks.who(FILE) == wrecks.who(FILE)
-    monkeypatch.setattr("avatar.media.children.CALLS_PER_CHILD", 1)
+    monkeypatch.setattr("avatar.media.decoder_pool.CALLS_PER_CHILD", 1)
     assert wrecks.who(FILE) != wrecks.who(FILE)
 
 
@@ -271,9 +271,9 @@ def test_one_that_forks_ends_with_us():
         """
         import os
         from pathlib import Path
-        from avatar.media import children
+        from avatar.media import decoder_pool
         from tests.media import wrecks
-        children.fork_children()
+        decoder_pool.fork_children()
         forked = wrecks.who(Path('a'))
         print(forked, Path(f'/proc/{forked}/stat').read_text().split()[3], flush=True)
         os.kill(os.getpid(), 9)
@@ -286,7 +286,7 @@ def test_one_that_forks_ends_with_us():
 def test_a_child_that_cannot_start_is_not_the_files_fault(monkeypatch):
     """The error says so, and what to try."""
     confined.close()
-    monkeypatch.setattr(children, "_forking", None)
-    monkeypatch.setattr("avatar.media.children.sys.executable", "/bin/false")
+    monkeypatch.setattr(decoder_pool, "_forking", None)
+    monkeypatch.setattr("avatar.media.decoder_pool.sys.executable", "/bin/false")
     with pytest.raises(RuntimeError, match="did not start"):
         wrecks.who(FILE)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from avatar.errors import InvalidInput, VideoRejected
 from avatar.media import confined
-from avatar.media.inspect import inspect_video
+from avatar.media.inspect_video import inspect_video
 from avatar.media.portrait import prepare_portrait
 from avatar.media.probe import probe_video, probe_voice
 from avatar.media.stills import Stills, last_frame

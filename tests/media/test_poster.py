@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 from PIL import Image
 
 from avatar.errors import VideoRejected
-from avatar.media.inspect import inspect_video
+from avatar.media.inspect_video import inspect_video
 from avatar.media.stills import Stills, StillsWatch, last_frame, thumbnail
 from tests.media.recordings import EXAMPLES, gradient, write_video
 

@@ -9,7 +9,7 @@ import pytest
 
 from avatar.errors import InvalidInput, VideoRejected
 from avatar.media.cuts import plan_cuts
-from avatar.media.inspect import inspect_video
+from avatar.media.inspect_video import inspect_video
 from avatar.media.probe import has_faststart, probe_video, probe_voice
 from avatar.media.stitch import Part, stitch
 from avatar.media.voice import cut_voice

@@ -17,7 +17,7 @@ from avatar.errors import (
 from avatar.job.publish import find_video
 from avatar.job.reconcile import reconcile_renders
 from avatar.models import CancelOutcome, RemoteState, Snapshot
-from avatar.money import receipts
+from avatar.money import local_receipts
 from avatar.money.budget import total
 from avatar.money.collect import collect_render
 from avatar.money.commit import commit_job, release_unspent
@@ -196,7 +196,7 @@ async def test_a_receipt_on_this_machine_settles_a_crash(make_workspace, plan):
         request_id="req-disk",
         submitted_at=datetime.now(UTC),
     )
-    receipts.keep_receipt(workspace.settings.state_dir, receipt, attempt=1)
+    local_receipts.keep_receipt(workspace.settings.state_dir, receipt, attempt=1)
     record = await submit_render(make_workspace(late := Scripted()), plan, plan.segments[0])
     assert record.entry.submission.request_id == "req-disk"
     assert late.seen == []

@@ -8,7 +8,7 @@ import pytest
 
 from avatar.errors import NotSent, OutcomeUnknown, StoreUnavailable, SubmitRefused
 from avatar.models import ProviderName, RemoteState, Snapshot, Submission
-from avatar.money import receipts, submit
+from avatar.money import local_receipts, submit
 from avatar.money.attempt import Attempt
 from avatar.money.journal import Failure, Journal, RenderState
 from avatar.money.quote import quote_render
@@ -98,11 +98,11 @@ async def test_a_receipt_of_an_earlier_attempt_does_not_settle_a_later_one(make_
     _, b = given_up
     await b.write(RenderState.UNKNOWN, failure=Failure(kind="answer_lost", message="cut"))
     workspace = make_workspace(Scripted())
-    receipts.keep_receipt(workspace.settings.state_dir, receipt("A-req"), attempt=1)
+    local_receipts.keep_receipt(workspace.settings.state_dir, receipt("A-req"), attempt=1)
     record = await read_current(workspace, RENDER)
     assert record.state is RenderState.UNKNOWN
     assert [stray.submission.request_id for stray in await workspace.journal.strays(RENDER)] == ["A-req"]
-    assert receipts.renders_with_receipt(workspace.settings.state_dir) == []
+    assert local_receipts.renders_with_receipt(workspace.settings.state_dir) == []
 
 
 async def test_a_machine_that_slept_while_connecting_does_not_send(make_workspace, plan, monkeypatch):

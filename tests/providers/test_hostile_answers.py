@@ -176,7 +176,7 @@ FLOODS = {
 @pytest.mark.parametrize("what", FLOODS)
 async def test_a_stream_without_end_is_left(what, monkeypatch):
     """What grows without bound is closed, and the end is found by asking."""
-    from avatar.providers import watching as events
+    from avatar.providers import polling as events
 
     monkeypatch.setattr(events, "MAX_STREAM", 4 * MIB)
     piece, head = FLOODS[what]

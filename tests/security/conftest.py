@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from avatar.local.processes import free_port
-from avatar.local.programs import server_environment
+from avatar.local.start_programs import server_environment
 from avatar.local.state import StartedPrograms, StateDirectory
 from avatar.settings import StoreSettings
 from tests.providers.conftest import inputs, open_sandboxed  # noqa: F401 - fixtures

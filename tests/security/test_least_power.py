@@ -21,9 +21,9 @@ from pydantic import SecretStr
 from avatar.commands import doctor as exposure
 from avatar.errors import StoreUnavailable
 from avatar.job.expire import expire
-from avatar.local import embedded
+from avatar.local import embedded_store
 from avatar.settings import AvatarSettings, StoreSettings
-from avatar.store import identity as store_identity
+from avatar.store import store_id as store_identity
 from avatar.store.objects import hash_file
 from avatar.store.store import Store
 from avatar.workspace import Workspace
@@ -50,7 +50,7 @@ CLOCK = "probe/clock"
 #: When the provider was last asked for its bills.
 ASKED = "open/bills/asked.json"
 Users = Callable[..., StoreSettings]
-OWNER = embedded.StoreState(access_key="owner-key", secret_key="owner-secret")
+OWNER = embedded_store.StoreState(access_key="owner-key", secret_key="owner-secret")
 
 
 def identity(name: str, **more: Any) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def identities() -> dict[str, Any]:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Users]:
     """Settings by which a user of that name reaches a store that keeps to the policies."""
     directory = tmp_path_factory.mktemp("guarded")
-    embedded.write_private(directory / "s3.json", json.dumps(identities()))
-    embedded.write_state(directory, OWNER)
-    store = embedded.start(directory)
+    embedded_store.write_private(directory / "s3.json", json.dumps(identities()))
+    embedded_store.write_state(directory, OWNER)
+    store = embedded_store.start(directory)
 
     def settings(name: str, bucket: str = "avatar") -> StoreSettings:
         keys = {"access_key": SecretStr(f"{name}-key"), "secret_key": SecretStr(f"{name}-secret")}
@@ -96,7 +96,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Users]:
     for bucket in ("other", "shown", "open"):
         open_client(settings("owner")).make_bucket(bucket)
     yield settings
-    embedded.stop(store, wait_seconds=0)
+    embedded_store.stop(store, wait_seconds=0)
 
 
 @asynccontextmanager

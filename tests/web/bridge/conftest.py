@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from avatar.inbox.uploads import Inbox
 from avatar.web.bridge import Bridge, build_app
-from avatar.web.notifications import UploadEvents, WaitingUploads
+from avatar.web.bucket_notifications import UploadEvents, WaitingUploads
 from avatar.workspace import Workspace
 from tests.money.conftest import inputs, plan  # noqa: F401 - fixtures
 

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from avatar.local import embedded, processes
-from avatar.local.embedded import StoreListener
+from avatar.local import embedded_store, processes
+from avatar.local.embedded_store import StoreListener
 from avatar.store.store import Store
-from avatar.web.notifications import WrittenObject, from_filer
+from avatar.web.bucket_notifications import WrittenObject, from_filer
 
 LISTENER = StoreListener(watched="avatar/inbox/", token="told-by-the-store")
 
@@ -18,14 +18,14 @@ LISTENER = StoreListener(watched="avatar/inbox/", token="told-by-the-store")
 @pytest.fixture(scope="module")
 def telling(tmp_path_factory):
     """An embedded store with a listener."""
-    running = embedded.start(tmp_path_factory.mktemp("telling"), listener=LISTENER)
+    running = embedded_store.start(tmp_path_factory.mktemp("telling"), listener=LISTENER)
     yield running
-    embedded.stop(running, wait_seconds=0)
+    embedded_store.stop(running, wait_seconds=0)
 
 
 @pytest.fixture
 async def its_store(telling):
-    opened = Store(embedded.settings_for(telling))
+    opened = Store(embedded_store.settings_for(telling))
     yield opened
     await opened.aclose()
 

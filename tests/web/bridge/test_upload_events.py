@@ -7,8 +7,8 @@ import pytest
 
 from avatar.errors import StoreUnavailable
 from avatar.inbox.uploads import Inbox
-from avatar.web import notifications
-from avatar.web.notifications import BURST_SECONDS, EVENT, UploadEvents, WaitingUploads, upload_event
+from avatar.web import bucket_notifications
+from avatar.web.bucket_notifications import BURST_SECONDS, EVENT, UploadEvents, WaitingUploads, upload_event
 from avatar.workspace import Workspace
 from tests.web.bridge.conftest import SETTLE
 
@@ -161,7 +161,7 @@ async def test_a_change_during_the_look_is_not_forgotten(events, prefect, noted,
 
 async def test_what_is_remembered_is_bounded(events, monkeypatch):
     """The newest are kept; the sweep finds the others."""
-    monkeypatch.setattr(notifications, "MOST_REMEMBERED", 2)
+    monkeypatch.setattr(bucket_notifications, "MOST_REMEMBERED", 2)
     events.note({"a"}, NOW)
     events.note({"b"}, NOW + 1)
     events.note({"a"}, NOW + 2)

@@ -8,8 +8,8 @@ from pydantic import SecretStr
 from avatar.events import player_url
 from avatar.settings import GallerySettings
 from avatar.web.gallery import warn
-from avatar.web.people import is_own_name
 from avatar.web.server import is_loopback
+from avatar.web.users import is_own_name
 
 PASSWORD = {"user": "anna", "password": SecretStr("pässword:1")}
 

@@ -16,7 +16,7 @@ from avatar.errors import InvalidInput
 from avatar.models import Caption
 from avatar.web import drafts
 from avatar.web.batches import BatchRow, BatchRows
-from avatar.web.people import Role
+from avatar.web.users import Role
 from avatar.workspace import Workspace
 from tests.web.gallery.manifests import put_video
 from tests.web.gallery.test_actions import (
@@ -111,7 +111,7 @@ async def test_a_row_that_names_a_paid_provider_is_paid(desk, prefect, inputs, t
     priced = await priced_order(desk, await order_of(desk, inputs, manifest, tmp_path))
     fields = form(priced[1].text, priced[0], provider="preview")
     assert float(fields["price"]) > 0
-    monkeypatch.setattr("avatar.web.people.role_of", lambda request: Role.MAKE)
+    monkeypatch.setattr("avatar.web.users.role_of", lambda request: Role.MAKE)
     assert (await desk.post(address_of(priced), data=fields)).status_code == 403
     assert prefect.runs == {}
 

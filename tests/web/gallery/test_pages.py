@@ -8,7 +8,7 @@ import pytest
 
 from avatar.local.processes import free_port
 from avatar.money.journal import Journal, RenderState, is_indexed
-from avatar.web import catalogue
+from avatar.web import video_list
 from avatar.web.gallery import take_id
 from avatar.web.pages import download_name, run_page
 from tests.store.conftest import Relay
@@ -66,7 +66,7 @@ async def test_a_search_takes_what_has_every_word(store, gallery, query, found):
 
 async def test_pages_lead_through_everything_once(store, gallery, monkeypatch):
     """Following “Older” from the first page shows every video once; past the end is the last page."""
-    monkeypatch.setattr("avatar.web.catalogue.PER_PAGE", 2)
+    monkeypatch.setattr("avatar.web.video_list.PER_PAGE", 2)
     for number in range(1, 6):
         await put_manifest(store, make_video(number))
     seen, address = [], "/?q=hello"
@@ -115,13 +115,13 @@ async def test_changes_in_the_store_appear(store, gallery, monkeypatch):
     await put_video(store, 1)
     await put_video(store, 2)
     assert len(tiles((await gallery.get("/")).text)) == 2
-    read, real = [], catalogue.read_summary
+    read, real = [], video_list.read_summary
 
     async def counted(of, key):
         read.append(int(key[-37:-5], 16))
         return await real(of, key)
 
-    monkeypatch.setattr(catalogue, "read_summary", counted)
+    monkeypatch.setattr(video_list, "read_summary", counted)
     await put_video(store, 2, prompt="another prompt")
     await put_video(store, 3)
     html = (await gallery.get("/")).text
@@ -336,9 +336,9 @@ async def test_the_first_page_does_not_read_every_video(count):
     for number in range(count):
         await put_manifest(store, make_video(number, published_at=START + timedelta(hours=number)))
     store.server.calls.clear()
-    page = await catalogue.Catalogue(store).page(catalogue.Query())
+    page = await video_list.VideoList(store).page(video_list.Query())
     assert [summary.job_id for summary in page.videos[:2]] == [f"{count - 1:032x}", f"{count - 2:032x}"]
-    assert len(store.server.calls) <= 1 + 3 + 2 * catalogue.PER_PAGE
+    assert len(store.server.calls) <= 1 + 3 + 2 * video_list.PER_PAGE
 
 
 def test_a_download_is_called_by_the_title():

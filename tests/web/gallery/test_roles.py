@@ -8,7 +8,7 @@ import pytest
 
 from avatar.errors import NotConfigured
 from avatar.web.gallery import build_app
-from avatar.web.people import Role, Users, add_user, read_users
+from avatar.web.users import Role, Users, add_user, read_users
 from avatar.workspace import Workspace
 from tests.web.gallery.conftest import BASE
 from tests.web.gallery.manifests import FAILED, put_video
@@ -103,7 +103,7 @@ async def test_who_makes_spends_nothing(shared, store, prefect):
 
 async def test_a_paid_order_needs_the_role(desk, prefect, priced, monkeypatch):
     """What is free may be started by those who make, what is paid may not."""
-    monkeypatch.setattr("avatar.web.people.role_of", lambda request: Role.MAKE)
+    monkeypatch.setattr("avatar.web.users.role_of", lambda request: Role.MAKE)
     paid = form(priced[1].text, priced[0], provider="pixazo")
     assert (await desk.post(address_of(priced), data=paid)).status_code == 403
     free = form(priced[1].text, priced[0], provider="preview")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from avatar.web import people, uploads
+from avatar.web import uploads, users
 from tests.sandbox import samples
 from tests.web.gallery.test_actions import ORIGIN, bring, desk, inputs, prefect, token_of
 
@@ -51,10 +51,10 @@ async def test_its_parts_are_gone_once_it_is_whole(desk, store, inputs):
 async def test_an_upload_is_of_the_browser_that_began_it(desk, headers):
     """Another session sees nothing of it, and adds nothing."""
     at = await begin(desk, headers, b"RIFF" + b"x" * 100)
-    desk.cookies.set(people.COOKIE, "b" * 43)
+    desk.cookies.set(users.COOKIE, "b" * 43)
     assert (await desk.get(at)).status_code == 404
     assert (await desk.patch(at, content=b"x", headers=headers)).status_code == 403
-    own = {"x-csrf-token": people._digest_of("b" * 43), "upload-offset": "0"}
+    own = {"x-csrf-token": users._digest_of("b" * 43), "upload-offset": "0"}
     assert (await desk.patch(at, content=b"x", headers=own)).status_code == 404
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from avatar.errors import StoreUnavailable, StoreUnfit
-from avatar.store.identity import KEY, require_store, store_identity
+from avatar.store.store_id import KEY, require_store, store_identity
 from tests.store.memory import MemoryServer, MemoryStore
 
 

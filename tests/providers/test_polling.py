@@ -3,7 +3,7 @@
 import pytest
 
 from avatar.models import RemoteState, Snapshot
-from avatar.providers.watching import PollPace
+from avatar.providers.polling import PollPace
 from avatar.settings import PollingSettings
 from tests.providers.conftest import make_submission
 

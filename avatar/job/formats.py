@@ -13,7 +13,7 @@ from avatar.errors import AvatarError
 from avatar.job.inputs import open_input
 from avatar.job.record import caption_files, file_marks, place_video, write_record
 from avatar.media.formats import FormSpec, MadeForm, form_of, make_form
-from avatar.media.inspect import inspect_video
+from avatar.media.inspect_video import inspect_video
 from avatar.models import Check, Form, Video
 from avatar.workspace import Workspace
 

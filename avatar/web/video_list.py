@@ -10,8 +10,8 @@ from functools import cached_property, partial
 from itertools import groupby
 from urllib.parse import urlencode
 
-from avatar.job.bundles import VIDEOS, WORTH, Bundle, list_bundles, list_changes, list_days, read_bundle
 from avatar.job.index import Summary, newest_first, of_day, parse_summary, read_summary
+from avatar.job.month_index import VIDEOS, WORTH, Bundle, list_bundles, list_changes, list_days, read_bundle
 from avatar.models import ProviderName, VideoState
 from avatar.store.objects import Stat
 from avatar.store.store import Store
@@ -125,7 +125,7 @@ class Candidate:
     body: bytes | None = None
 
 
-class Catalogue:
+class VideoList:
     """Pages of the index. A store that fails is an error here, never an empty list.
 
     Attributes:

@@ -21,10 +21,10 @@ from avatar.models import Video
 from avatar.money.journal import is_indexed
 from avatar.store.objects import check_key
 from avatar.waiting import in_turns
-from avatar.web.catalogue import PER_PAGE, Page, Query
 from avatar.web.gallery import STATIC, STATIC_FILES, read_histories
 from avatar.web.media import served_key
 from avatar.web.pages import Links, Pages, page_file
+from avatar.web.video_list import PER_PAGE, Page, Query
 from avatar.workspace import Workspace
 
 #: Videos copied at a time.

@@ -9,8 +9,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from avatar.errors import StoreUnavailable
-from avatar.web import work as looking
-from avatar.web.work import FIRST_PAUSE, LONGEST_PAUSE, RECONCILE, SWEEP, DueRuns, FlowRuns, OpenWork
+from avatar.web import find_work as looking
+from avatar.web.find_work import FIRST_PAUSE, LONGEST_PAUSE, RECONCILE, SWEEP, DueRuns, FlowRuns, OpenWork
 
 NOW = 1_000.0
 STALE = 600.0
@@ -167,7 +167,11 @@ async def test_a_store_that_is_away_keeps_no_dead_run_from_being_started(
 
 async def test_an_idle_installation_has_nothing_due(runs, workspace):
     work = OpenWork(workspace, runs, print)
-    assert (await work.inbox(), await work.open_work(), await work.books()) == (set(), set(), set())
+    assert (await work.inbox(), await work.open_work(), await work.books()) == (
+        set(),
+        set(),
+        set(),
+    )
 
 
 async def test_no_run_is_started_until_there_is_work(server, runs, workspace, monkeypatch):

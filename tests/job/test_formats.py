@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from avatar.job.forms import add_forms
+from avatar.job.formats import add_forms
 from avatar.job.publish import find_video, publish_video
 from avatar.models import AvatarJob, job_id
 from tests.job.test_publish import rendered

@@ -1,4 +1,4 @@
-"""The process that decodes: `python -m avatar.media.child DESCRIPTOR`, started and asked by `avatar.media.confined`.
+"""The process that decodes: `python -m avatar.media.decoder DESCRIPTOR`, started and asked by `avatar.media.confined`.
 
 What it may take (processor time, memory, disk, files; no network and no other program), and its work: it answers one
 call after another, and ends when whoever started it does, even in the middle of one. With `--fork` it decodes nothing
@@ -181,7 +181,12 @@ def trouble_of(error: Exception) -> dict[str, Any]:
 #: A child's first message, and the last one, by whoever forked it: its pid, and its exit status as `subprocess` has it.
 READY, ENDED = b"ready ", b"ended "
 #: What decoding imports, before there are forks. Nothing of it may start a thread: a fork has only the one it is made in.
-MODULES = ("avatar.media.portrait", "avatar.media.voice", "avatar.media.inspect", "avatar.media.marking")
+MODULES = (
+    "avatar.media.portrait",
+    "avatar.media.voice",
+    "avatar.media.inspect_video",
+    "avatar.media.marking",
+)
 
 
 def main(arguments: list[str]) -> None:

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from avatar.errors import NotConfigured
 from avatar.settings import EventSettings
-from avatar.web.hooks import PAUSES, WAITING, Hooks, check_hooks
+from avatar.web.outgoing_webhooks import PAUSES, WAITING, Hooks, check_hooks
 from avatar.workspace import Workspace
 
 SECRET, OTHER = ("whsec_" + base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2))

@@ -27,7 +27,7 @@ MISSED_SECONDS = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 120.0, 3600.0
 #: A crashed run is started again by an automation, within seconds; after this many it was missed.
 CRASHED_SECONDS = 60.0
-#: A failed run is started again for what may have passed only after so long, and for so long (`tasks.runs`).
+#: A failed run is started again for what may have passed only after so long, and for so long (`tasks.flow_runs`).
 PASSING_AFTER, PASSING_FOR = timedelta(minutes=1), timedelta(hours=1)
 _OVER = {None, "COMPLETED", "FAILED", "CANCELLED"}
 
@@ -102,7 +102,7 @@ class FlowRuns:
         return await self._is_stale(run)
 
     async def _is_stale(self, run: Mapping[str, Any]) -> bool:
-        """As `tasks.runs.is_stale` has it: no new state and no heartbeat for too long."""
+        """As `tasks.flow_runs.is_stale` has it: no new state and no heartbeat for too long."""
         now = datetime.now(UTC)
         if run["state_type"] not in {"RUNNING", "PENDING", "CANCELLING"}:
             return False

@@ -4,10 +4,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from avatar.job.bundles import BUNDLES, CHANGES, VIDEOS, bundle_months, list_bundles, note_change, read_bundle
 from avatar.job.index import LISTED, Summary, add_video, newest_first, rebuild, summarise
+from avatar.job.month_index import (
+    BUNDLES,
+    CHANGES,
+    VIDEOS,
+    bundle_months,
+    list_bundles,
+    note_change,
+    read_bundle,
+)
 from avatar.money.journal import Journal
-from avatar.web.catalogue import Catalogue, Query
+from avatar.web.video_list import VideoList, Query
 from tests.store.memory import MemoryServer, MemoryStore
 from tests.web.gallery.manifests import make_video, put_manifest
 
@@ -30,7 +38,7 @@ async def published(store: MemoryStore, number: int, at: datetime = OLD, **facts
 
 
 async def found(store: MemoryStore, query: str = "", **facts: str) -> list[str]:
-    page = await Catalogue(store).page(Query.of({"q": query} | facts))
+    page = await VideoList(store).page(Query.of({"q": query} | facts))
     return [video.title for video in page.videos]
 
 
@@ -67,7 +75,7 @@ class TestASearch:
             await published(store, number, title=f"Hello {number}")
         await published(store, 99, NOW, title="Hello 99")
         await bundle_months(store)
-        catalogue, query, seen = Catalogue(store), Query.of({"q": "hello"}), []
+        catalogue, query, seen = VideoList(store), Query.of({"q": "hello"}), []
         while True:
             page = await catalogue.page(query)
             seen += [video.title for video in page.videos]
@@ -184,6 +192,6 @@ class TestADay:
                 each = Summary(job_id=f"{at:032x}", at=day + timedelta(seconds=at), state="published")
                 store.keep(each.key, each.model_dump_json().encode())
             store.server.calls.clear()
-            assert len((await Catalogue(store).page(Query())).videos) == 24
+            assert len((await VideoList(store).page(Query())).videos) == 24
             asked.append(len(store.server.calls))
         assert asked[1] - asked[0] <= 3

@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 
 from avatar.errors import VideoRejected
-from avatar.job.look import Beside, Look, Seen, take_seen
+from avatar.job.inspect_render import Beside, Look, Seen, take_seen
 from avatar.job.produce import render_all
 from avatar.job.publish import publish_video
 from avatar.media import confined
-from avatar.media.inspect import inspect_video
+from avatar.media.inspect_video import inspect_video
 from avatar.media.stills import Stills
 from avatar.models import AvatarJob, VideoState
 from avatar.money.collect import collect_render
@@ -80,7 +80,7 @@ async def test_a_look_that_fails_decides_nothing(make_workspace, plan, footage, 
     """Whether a video plays is what `probe_video` says; it is looked at again when it is published."""
     workspace = make_workspace(Scripted("req-1", video=footage))
     with monkeypatch.context() as broken:
-        broken.setattr("avatar.job.look.inspect_video", _refuse)
+        broken.setattr("avatar.job.inspect_render.inspect_video", _refuse)
         renders = await render_all(workspace, JOB, plan, partial(bought, workspace))
     video = await publish_video(workspace, plan, renders)
     assert video.state is VideoState.PUBLISHED

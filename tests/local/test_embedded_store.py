@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from avatar.errors import NotConfigured, StoreUnavailable
-from avatar.local import embedded, processes
+from avatar.local import embedded_store, processes
 from avatar.local.processes import Process
 from avatar.store.store import Store
 
@@ -23,7 +23,7 @@ MODE = 0o777
 
 async def with_store(running, use):
     """Use a store once and close it."""
-    store = Store(embedded.settings_for(running))
+    store = Store(embedded_store.settings_for(running))
     try:
         return await use(store)
     finally:
@@ -36,8 +36,8 @@ def started():
     with ExitStack() as stack:
 
         def start(directory, **more):
-            running = embedded.start(directory, **more)
-            stack.callback(embedded.stop, running, wait_seconds=0)
+            running = embedded_store.start(directory, **more)
+            stack.callback(embedded_store.stop, running, wait_seconds=0)
             return running
 
         yield start
@@ -48,7 +48,7 @@ def test_data_and_keys_survive(started, tmp_path):
     first = started(tmp_path / "store")
     asyncio.run(with_store(first, lambda store: store.put("a/b", b"kept", content_type="text/plain")))
     assert started(tmp_path / "store") == first, "a second start finds the first"
-    embedded.stop(first)
+    embedded_store.stop(first)
     assert not first.runs
     with pytest.raises(StoreUnavailable):
         asyncio.run(with_store(first, lambda store: store.exists("a/b")))
@@ -80,7 +80,7 @@ def test_no_second_server_on_the_same_data(started, tmp_path):
     os.kill(first.process.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable, match="runs already"):
-            embedded.start(first.directory, wait_seconds=0.2)
+            embedded_store.start(first.directory, wait_seconds=0.2)
     finally:
         os.kill(first.process.pid, signal.SIGCONT)
     assert started(tmp_path / "store") == first
@@ -146,15 +146,15 @@ def test_it_listens_on_this_machine_only(seaweed):
 def test_a_foreign_process_is_left_alone(tmp_path):
     """A directory whose store is gone, and whose pid is another program's now, is neither running nor stopped."""
     with subprocess.Popen([sys.executable, "-c", "input()", "mini"], stdin=subprocess.PIPE) as other:
-        state = embedded.StoreState(access_key="a", secret_key="s", port=18_000, pid=other.pid)
-        embedded.write_state(tmp_path, state)
-        assert embedded.find_running(tmp_path) is None
-        gone = embedded.as_store(tmp_path, state, Process(pid=other.pid, born="long ago"))
-        embedded.stop(gone)
+        state = embedded_store.StoreState(access_key="a", secret_key="s", port=18_000, pid=other.pid)
+        embedded_store.write_state(tmp_path, state)
+        assert embedded_store.find_running(tmp_path) is None
+        gone = embedded_store.as_store(tmp_path, state, Process(pid=other.pid, born="long ago"))
+        embedded_store.stop(gone)
         assert (gone.runs, other.poll()) == (False, None)
         other.stdin.close()
         other.wait()
-    embedded.stop(embedded.as_store(tmp_path, state, processes.identify(other.pid)))
+    embedded_store.stop(embedded_store.as_store(tmp_path, state, processes.identify(other.pid)))
 
 
 @pytest.mark.parametrize("body", ["echo no disk left; exit 3", "echo no disk left; exec sleep 60"])
@@ -165,21 +165,21 @@ def test_a_store_that_does_not_start_says_why(tmp_path, monkeypatch, body):
     fake.chmod(0o755)
     monkeypatch.setenv("WEED_BIN", str(fake))
     with pytest.raises(StoreUnavailable, match="no disk left"):
-        embedded.start(tmp_path / "store", wait_seconds=1)
+        embedded_store.start(tmp_path / "store", wait_seconds=1)
 
 
 def test_a_missing_program_is_a_matter_of_settings(tmp_path, monkeypatch):
     """Without `weed` the error names what to install or set, and nothing is made."""
     monkeypatch.setenv("WEED_BIN", str(tmp_path / "none"))
     with pytest.raises(NotConfigured) as refused:
-        embedded.start(tmp_path / "store")
+        embedded_store.start(tmp_path / "store")
     assert "WEED_BIN" in refused.value.hint
     assert not (tmp_path / "store").exists()
 
 
 def test_a_second_starter_waits_for_the_first(started, tmp_path):
     """Processes that start the store of one directory at once share one server."""
-    code = "import sys; from pathlib import Path; from avatar.local import embedded; print(embedded.start(Path(sys.argv[1])).process.pid)"
+    code = "import sys; from pathlib import Path; from avatar.local import embedded_store; print(embedded_store.start(Path(sys.argv[1])).process.pid)"
     starters = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path / "store")], stdout=subprocess.PIPE, text=True

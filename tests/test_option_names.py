@@ -17,7 +17,7 @@ from avatar.errors import AvatarError
 from avatar.events import about_video
 from avatar.models import AvatarJob, ProviderName, Quote
 from avatar.money.quote import check_price
-from avatar.naming import CHOICES, at_command, at_form, named
+from avatar.option_names import CHOICES, at_command, at_form, named
 from avatar.providers.known_models import KnownModel, Limits
 from avatar.providers.wire import Wire
 from avatar.settings import AvatarSettings, BudgetSettings

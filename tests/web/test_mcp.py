@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from avatar.commands.agents import Agent
+from avatar.commands.mcp import Agent
 from avatar.models import AvatarJob
 from avatar.workspace import Workspace
 from tests.sandbox import samples

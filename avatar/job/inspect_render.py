@@ -12,7 +12,7 @@ from pathlib import Path
 
 from avatar.errors import AvatarError
 from avatar.media.facts import VideoFacts
-from avatar.media.inspect import check_bytes, inspect_video
+from avatar.media.inspect_video import check_bytes, inspect_video
 from avatar.media.stills import Stills
 from avatar.models import Check, Plan, Render, Segment
 from avatar.store.objects import hash_file

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from avatar.errors import InvalidInput
-from avatar.web.notifications import WrittenObject, from_filer, from_s3, uploads_in
+from avatar.web.bucket_notifications import WrittenObject, from_filer, from_s3, uploads_in
 from tests.web.bridge.conftest import dumped, s3_notification
 
 

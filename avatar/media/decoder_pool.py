@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 
-from avatar.media.child import ENDED, READY, environment
+from avatar.media.decoder import ENDED, READY, environment
 
 #: Calls after which a child is replaced: what a library leaks is bounded.
 CALLS_PER_CHILD = 1000
@@ -31,7 +31,7 @@ ENDED_BY = {signal.SIGXCPU: "it takes too much processor time", signal.SIGKILL: 
 
 def _start(descriptor: int, *flags: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", "-s", "-m", "avatar.media.child", *flags, str(descriptor)],
+        [sys.executable, "-P", "-s", "-m", "avatar.media.decoder", *flags, str(descriptor)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -143,7 +143,7 @@ class Child:
         if not self._ready:
             raise RuntimeError(
                 f"The process that decodes media did not start (exit status {self._process.returncode}). "
-                f"Nothing was sent or spent. Try: {sys.executable} -m avatar.media.child 0"
+                f"Nothing was sent or spent. Try: {sys.executable} -m avatar.media.decoder 0"
             )
 
     def _exchange(self, packed: bytes, seconds: float) -> bytes | None:
