@@ -1,4 +1,4 @@
-"""Names derived from content, so that the same thing asked for again is recognised, whoever asks."""
+"""What the project speaks of as frozen models, and the identities of jobs and renders, made of their content."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The gallery as a folder of the worker's machine, brought up to date: on demand, or on a schedule."""
+"""Upkeep: reconcile what runs left behind, resolve a render, expire what is old, write the gallery into a folder."""
 
 from enum import StrEnum
 from pathlib import Path

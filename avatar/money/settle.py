@@ -1,4 +1,4 @@
-"""Stop a render at the provider, and say honestly whether that saves money."""
+"""What a person can do about one render: settle it where its outcome is unknown, or have it stopped at the provider."""
 
 import contextlib
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What a failed call to the store means, in words that hold no URL, signature or key."""
+"""Objects of the store: what is told of one, which keys every server takes, and what a failed call means."""
 
 import hashlib
 import re

@@ -45,7 +45,7 @@ from avatar.web.pages import Links, Pages
 from avatar.web.runs import BATCH, FINAL, GENERATE, Runs
 from avatar.web.uploads import Uploads
 from avatar.web.users import FormTokens, RateLimit, Role, require, role_of
-from avatar.web.video_list import VideoList, Query
+from avatar.web.video_list import Query, VideoList
 from avatar.workspace import Workspace
 
 #: Changes a minute, over all visitors.

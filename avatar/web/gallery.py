@@ -37,7 +37,7 @@ from avatar.web.pages import History, Links, Pages
 from avatar.web.runs import Runs
 from avatar.web.server import HEALTH, SecurityHeaders, Server, health, is_loopback, listen
 from avatar.web.users import AccessControl, FormTokens, Role, has_users, role_of
-from avatar.web.video_list import VideoList, Query
+from avatar.web.video_list import Query, VideoList
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.gallery")

@@ -15,7 +15,7 @@ from avatar.job.month_index import (
     read_bundle,
 )
 from avatar.money.journal import Journal
-from avatar.web.video_list import VideoList, Query
+from avatar.web.video_list import Query, VideoList
 from tests.store.memory import MemoryServer, MemoryStore
 from tests.web.gallery.manifests import make_video, put_manifest
 
