@@ -12,7 +12,7 @@ from tests.chaos import alone, clocks, kills, peer, providers, races, servers, s
 from tests.chaos.case import Case, carry_out_all
 from tests.chaos.disguises import MUTATIONS
 from tests.chaos.ground import OURSELVES, Ground, staged
-from tests.chaos.report import Row, faults, table
+from tests.chaos.report import Row, faults, settled, table
 from tests.chaos.witness import Verdict
 
 #: Names for `--only`.
@@ -40,6 +40,7 @@ def main() -> int:
         verdicts = list(carry_out(ground, arguments))
         compared = [] if arguments.only else [peer.carry_out(ground)]
     print(table(rows(verdicts, compared)))
+    print(settled([verdict for _, verdict in verdicts]))
     if found := faults([verdict for _, verdict in verdicts] + [each for each in compared if each.faults]):
         print(found)
     dirty = [verdict for _, verdict in verdicts if not verdict.clean] + [

@@ -30,8 +30,9 @@ def settle(trial: Trial, shown: Shown, *, machine: str = "a") -> Shown:
     """Look on the provider's dashboard for the request that the error describes, and tell what was found."""
     render_id = shown.error["render_id"]
     found = on_the_dashboard(trial, render_id)
-    trial.resolved += 1
     word = ("--request-id", found) if found else ("--not-charged",)
+    why = "took it on, and no list of it tells so" if found else "never got it, which no list can prove"
+    trial.resolved.append(f"{trial.provider} {why}")
     return trial.run("resolve", render_id, *word, "--json", machine=machine)
 
 

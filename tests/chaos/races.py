@@ -93,5 +93,5 @@ def both_settle(trial: Trial) -> Shown:
     ]
     for person in people:
         trial.finish(person)
-    trial.resolved += 1
+    trial.resolved.append("fal took it on, and no list of it tells so")
     return recover(trial)

@@ -26,8 +26,9 @@ class Row:
     verdicts: Sequence[Verdict]
 
     def cells(self) -> tuple[str, ...]:
-        names = ("kills", "payments", "doubles", "losses", "resolved")
+        names = ("kills", "payments", "doubles", "losses")
         sums = [sum(getattr(verdict, name) for verdict in self.verdicts) for name in names]
+        sums.append(sum(len(verdict.resolved) for verdict in self.verdicts))
         faults = sum(len(verdict.faults) for verdict in self.verdicts)
         seconds = sum(verdict.seconds for verdict in self.verdicts)
         return (self.name, str(len(self.verdicts)), *map(str, sums), str(faults), f"{seconds:.0f}")
@@ -44,6 +45,15 @@ def table(rows: Sequence[Row]) -> str:
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def settled(verdicts: Sequence[Verdict]) -> str:
+    """One line for each trial in which a person had to settle something, and why no machine could."""
+    return "\n".join(
+        f"settled by a person: {verdict.name}: {'; '.join(verdict.resolved)}"
+        for verdict in verdicts
+        if verdict.resolved
+    )
 
 
 def faults(verdicts: Sequence[Verdict]) -> str:

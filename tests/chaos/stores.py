@@ -69,7 +69,7 @@ def receipt_on_disk(trial: Trial) -> Shown:
     trial.kill(victim)
     gate.calm()
     shown = recover(trial)
-    assert trial.resolved == 0, "a person had to bring what the disk knew"
+    assert not trial.resolved, "a person had to bring what the disk knew"
     return shown
 
 

@@ -38,7 +38,7 @@ class Trial:
         self.gate: Gate | None = None
         self.started: list[Victim] = []
         self.told: list[str] = []  #: everything that was shown to the user
-        self.resolved = 0
+        self.resolved: list[str] = []  #: what a person settled, by why no machine could
         self.kills = 0
         self._lock = threading.Lock()
 

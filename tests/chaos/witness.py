@@ -40,8 +40,8 @@ class Verdict:
     payments: int = 0
     doubles: int = 0
     losses: int = 0
-    resolved: int = 0
     seconds: float = 0.0
+    resolved: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
