@@ -338,7 +338,7 @@ _VERBS = {
     "up": "serve:run_up",
     "deploy": "serve:run_deploy",
     "doctor": "doctor:run",
-    "mcp": "agents:run",
+    "mcp": "mcp:run",
     "gallery": "serve:run_gallery",
     "bridge": "serve:run_bridge",
     "export": "serve:run_export",

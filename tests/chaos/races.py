@@ -50,6 +50,9 @@ def race(
 
 def in_step(trial: Trial) -> Shown:
     """Two runs that have both found an empty journal: their intents reach the store in the same moment."""
+    trial.settings["AVATAR_JOURNAL__LEASE_SECONDS"] = (
+        "60"  # the first waits for the second, and is not too late to send
+    )
     rule = Rule("PUT journal-intent", "meet", times=2, seconds=30.0)
     trial.gated(rule)
     victims = [trial.generate(machine=machine) for machine in "ab"]
