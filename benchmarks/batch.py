@@ -24,6 +24,7 @@ class Size:
     jobs: int
     at_once: int
     render_seconds: float
+    most: float = 1.05  #: of wall ÷ ideal that is to be reached
 
     @property
     def ideal(self) -> float:
@@ -35,7 +36,8 @@ class Size:
 
 
 #: As the goals have it; and so that all benchmarks together end in minutes.
-PACE_FULL, PACE = (Size(200, 50, 30.0), Size(1_000, 50, 5.0)), (Size(40, 10, 6.0),)
+PACE_FULL = (Size(200, 50, 3.0, 2.5), Size(200, 50, 30.0), Size(1_000, 50, 5.0))
+PACE = (Size(40, 10, 6.0), Size(200, 50, 3.0, 2.5))
 GROWTH_FULL = (Size(10, 50, 1.0), Size(1_000, 50, 1.0), Size(10_000, 50, 1.0))
 GROWTH = (Size(10, 20, 1.0), Size(100, 20, 1.0))
 
@@ -53,7 +55,9 @@ def _pace(stage: Stage, size: Size) -> list[Row]:
     peer = driven.run(PEER, stage.peer_order(size.jobs, at_a_time=size.at_once), peer_environment(sandbox))
     peers = max(job.ended for job in peer.jobs) - min(job.began for job in peer.jobs)
     return [
-        Row(BENCH, f"wall ÷ ideal, {size}", "×", ours.wall / size.ideal, peers / size.ideal, "≤ 1.05"),
+        Row(
+            BENCH, f"wall ÷ ideal, {size}", "×", ours.wall / size.ideal, peers / size.ideal, f"≤ {size.most}"
+        ),
         Row(BENCH, f"CPU per job, {size}: client alone", "s", ours.cpu / size.jobs, peer.cpu / size.jobs),
         Row(BENCH, f"largest size of the process, {size}", "MiB", ours.peak / 2**20, None, "≤ 400 MiB"),
     ]
