@@ -18,7 +18,7 @@ up: .venv/.ready  ## store, Prefect server and worker on this machine; Ctrl-C st
 	$(BIN)/avatar up
 
 test: .venv/.ready  ## every test
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 unit: .venv/.ready  ## the quick tests, which start no server of any kind
 	$(BIN)/python -m pytest -m "not server and not browser and not backends and not parts"

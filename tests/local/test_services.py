@@ -14,7 +14,7 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -181,11 +181,48 @@ def test_up_runs_everything_and_stops_what_it_started(
     stop(bystander, grace=5)
 
 
+@pytest.mark.server
+def test_up_revives_a_dead_gallery_at_its_address(state: StateDirectory, program: Program) -> None:
+    """A gallery that is killed is started again where it was, and the worker goes on undisturbed."""
+    up = program(UP)
+    assert up.stdout
+    assert "".join(iter(up.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
+    before = state.read()
+    assert before.gallery
+    assert before.worker
+    os.kill(before.gallery.process.pid, signal.SIGKILL)
+    assert up.stdout.readline() == "The gallery died; starting it again.\n"
+    after = wait_for(lambda: (now := state.read().gallery) and now.process != before.gallery.process and now)
+    assert wait_for(lambda: answers_with(after.url + "health", "ok\n"))
+    assert (after.url, state.read().worker) == (before.gallery.url, before.worker)
+    up.send_signal(signal.SIGTERM)
+    up.communicate(timeout=90)
+    assert (up.returncode, alive(after.process)) == (0, False)
+
+
 def answers_with(url: str, text: str) -> bool:
     try:
         return httpx.get(url).text == text
     except httpx.HTTPError:
         return False
+
+
+@pytest.mark.server
+def test_up_stops_a_run_under_way(state: StateDirectory, program: Program, tmp_path: Path) -> None:
+    """SIGTERM ends a run that is rendering, and Prefect knows: it is Crashed, not Running for ever."""
+    up = program(UP)
+    assert up.stdout
+    assert "".join(iter(up.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
+    run_id = start_run(find(settings(state)).api_url, long_voice(tmp_path / "voice.wav"))
+    worker = state.read().worker
+    assert worker
+    (run,) = wait_for(lambda: children(worker.process))
+    wait_for(lambda: rows(state, "select id from task_run where flow_run_id = ?", run_id))
+    up.send_signal(signal.SIGTERM)
+    up.communicate(timeout=90)
+    assert (up.returncode, alive(run)) == (0, False)
+    ended = "select s.type, s.message from flow_run_state s where flow_run_id = ? order by timestamp"
+    assert rows(state, ended, run_id)[-1][0] == "CRASHED", rows(state, ended, run_id)
 
 
 def long_voice(path: Path) -> Path:
@@ -217,6 +254,23 @@ def rows(state: StateDirectory, query: str, run_id: str) -> list[Any]:
         return connection.execute(query, (run_id,)).fetchall()
 
 
+@pytest.mark.server
+def test_up_revives_a_dead_worker(state: StateDirectory, program: Program) -> None:
+    """A worker that is killed is started again, and the API sees the new one."""
+    up = program(UP)
+    assert up.stdout
+    assert "".join(iter(up.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
+    before = state.read().worker
+    assert before
+    os.kill(before.process.pid, signal.SIGKILL)
+    assert up.stdout.readline() == "The worker died; starting it again.\n"
+    after = wait_for(lambda: (now := state.read().worker) and now.process != before.process and now)
+    wait_for(lambda: after.name in prefect_api.online_workers(find(settings(state)).api_url, POOL))
+    up.send_signal(signal.SIGINT)
+    up.communicate(timeout=90)
+    assert not alive(after.process)
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Poll until `condition` is truthy; a bound, so that a failing test ends."""
     deadline = time.monotonic() + seconds
@@ -228,73 +282,31 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 @pytest.mark.server
-def test_up_revives_what_died_and_stops_a_run_under_way(
-    state: StateDirectory, program: Program, tmp_path: Path
-) -> None:
-    """One `avatar up`, whose parts are killed in turn; the others go on undisturbed. Then SIGTERM."""
+def test_upkeep_has_a_worker_of_its_own(state: StateDirectory, program: Program) -> None:
+    """With the first worker at a standstill `reconcile` completes all the same; killed, the upkeep worker is revived."""
     up = program(UP)
     assert up.stdout
     assert "".join(iter(up.stdout.readline, "Everything runs. Ctrl-C stops it.\n"))
-    api_url = find(settings(state)).api_url
-    reconcile_beside_a_worker_at_a_standstill(state, api_url)
-    revived = [
-        kill_the_gallery(state, up.stdout),
-        kill_a_worker(state, up.stdout, api_url, "upkeep", "The upkeep worker died; starting it again.\n"),
-        kill_a_worker(state, up.stdout, api_url, "worker", "The worker died; starting it again.\n"),
-    ]
-    run_id, run = render(state, api_url, tmp_path)
-    up.send_signal(signal.SIGTERM)
-    up.communicate(timeout=90)
-    assert up.returncode == 0
-    assert not [process for process in [*revived, run] if alive(process)]
-    ended = "select s.type, s.message from flow_run_state s where flow_run_id = ? order by timestamp"
-    assert rows(state, ended, run_id)[-1][0] == "CRASHED", rows(state, ended, run_id)
-
-
-def reconcile_beside_a_worker_at_a_standstill(state: StateDirectory, api_url: str) -> None:
-    """`reconcile` completes all the same: upkeep has a worker of its own."""
-    record = state.read()
+    record, api_url = state.read(), find(settings(state)).api_url
     assert record.worker
+    assert record.upkeep
     queue = prefect_api.read(api_url, f"/work_pools/{POOL}/queues/upkeep")
     assert queue
     assert queue["priority"] == 1, "a worker that takes all queues begins with it"
     os.kill(record.worker.process.pid, signal.SIGSTOP)
     run_id = start_deployment(api_url, "reconcile", {})
     ended = "select type from flow_run_state where flow_run_id = ? order by timestamp"
-    wait_for(lambda: rows(state, ended, run_id)[-1:] == [("COMPLETED",)])
+    wait_for(lambda: rows(state, ended, run_id)[-1] == ("COMPLETED",))
     os.kill(record.worker.process.pid, signal.SIGCONT)
-
-
-def kill_the_gallery(state: StateDirectory, said: IO[str]) -> Process:
-    """It is started again where it was, and the worker goes on undisturbed."""
-    before = state.read()
-    assert before.gallery
-    os.kill(before.gallery.process.pid, signal.SIGKILL)
-    assert said.readline() == "The gallery died; starting it again.\n"
-    after = wait_for(lambda: (now := state.read().gallery) and now.process != before.gallery.process and now)
-    assert wait_for(lambda: answers_with(after.url + "health", "ok\n"))
-    assert (after.url, state.read().worker) == (before.gallery.url, before.worker)
-    return after.process
-
-
-def kill_a_worker(state: StateDirectory, said: IO[str], api_url: str, name: str, words: str) -> Process:
-    """It is started again, and the API sees the new one."""
-    before = getattr(state.read(), name)
-    os.kill(before.process.pid, signal.SIGKILL)
-    assert said.readline() == words
-    after = wait_for(lambda: (now := getattr(state.read(), name)) and now.process != before.process and now)
+    os.kill(record.upkeep.process.pid, signal.SIGKILL)
+    assert up.stdout.readline() == "The upkeep worker died; starting it again.\n"
+    before = record.upkeep.process
+    after = wait_for(lambda: (now := state.read().upkeep) and now.process != before and now)
     wait_for(lambda: after.name in prefect_api.online_workers(api_url, POOL))
-    return after.process
-
-
-def render(state: StateDirectory, api_url: str, folder: Path) -> tuple[str, Process]:
-    """A run that renders, and its process. Stopped, Prefect knows: it is Crashed, not Running for ever."""
-    run_id = start_run(api_url, long_voice(folder / "voice.wav"))
-    worker = state.read().worker
-    assert worker
-    (run,) = wait_for(lambda: children(worker.process))
-    wait_for(lambda: rows(state, "select id from task_run where flow_run_id = ?", run_id))
-    return run_id, run
+    assert state.read().worker == record.worker
+    up.send_signal(signal.SIGTERM)
+    up.communicate(timeout=90)
+    assert (up.returncode, alive(after.process)) == (0, False)
 
 
 def test_stopping_a_worker_stops_its_runs(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
