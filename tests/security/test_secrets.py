@@ -30,9 +30,10 @@ PROVIDERS = ("fal", "pixazo")
 def lived_in(house: House) -> House:
     """At each provider a job that is killed in mid-render and goes on, failing ones that quote secrets, and a good one."""
     sandbox = house.sandbox
-    before = sandbox.state()["counts"]
+    before, accepted = sandbox.state()["counts"], sandbox.state()["accepts"]
     sandbox.behave("submit", "pace", times=2, render_seconds=8)
     crashing = [house.start(voice=str(house.voice(3.0)), provider=name, prompt=name) for name in PROVIDERS]
+    until(lambda: sandbox.state()["accepts"] == accepted + len(PROVIDERS), 90)
     for looks in ("stream", "status"):  # fal's and Pixazo's: both receipts are in the journal by then
         sandbox.wait_for(looks, before[looks] + 1, seconds=90)
     for run in children(house.record.worker.process):
