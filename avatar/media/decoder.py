@@ -245,14 +245,19 @@ def fork_children(line: socket.socket) -> "Connection[bytes, bytes] | None":
                     return None
                 pid = os.fork()
                 if not pid:
-                    os.setsid()
-                    for other in tuple(selector.get_map().values()):
-                        os.close(other.fd)
-                        if other.data:
-                            os.close(other.data[1])
+                    _close_all(selector)
                     line.detach()
+                    os.setsid()
                     return Connection(descriptors[0])
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, descriptors[0]))
+
+
+def _close_all(selector: selectors.BaseSelector) -> None:
+    """In a fork: the line that its parent listens on, and what is known of other forks."""
+    for key in tuple(selector.get_map().values()):
+        os.close(key.fd)
+        if key.data:
+            os.close(key.data[1])
 
 
 def _tell_end(pid: int, descriptor: int) -> None:
