@@ -80,7 +80,7 @@ class Spent:
         if "fork_server" in words:
             return "run" if "fork_server" in " ".join(command_line(parent)) else "fork server"
         names = {
-            "server start": "API",
+            "flows.api_server": "API",
             "worker start": "worker",
             "flows/launch.py": "worker",
             "media.decoder": "decoder",

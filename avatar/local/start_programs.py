@@ -170,10 +170,9 @@ def fingerprint(variables: Mapping[str, str]) -> str:
 # The Prefect server: SQLite under the state directory, on 127.0.0.1 only, nothing reported anywhere.
 def server_program(state: StateDirectory, port: int = USUAL_PORT) -> Program:
     """The local Prefect server. Its first start creates the database: over a minute on slow machines."""
-    start = ("-m", "prefect", "--no-prompt", "server", "start", "--host", "127.0.0.1", "--port")
     return Program(
         "api",
-        command=lambda port: python(*start, str(port)),
+        command=lambda port: python("-m", "flows.api_server", str(port)),
         environment=lambda port: server_environment(state.prefect_home, port, os.environ),
         answers=lambda entry: prefect_api.healthy(entry.api_url) and _is_ours(entry, state),
         hint="point PREFECT_API_URL at a running Prefect server, or read the log",
