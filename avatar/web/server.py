@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 
 import uvicorn
@@ -42,6 +42,14 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         super().__init__(config)
+        self._ending = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Set the date of answers once a second; uvicorn's own loop looks ten times whether it is to end."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._ending.wait()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -57,6 +65,7 @@ class Server(uvicorn.Server):
     def _told_to_end(self, number: int) -> None:
         prefect_api.lose_patience()  # threads that ask Prefect are waited for
         self.handle_exit(number, None)
+        self._ending.set()
 
 
 def is_loopback(host: str) -> bool:
