@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from avatar.local import embedded_store
+from avatar.local.prefect_api import online_workers
 from avatar.local.processes import free_port
 from tests.chaos.ground import open_client
 from tests.cluster.programs import BIN, Program, answering, postgres, proxy, redis, server_environment, until
@@ -29,8 +30,8 @@ VOICE_SECONDS, RENDER_SECONDS = 2.2, 2.0
 WORKERS = 3
 #: What is killed, once such a share of the videos is published: a worker that has a part of the batch is the first.
 FAULTS = ((0.05, "worker1"), (0.15, "api0"), (0.25, "redis"), (0.35, "postgres"), (0.5, "worker2"))
-#: Seconds that the parts of a batch have to find a worker each.
-SPREAD_SECONDS = 60.0
+#: Seconds that the workers have to be there, and then the parts of a batch to find one each.
+ONLINE_SECONDS, SPREAD_SECONDS = 120.0, 180.0
 
 
 class Installation:
@@ -51,6 +52,12 @@ class Installation:
         self._add(Program("bridge", "bridge", command, self._home("bridge"), variables))
         for number in range(WORKERS):
             self._start_worker(number)
+        # A part of a batch goes to an idle worker that is there, and on a slow machine one was late.
+        until(
+            lambda: len(online_workers(self.api_url, "avatar")) == WORKERS,
+            "workers are missing",
+            ONLINE_SECONDS,
+        )
 
     def _start_prefect(self) -> None:
         database, address = postgres(self.folder)
@@ -193,9 +200,9 @@ def parts(site: Installation) -> list[dict[str, Any]]:
 
 
 def places(site: Installation) -> Counter[str]:
-    """How many parts of the batch run on each worker."""
-    running = [run for run in parts(site) if run["state_type"] == "RUNNING"]
-    return Counter(run["labels"].get("prefect.worker.name", "?") for run in running)
+    """How many parts of the batch each worker has, or had to its end."""
+    begun = [run for run in parts(site) if run["state_type"] in {"RUNNING", "COMPLETED"}]
+    return Counter(run["labels"].get("prefect.worker.name", "?") for run in begun)
 
 
 def begin(site: Installation, singles: int, rows: int) -> Counter[str]:
