@@ -59,7 +59,7 @@ TUNING = {
 #: worker offline after three missed heartbeats: 30 s instead of 90.
 _WORKER = {"PREFECT_WORKER_HEARTBEAT_SECONDS": "10"}
 _LIMITS = {
-    "worker": ("8", "2"),
+    "worker": ("8", "1"),
     "upkeep": ("2", "5"),
 }  # runs at a time, of 100 MB each; seconds between looks
 UPKEEP_QUEUE = "upkeep"
