@@ -127,7 +127,10 @@ async def submit_render(
             wait = _pause(error, wait)
             log.warning("%s Trying again in %.0f s.", error, wait)
             await asyncio.sleep(wait)
-    raise StoreUnavailable(f"Render {order.render_id} is contended: other runs keep taking its turn.")
+    record = await _settled(workspace, order)  # what the run wrote that was first in the last try
+    if record is None or record.state not in ACCEPTED:
+        raise StoreUnavailable(f"Render {order.render_id} is contended: other runs keep taking its turn.")
+    return record
 
 
 async def _claimed(workspace: Workspace, order: QuotedRender, claim: str | None) -> str | None:

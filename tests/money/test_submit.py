@@ -65,6 +65,18 @@ async def test_a_throttled_request_is_tried_again_and_gives_up_at_last(make_work
     assert len(provider.seen) == submit.MAX_ATTEMPTS
 
 
+async def test_whoever_comes_second_in_its_last_try_returns_what_the_first_bought(
+    make_workspace, plan, monkeypatch
+):
+    """A rival took the render between our last look and our intent: it was bought, and we say so."""
+    monkeypatch.setattr(submit, "MAX_ATTEMPTS", 1)
+    provider = Scripted("req-1", "req-2")
+    both = [submit.submit_render(make_workspace(provider), plan, plan.segments[0]) for _ in range(2)]
+    first, second = await asyncio.gather(*both)
+    assert first.entry == second.entry
+    assert len(provider.seen) == 1
+
+
 async def test_a_lost_answer_is_never_sent_again(make_workspace, plan):
     """The first run stops with the sum at risk; every later one stops too, without a request."""
     workspace = make_workspace(provider := Scripted(OutcomeUnknown("the connection was cut"), "req-2"))
