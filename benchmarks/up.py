@@ -32,6 +32,8 @@ RENDER_SECONDS = 1.0
 #: Seconds in which everybody comes to rest, and for which idling is measured: in short, and with --full.
 SETTLE, IDLE, IDLE_FULL = 20.0, 60.0, 300.0
 TICK = os.sysconf("SC_CLK_TCK")
+#: Seconds between two looks at memory, which take some milliseconds for each process.
+MEMORY_EVERY = 1.0
 
 
 @dataclass
@@ -44,11 +46,20 @@ class Spent:
     state: StateDirectory
     seconds: dict[tuple[int, str], float] = field(default_factory=dict)
     kinds: dict[tuple[int, str], str] = field(default_factory=dict)
+    most_memory: int = 0
     _done: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
         while not self._done.wait(0.1):
             self.look()
+
+    def watch_memory(self) -> None:
+        while not self._done.wait(MEMORY_EVERY):
+            self.most_memory = max(self.most_memory, self.memory())
+
+    def memory(self) -> int:
+        """Bytes that all of them take now; what several share is counted once (PSS)."""
+        return sum(_shared_out(pid) for (pid, _), kind in tuple(self.kinds.items()) if kind)
 
     def stop(self) -> None:
         self._done.set()
@@ -100,6 +111,14 @@ class Spent:
         return found
 
 
+def _shared_out(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def _fields(entry: Path) -> list[str]:
     try:
         return entry.joinpath("stat").read_text().rpartition(")")[2].split()
@@ -148,10 +167,11 @@ def running(stage: Stage, variables: Mapping[str, str]) -> Iterator[Up]:
     command = [interpreter_beside("avatar"), "up"]
     process = subprocess.Popen(command, cwd=stage.folder, env=environment, text=True, stdout=subprocess.PIPE)
     spent = Spent(state)
-    watch = threading.Thread(target=spent.watch, daemon=True)
+    watches = [threading.Thread(target=each, daemon=True) for each in (spent.watch, spent.watch_memory)]
     try:
         until_ready(process)
-        watch.start()
+        for watch in watches:
+            watch.start()
         api_url = find(AvatarSettings(_env_file=None, state_dir=state.path)).api_url
         with httpx.Client(base_url=api_url, timeout=60) as api:
             yield Up(api, spent)
@@ -198,6 +218,7 @@ def _singles(up: Up) -> list[Row]:
 
 def _crowds(up: Up) -> list[Row]:
     rows = []
+    up.spent.most_memory = 0
     for number in range(1, ROUNDS + 1):
         before, began = up.spent.by_kind(), time.monotonic()
         ids = [_job(up) for _ in range(AT_ONCE)]
@@ -212,7 +233,8 @@ def _crowds(up: Up) -> list[Row]:
             Row(BENCH, what + "CPU of all but the API", "s", sum(used.values()) - used["API"]),
             Row(BENCH, what + "CPU of the API", "s", used["API"]),
         ]
-    return rows
+    most = up.spent.most_memory / 2**20
+    return [*rows, Row(BENCH, f"{AT_ONCE} single jobs at once: most memory of all together", "MiB", most)]
 
 
 def _idle(up: Up, seconds: float) -> list[Row]:
@@ -226,6 +248,7 @@ def _idle(up: Up, seconds: float) -> list[Row]:
     return [
         Row(BENCH, what + "CPU a minute of all but the API", "s", beyond, None, "≤ 0.8 s"),
         *(Row(BENCH, f"{what}CPU a minute of {kind}", "s", spent) for kind, spent in sorted(used.items())),
+        Row(BENCH, what + "memory of all together", "MiB", up.spent.memory() / 2**20),
         Row(BENCH, what + "runs started", "", up.runs() - runs, None, "0"),
     ]
 
