@@ -304,9 +304,13 @@ async def _note(attempt: Attempt, state: RenderState, failure: Failure) -> None:
 
 
 async def _note_unknown(attempt: Attempt, failure: Failure) -> Record:
-    """Record `unknown`. If the store is away the intent stands, which becomes unknown when its lease runs out."""
+    """Record `unknown`, for minutes if an answer is to be kept, which may name the request or its id.
+
+    If the store is away the intent stands, which becomes unknown when its lease runs out.
+    """
+    write = attempt.write_for_sure if failure.answer or failure.request_id else attempt.write
     try:
-        return await attempt.write(RenderState.UNKNOWN, failure=failure)
+        return await write(RenderState.UNKNOWN, failure=failure)
     except StoreUnavailable as error:
         log.error("The journal cannot be written: %s", error)  # noqa: TRY400 - the caller raises what matters
         entry = attempt.record.entry.model_copy(update={"failure": failure})

@@ -143,6 +143,19 @@ async def test_what_was_not_sent_is_written_down_however_long_the_store_is_away(
     assert (head.state, head.entry.failure.kind) == (RenderState.REFUSED, "balance")
 
 
+async def test_an_answer_that_nobody_understands_is_kept_however_long_the_store_is_away(
+    make_workspace, plan, store, monkeypatch
+):
+    """It names the request, in an unexpected place: what only this run has read would be lost with it."""
+
+    async def away() -> str:
+        store.server.faults["create"] = ["refused"] * 10
+        raise OutcomeUnknown("odd", answer='{"data": {"request_id": "req-odd"}}')
+
+    record = await submit_render(make_workspace(Scripted(away)), plan, plan.segments[0])
+    assert (record.state, record.entry.submission.request_id) == (RenderState.SUBMITTED, "req-odd")
+
+
 async def test_a_cancelled_run_still_writes_what_was_not_sent(make_workspace, plan):
     """Stopped while it writes that nothing was sent: it is written all the same."""
     leaving = asyncio.Event()

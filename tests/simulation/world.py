@@ -26,7 +26,7 @@ DAY0 = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
 #: Seconds that a run waits at least for a video that is done and cannot be had.
 PATIENCE = 250.0
 #: Once troubles have ended, `reconcile` runs after so many seconds.
-SETTLING = (0, 200, 600, 1200, 2400, 4800, 9600, 20_000, 40_000, 80_000, 160_000)
+SETTLING = (0, 200, 600, 1200, 2400, 4800, 9600, 20_000, 40_000, 80_000, 160_000, 320_000)
 
 
 class World:
