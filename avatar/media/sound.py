@@ -65,7 +65,11 @@ def _behind_others(path: Path) -> FileRange | None:
 
 
 def _open(source: str | RangeReader, name: str | None = None) -> InputContainer:
-    return av.open(source, "r", format=name, options=dict(OPEN_OPTIONS), metadata_errors="replace")
+    container = av.open(source, "r", format=name, options=dict(OPEN_OPTIONS), metadata_errors="replace")
+    for picture in container.streams.video:
+        # On two processors FFmpeg's threads save a sixth of the time at 1080p, none below, for a quarter more work.
+        picture.thread_type = "NONE"
+    return container
 
 
 def reason(error: Exception) -> str:

@@ -248,7 +248,6 @@ def _opened(video: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream):
                 raise VideoRejected(f"{video.name} has no picture in it.")
-            stream.thread_type = "AUTO"
             yield container, stream
     except (FFmpegError, OSError) as error:
         raise VideoRejected(f"{video.name} does not decode as a video: {reason(error)}.") from error
