@@ -7,7 +7,6 @@ answers 503 instead, and its clients come again after 2, 4, 8, 16 and 32 seconds
 """
 
 import asyncio
-import itertools
 import random
 import sys
 from http import HTTPStatus
@@ -66,7 +65,7 @@ async def _read(receive: Receive) -> list[Message]:
 
 
 def _replayed(body: list[Message], receive: Receive) -> Receive:
-    messages = itertools.chain(body)
+    messages = iter(body)
 
     async def next_message() -> Message:
         return next(messages, None) or await receive()

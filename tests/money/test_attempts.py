@@ -144,7 +144,7 @@ async def test_what_was_not_sent_is_written_down_however_long_the_store_is_away(
 
 
 async def test_an_answer_that_nobody_understands_is_kept_however_long_the_store_is_away(
-    make_workspace, plan, store, monkeypatch
+    make_workspace, plan, store
 ):
     """It names the request, in an unexpected place: what only this run has read would be lost with it."""
 
