@@ -101,12 +101,14 @@ async def submit_render(
     order = quote_render(workspace, plan, segment)
     ready: _Ready | None = None
     wait = 1.0
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 2):
         # One that is not new any more is noticed by whoever begins it.
         new = workspace.journal.seemed_new(order.render_id)
         record = None if new else await _settled(workspace, order)
         if record is not None and record.state in ACCEPTED:
             return record
+        if attempt > MAX_ATTEMPTS:  # another run was first in the last try as well
+            break
         if ready is None:
             ready = await patiently(lambda: _prepare(workspace, order))
         try:
@@ -127,10 +129,7 @@ async def submit_render(
             wait = _pause(error, wait)
             log.warning("%s Trying again in %.0f s.", error, wait)
             await asyncio.sleep(wait)
-    record = await _settled(workspace, order)  # what the run wrote that was first in the last try
-    if record is None or record.state not in ACCEPTED:
-        raise StoreUnavailable(f"Render {order.render_id} is contended: other runs keep taking its turn.")
-    return record
+    raise StoreUnavailable(f"Render {order.render_id} is contended: other runs keep taking its turn.")
 
 
 async def _claimed(workspace: Workspace, order: QuotedRender, claim: str | None) -> str | None:
