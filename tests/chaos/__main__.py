@@ -1,4 +1,4 @@
-"""`python -m tests.chaos [--seed N] [--kills 200] [--only ROW...] [--mutate plain-put]`; exit 1 if anything was lost."""
+"""`python -m tests.chaos [--seed N] [--kills N] [--only ROW...] [--mutate plain-put]`; exit 1 if anything was lost."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from tests.chaos.witness import Verdict
 #: Names for `--only`.
 KINDS = {
     "writes": kills.cases,
-    "random": lambda: kills.random_cases(10_000),
+    "random": lambda: kills.random_cases(100_000),
     "provider": providers.cases,
     "store": stores.cases,
     "races": races.cases,
@@ -53,7 +53,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--kills", type=int, default=200, help="how many at random moments")
+    parser.add_argument("--kills", type=int, default=1000, help="how many at random moments")
     parser.add_argument("--only", nargs="+", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     parser.add_argument(
         "--match", nargs="+", default=[""], help="only cases whose row or name holds one of these"

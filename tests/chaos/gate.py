@@ -237,13 +237,20 @@ class Gatehouse:
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
+        self._opened: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
     def open(self) -> Gate:
+        """A gate at an address that none had before: what is known of a store is known by its address."""
         gate = Gate(self.upstream)
         asyncio.run_coroutine_threadsafe(gate.open(), self._loop).result(10)
+        if gate.address in self._opened:
+            again = self.open()
+            self.close_gate(gate)
+            return again
+        self._opened.add(gate.address)
         return gate
 
     def close_gate(self, gate: Gate) -> None:

@@ -32,12 +32,13 @@ def cases() -> Iterator[Case]:
             yield Case(AT_A_WRITE, f"{do} {on} {skip}", partial(at_a_write, on=on, skip=skip, do=do))
     for do in MOMENTS:
         yield Case(AT_A_WRITE, f"{do} unknown", partial(at_unknown, do=do))
-        yield Case(AT_A_WRITE, f"{do} unknown, by the next run", partial(at_silence, do=do))
-        yield Case(AT_A_WRITE, f"{do} resolved", partial(at_resolved, do=do))
-        yield Case(AT_A_WRITE, f"{do} submitted by a person", partial(at_attached, do=do))
         yield Case(AT_A_WRITE, f"{do} not_sent", partial(at_not_sent, do=do))
         yield Case(AT_A_WRITE, f"{do} refused", partial(at_refused, do=do))
         yield Case(AT_A_WRITE, f"{do} failed", partial(at_failed, do=do), published=False)
+    # Of these only a person can know, so each is tried at one of its two moments.
+    yield Case(AT_A_WRITE, "kill_done unknown, by the next run", partial(at_silence, do="kill_done"))
+    yield Case(AT_A_WRITE, "kill resolved", partial(at_resolved, do="kill"))
+    yield Case(AT_A_WRITE, "kill_done submitted by a person", partial(at_attached, do="kill_done"))
     for machine in "ab":
         yield Case(
             AT_A_WRITE, f"accepted, unanswered, then on {machine}", partial(before_the_answer, then=machine)

@@ -31,9 +31,20 @@ def settle(trial: Trial, shown: Shown, *, machine: str = "a") -> Shown:
     render_id = shown.error["render_id"]
     found = on_the_dashboard(trial, render_id)
     word = ("--request-id", found) if found else ("--not-charged",)
-    why = "took it on, and no list of it tells so" if found else "never got it, which no list can prove"
-    trial.resolved.append(f"{trial.provider} {why}")
+    trial.resolved.append(why_a_person(trial, found))
     return trial.run("resolve", render_id, *word, "--json", machine=machine)
+
+
+def why_a_person(trial: Trial, found: str | None) -> str:
+    """Why no machine could settle it. `AssertionError` if the provider's list of requests tells of it."""
+    if found is None:
+        return f"{trial.provider} never got it, which no list can prove"
+    if trial.provider == "pixazo":
+        return "Pixazo took it on, and has no list of requests"
+    assert not trial.sandbox.options.get("payloads", True), (
+        f"a person was asked, and fal's list tells of {found}"
+    )
+    return "fal took it on, and this account's list of requests shows no inputs"
 
 
 def on_the_dashboard(trial: Trial, render_id: str) -> str | None:

@@ -32,7 +32,6 @@ SUBMITS: dict[str, list[Deed]] = {
     "502 in HTML after accept": [deed("submit", "bad_gateway", accept=True)],
     "502 in HTML before": [deed("submit", "bad_gateway")],
     "503 in HTML after accept": [deed("submit", "unavailable", accept=True)],
-    "503 in HTML before": [deed("submit", "unavailable")],
     "504 in HTML after accept": [deed("submit", "gateway_timeout", accept=True)],
     "time-out before the body was read": [deed("submit", "hang", seconds=4)],
     "time-out after accept": [deed("submit", "delay", seconds=4)],

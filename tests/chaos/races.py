@@ -7,7 +7,7 @@ from functools import partial
 from tests.chaos.case import Case
 from tests.chaos.gate import Rule
 from tests.chaos.kills import die_before_the_answer
-from tests.chaos.person import on_the_dashboard, recover
+from tests.chaos.person import on_the_dashboard, recover, why_a_person
 from tests.chaos.trial import Trial
 from tests.chaos.victims import Shown
 
@@ -96,5 +96,5 @@ def both_settle(trial: Trial) -> Shown:
     ]
     for person in people:
         trial.finish(person)
-    trial.resolved.append("fal took it on, and no list of it tells so")
+    trial.resolved.append(why_a_person(trial, found))
     return recover(trial)

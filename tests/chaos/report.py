@@ -28,7 +28,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         names = ("kills", "payments", "doubles", "losses")
         sums = [sum(getattr(verdict, name) for verdict in self.verdicts) for name in names]
-        sums.append(sum(len(verdict.resolved) for verdict in self.verdicts))
+        sums.append(sum(bool(verdict.resolved) for verdict in self.verdicts))
         faults = sum(len(verdict.faults) for verdict in self.verdicts)
         seconds = sum(verdict.seconds for verdict in self.verdicts)
         return (self.name, str(len(self.verdicts)), *map(str, sums), str(faults), f"{seconds:.0f}")
@@ -48,11 +48,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def settled(verdicts: Sequence[Verdict]) -> str:
-    """One line for each trial in which a person had to settle something, and why no machine could."""
+    """How many trials a person had to settle, and a line for each: why no machine could."""
+    by_a_person = [verdict for verdict in verdicts if verdict.resolved]
+    share = len(by_a_person) / max(1, len(verdicts))
     return "\n".join(
-        f"settled by a person: {verdict.name}: {'; '.join(verdict.resolved)}"
-        for verdict in verdicts
-        if verdict.resolved
+        [
+            f"settled by a person: {len(by_a_person)} of {len(verdicts)} trials, {share:.1%}",
+            *(f"  {verdict.name}: {'; '.join(verdict.resolved)}" for verdict in by_a_person),
+        ]
     )
 
 

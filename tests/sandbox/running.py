@@ -23,6 +23,7 @@ class Sandbox:
         self.process = process
         self.url = url
         self.key = KEY
+        self.options: dict[str, Any] = {}  #: those of the last reset
         self._client = httpx.Client(base_url=url, timeout=30, trust_env=False)
 
     @classmethod
@@ -78,6 +79,7 @@ class Sandbox:
     def reset(self, **options: Any) -> None:
         """Forget everything; `options` replace those of the start until the next reset."""
         self._answer(self._client.post("/__sandbox__/reset", json=options))
+        self.options = options
 
     def wait_for(self, name: str, at_least: int = 1, *, seconds: float = 30.0) -> dict[str, Any]:
         """The state, once a count in it (`posts`, `accepts`, or one of `counts`) has been reached."""
