@@ -14,7 +14,7 @@ from avatar.media.confined import confined
 from avatar.media.facts import VideoFacts
 from avatar.media.probe import watch_video
 from avatar.media.sound import open_sound, resampled
-from avatar.media.sound_match import RATE, STEP_SECONDS, SoundWatch
+from avatar.media.sound_match import FRAME, RATE, STEP_SECONDS, SoundWatch
 from avatar.media.stills import PictureWatch, Stills, StillsWatch, TimeRange
 from avatar.models import Check
 
@@ -90,7 +90,7 @@ def _sound_watch(voice: Path | None) -> Iterator[SoundWatch]:
         yield SoundWatch()
         return
     with open_sound(voice) as sound:
-        yield SoundWatch(resampled(sound, "flt", "mono", RATE))
+        yield SoundWatch(resampled(sound, "flt", "mono", RATE, frame_size=FRAME))
 
 
 def check_picture(seen: Evidence) -> Check:

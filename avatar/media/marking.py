@@ -189,8 +189,7 @@ def _copy(
             continue
         if packet.is_discard and packet.stream.type == "video":
             raise ValueError("it begins inside a group of pictures")
-        base = packet.time_base
-        while waiting and (waiting.dts or 0) * base.denominator <= packet.dts * base.numerator * 1000:
+        while waiting and (waiting.dts or 0) <= packet.dts * packet.time_base * 1000:
             output.mux(waiting)
             waiting = next(words, None)
         packet.stream = streams[packet.stream.index]
@@ -215,14 +214,17 @@ class _Digest:
             kind: hashlib.blake2b(repr((each.name, each.extradata)).encode())
             for kind, each in contexts.items()
         }
+        self._streams = {
+            each.index: (self._kinds[each.type], each.time_base or Fraction(0)) for each in streams
+        }
 
     def add(self, packet: "Packet[Any]") -> None:
         """Its bytes; when (nanoseconds) and how long they are shown, and what is left out of what they decode to."""
         if packet.size:
-            tick, by = packet.time_base.numerator * 10**9, packet.time_base.denominator
+            kind, base = self._streams[packet.stream_index]
+            tick, by = base.numerator * 10**9, base.denominator
             times = [None if each is None else each * tick // by for each in (packet.pts, packet.duration)]
             skipped = packet.has_sidedata("skip_samples") and bytes(packet.get_sidedata("skip_samples"))
-            kind = self._kinds[packet.stream.type]
             kind.update(repr((times, packet.is_keyframe, packet.is_discard, skipped, packet.size)).encode())
             kind.update(packet)
 

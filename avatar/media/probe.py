@@ -347,13 +347,13 @@ def watch_video(path: Path, *viewers: Viewer) -> VideoFacts:
 def _decode(
     container: InputContainer, video: VideoStream, audio: AudioStream | None, viewers: tuple[Viewer, ...]
 ) -> tuple[_Track, _Track]:
-    step = 1 / float(video.average_rate or 25)
+    step, tick = 1 / float(video.average_rate or 25), float(video.time_base or 0)
     picture, sound = _Track(), _Track()
     for frame in container.decode([stream for stream in (video, audio) if stream]):
         if isinstance(frame, AudioFrame):
             sound.add(frame.time, frame.samples / frame.sample_rate, frame.samples)
         elif isinstance(frame, VideoFrame):
-            picture.add(frame.time, float(frame.duration * (frame.time_base or 0)) or step)
+            picture.add(frame.time, frame.duration * tick or step)
         else:
             continue
         for see in viewers:

@@ -168,18 +168,21 @@ def _refuse_noise(head: bytes) -> None:
         raise InvalidDataError(0, "no sound of these bytes")
 
 
-def resampled(sound: Sound, sample_format: str, layout: str, rate: int) -> Iterator[AudioFrame]:
+def resampled(
+    sound: Sound, sample_format: str, layout: str, rate: int, *, frame_size: int | None = None
+) -> Iterator[AudioFrame]:
     """The sound in another form, timed from zero whatever its container says.
 
-    Encoders need the times: without them the delay they add is not written down, and the sound plays late.
+    Encoders need the times: without them the delay they add is not written down, and the sound plays late. With
+    `frame_size`, in frames of so many samples, except for the last of each form.
     """
-    samples = 0
+    samples, tick = 0, Fraction(1, rate)
     for _, stretch in groupby(sound.frames(), key=_form):
         # Glued-together MP3s change their form on the way; a resampler takes one form only.
-        resampler = av.AudioResampler(format=sample_format, layout=layout, rate=rate)
+        resampler = av.AudioResampler(sample_format, layout, rate, frame_size)
         for frame in chain(stretch, (None,)):
             for ready in _mixed(resampler, frame, sound):
-                ready.pts, ready.time_base = samples, Fraction(1, rate)
+                ready.pts, ready.time_base = samples, tick
                 samples += ready.samples
                 yield ready
 

@@ -21,6 +21,8 @@ AS_GOOD = 0.97
 #: Seconds over which loudness is measured, to tell speech from pauses.
 STEP_SECONDS = 0.1
 STEP = round(STEP_SECONDS * RATE)
+#: Samples that are taken from a resampler at a time.
+FRAME = RATE // 2
 #: Speech is above this, dBFS, and this much below the loudest speech (dB).
 SPEECH_FLOOR, SPEECH_RANGE = -50.0, 25.0
 #: Speech of the voice is heard where the video is at most this much quieter, dB.
@@ -98,7 +100,7 @@ class SoundWatch:
         self.matches: list[Match] = []
         self._voice = voice
         self._heard, self._spoken = _Tape(), _Tape()
-        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+        self._resampler = av.AudioResampler("flt", "mono", RATE, FRAME)
         self._begun = False
         self._compared = 0
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -258,13 +259,18 @@ def _small(frame: VideoFrame, moment: float, scaler: VideoReformatter) -> Image.
     width = max(1, round(frame.width * STRIP_HEIGHT / frame.height))
     small = scaler.reformat(frame, width, STRIP_HEIGHT, "rgb24", interpolation="AREA", threads=1)
     image = Image.fromarray(small.to_ndarray())
-    font, draw = ImageFont.load_default(size=CODE_HEIGHT), ImageDraw.Draw(image)
+    font, draw = _font(), ImageDraw.Draw(image)
     code = f"{int(moment) // 60}:{moment % 60:04.1f}"
     draw.rectangle(
         (0, STRIP_HEIGHT - CODE_HEIGHT - 7, font.getlength(code) + 9, STRIP_HEIGHT), fill=(12, 16, 24)
     )
     draw.text((5, STRIP_HEIGHT - CODE_HEIGHT - 5), code, font=font, fill="white")
     return image
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=CODE_HEIGHT)
 
 
 def _look(frame: VideoFrame, scaler: VideoReformatter) -> _Look:
