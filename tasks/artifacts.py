@@ -82,7 +82,8 @@ class RenderProgress:
             self.logger.info("Render %s: %s", self.render_id[:8], text)
             self._told = snapshot.word
         done = snapshot.state is RemoteState.DONE
-        if done or time.monotonic() - self._shown >= UPDATE_SECONDS:
+        is_due = self._artifact is None if done else time.monotonic() - self._shown >= UPDATE_SECONDS
+        if is_due:
             self._shown = time.monotonic()
             self._percent = round(_percent(snapshot), 1)
             await write_artifact(self._update(text), self.logger)

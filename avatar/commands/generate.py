@@ -104,8 +104,10 @@ LINK_LIFETIME = timedelta(days=7)
 
 def run(arguments: argparse.Namespace) -> int:
     from avatar.local import prefect_variables, services
+    from avatar.media.confined import start_early
 
     job, began = _job(arguments), datetime.now(UTC)
+    start_early()
     with (
         Display(live=sys.stderr.isatty() and not arguments.json and not arguments.debug) as display,
         services(AvatarSettings(), say=display.say) as running,

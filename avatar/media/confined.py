@@ -143,7 +143,7 @@ def read_answer(function: Callable[..., Any], packed: bytes) -> Any:
     raise Fault(str(told["fault"]))
 
 
-__all__ = ["close", "confined", "decode_here"]
+__all__ = ["close", "confined", "decode_here", "start_early"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -222,6 +222,11 @@ def _forget() -> None:
     if _kept is not None:
         _kept.forget()
     _kept, _lock = None, threading.Lock()
+
+
+def start_early() -> None:
+    """Have a child start while this process does something else, as importing Prefect."""
+    _children().start_one()
 
 
 def close() -> None:

@@ -180,7 +180,7 @@ def trouble_of(error: Exception) -> dict[str, Any]:
 
 #: A child's first message, and the last one, by whoever forked it: its pid, and its exit status as `subprocess` has it.
 READY, ENDED = b"ready ", b"ended "
-#: What decoding imports, before there are forks. Nothing of it may start a thread: a fork has only the one it is made in.
+#: What decoding imports, before it is asked. Nothing of it may start a thread: a fork has only the one it is made in.
 MODULES = (
     "avatar.media.portrait",
     "avatar.media.voice",
@@ -193,6 +193,8 @@ def main(arguments: list[str]) -> None:
     """Serve the connection whose descriptor is given, to its end."""
     from avatar.media import confined  # which imports this module, to start it
 
+    for module in MODULES:
+        importlib.import_module(module)
     connection: Connection[bytes, bytes] | None
     if arguments[0] == "--fork":
         connection = fork_children(socket.socket(fileno=int(arguments[1])))
@@ -226,8 +228,6 @@ def fork_children(line: socket.socket) -> "Connection[bytes, bytes] | None":
     Returns:
         In each fork its connection, and in the end None.
     """
-    for module in MODULES:
-        importlib.import_module(module)
     forbid_network()
     gc.collect()
     gc.freeze()  # so that forks share it

@@ -223,6 +223,13 @@ class Children:
         finally:
             self._give_back(child, started=started)
 
+    def start_one(self) -> None:
+        """Have one start now, unless there is any: whoever asks it waits the less."""
+        with self._changed:
+            if not self._living:
+                self._idle.append(Child())
+                self._living += 1
+
     def _idle_one(self, *, new: bool) -> Child | None:
         """A child that waits; None if one is to be started, which counts from now on."""
         patient = True
