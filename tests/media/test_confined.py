@@ -283,6 +283,23 @@ def test_one_that_forks_ends_with_us():
     assert all(gone(int(pid)) for pid in out.split())
 
 
+def test_one_that_was_started_early_answers_the_first_call(monkeypatch):
+    """And one is enough, however often it is asked for."""
+    confined.close()
+    started = []
+
+    class Noted(decoder_pool.Child):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
+    monkeypatch.setattr(decoder_pool, "Child", Noted)
+    confined.start_early()
+    confined.start_early()
+    wrecks.who(FILE)
+    assert [child.calls for child in started] == [1]
+
+
 def test_a_child_that_cannot_start_is_not_the_files_fault(monkeypatch):
     """The error says so, and what to try."""
     confined.close()

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 
+@pytest.mark.parts
 @pytest.mark.timeout(600)
 def test_each_rule_has_a_defect_that_is_caught():
     """Each in a program of its own. A mutation whose text has gone from the code fails it too."""
