@@ -18,8 +18,8 @@ from avatar.store.store import Store
 
 if TYPE_CHECKING:
     from avatar.events import Notice
-    from avatar.job.inspect_render import Look
     from avatar.money.follow import WebhookListener
+    from avatar.money.inspect_render import Look
     from avatar.money.webhooks import WebhookAddresses
     from avatar.providers.base import Provider
 

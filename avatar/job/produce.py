@@ -20,7 +20,6 @@ from avatar.errors import (
 from avatar.job.captions import caption_video
 from avatar.job.consent import needs_consent, with_consent
 from avatar.job.formats import add_forms
-from avatar.job.inspect_render import Beside, Look
 from avatar.job.plan import identify
 from avatar.job.publish import accept_video, find_video, name_video, require_published
 from avatar.media.stills import last_frame
@@ -41,6 +40,7 @@ from avatar.models import (
 from avatar.money.collect import read_expired
 from avatar.money.commit import Claim, commit_job, load_plan, open_job, quoted_renders, release_unspent
 from avatar.money.follow import OnSnapshot, follow_render
+from avatar.money.inspect_render import Beside, Look
 from avatar.money.journal import Record, RenderState
 from avatar.money.journal_cache import SIGN_SECONDS
 from avatar.money.quote import check_price, quote_render, quote_segments

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from avatar.errors import ObjectNotFound, StoreUnavailable, VideoRejected
 from avatar.events import about_video
 from avatar.job.formats import add_forms_or_note
-from avatar.job.inspect_render import Seen, take_seen
 from avatar.job.record import (
     caption_files,
     file_marks,
@@ -37,6 +36,7 @@ from avatar.media.stills import Stills
 from avatar.media.stitch import Part, stitch
 from avatar.models import Check, Cost, Plan, Render, Video, VideoState
 from avatar.money.commit import close_job
+from avatar.money.inspect_render import Seen, take_seen
 from avatar.money.journal import Record, RenderState
 from avatar.money.quote import bill_differs
 from avatar.option_names import named

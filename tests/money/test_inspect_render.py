@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 
 from avatar.errors import VideoRejected
-from avatar.job.inspect_render import Beside, Look, Seen, take_seen
 from avatar.job.produce import render_all
 from avatar.job.publish import publish_video
 from avatar.media import confined
@@ -14,6 +13,7 @@ from avatar.media.inspect_video import inspect_video
 from avatar.media.stills import Stills
 from avatar.models import AvatarJob, VideoState
 from avatar.money.collect import collect_render
+from avatar.money.inspect_render import Beside, Look, Seen, take_seen
 from avatar.money.submit import submit_render
 from tests.money.conftest import footage, inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
@@ -80,7 +80,7 @@ async def test_a_look_that_fails_decides_nothing(make_workspace, plan, footage, 
     """Whether a video plays is what `probe_video` says; it is looked at again when it is published."""
     workspace = make_workspace(Scripted("req-1", video=footage))
     with monkeypatch.context() as broken:
-        broken.setattr("avatar.job.inspect_render.inspect_video", _refuse)
+        broken.setattr("avatar.money.inspect_render.inspect_video", _refuse)
         renders = await render_all(workspace, JOB, plan, partial(bought, workspace))
     video = await publish_video(workspace, plan, renders)
     assert video.state is VideoState.PUBLISHED
