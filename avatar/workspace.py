@@ -18,9 +18,8 @@ from avatar.store.store import Store
 
 if TYPE_CHECKING:
     from avatar.events import Notice
-    from avatar.money.follow import WebhookListener
     from avatar.money.inspect_render import Look
-    from avatar.money.webhooks import WebhookAddresses
+    from avatar.money.webhooks import WebhookAddresses, WebhookListener
     from avatar.providers.base import Provider
 
 # Where a job stands, for whoever wants to show it: the command's bars, a test, the Prefect artifact.
@@ -151,7 +150,7 @@ class Workspace:
     @cached_property
     def webhook_listener(self) -> "WebhookListener":
         """Wakes those of this process who wait for a render when a webhook came in for it."""
-        from avatar.money.follow import WebhookListener
+        from avatar.money.webhooks import WebhookListener
 
         return WebhookListener(self.store)
 

@@ -197,8 +197,8 @@ class _Work:
 
     async def carry_out(self, plan: Plan, segment: Segment) -> Render:
         order = quote_render(self.workspace, plan, segment)
-        looks, look = self.workspace.looks, Look(self.workspace, Beside.of(plan, segment))
-        looks.setdefault(order.render_id, look)
+        looks, beside = self.workspace.looks, Beside.of(plan, segment)
+        looks.setdefault(order.render_id, Look(self.workspace.store, self.workspace.scratch, beside))
         try:
             return await self.render(plan, segment, self.claims.get(order.render_id))
         except BaseException:

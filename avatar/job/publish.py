@@ -111,7 +111,7 @@ async def assemble(workspace: Workspace, plan: Plan, renders: Sequence[Render], 
         await workspace.download(render.key, pieces[-1])
     captions = await caption_files(workspace, plan.captions, folder)
     finishing = _Finishing(file_marks(plan), captions, tuple(pieces))
-    seen = [take_seen(workspace, plan, *pair) for pair in zip(plan.segments, renders, strict=True)]
+    seen = [take_seen(workspace.looks, plan, *pair) for pair in zip(plan.segments, renders, strict=True)]
     if len(pieces) == 1:
         return await asyncio.to_thread(_single, plan, voice, folder, finishing, seen[0])
     heard = []

@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import yaml  # type: ignore[import-untyped]
 
-import avatar
 from avatar.errors import AvatarError
 from avatar.local.prefect_api import ask, change, create, read
 from avatar.local.processes import python
@@ -72,7 +71,7 @@ def run_command(pool: WorkPool, variables: Mapping[str, str]) -> str:
         return ""
     if sys.platform != "linux":
         return shlex.join(python("-m", "prefect.engine"))
-    return shlex.join(python("-I", "-S", str(Path(avatar.__file__).parents[1] / "flows" / "launch.py")))
+    return shlex.join(python("-I", "-S", str(Path(__file__).parents[2] / "flows" / "launch.py")))
 
 
 def unneeded_schedules(variables: Mapping[str, str]) -> frozenset[str]:
@@ -165,7 +164,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], what: str, fold
 
 def shipped_file(name: str) -> Path:
     """prefect.yaml or a base job template: in a checkout, or inside the installed package."""
-    package = Path(avatar.__file__).parent
+    package = Path(__file__).parents[1]
     for candidate in (
         package.parent / name,
         package.parent / "deploy" / name,

@@ -27,8 +27,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import avatar
-
 # Taking the network, and the starting of programs, from this process for good (Linux: seccomp).
 #: linux/prctl.h, linux/seccomp.h, linux/filter.h, linux/audit.h.
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
@@ -149,7 +147,7 @@ def environment() -> dict[str, str]:
     """The variables for a decoding process: enough to find its code, and nothing else of ours."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     return kept | {
-        "PYTHONPATH": str(Path(avatar.__file__).parent.parent),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
         # Memory that is reserved and never used would count against the limit.
         "MALLOC_ARENA_MAX": "2",
         "OPENBLAS_NUM_THREADS": "1",

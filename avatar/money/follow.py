@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
 from avatar.errors import (
-    AvatarError,
     ProviderFailure,
     RenderLost,
     StillRendering,
@@ -20,11 +18,9 @@ from avatar.models import RemoteState, Snapshot, Submission
 from avatar.money.failures import give_up, raise_failed, result_has_video, submission_of
 from avatar.money.journal import Record, RenderState
 from avatar.money.journal_cache import SIGN_SECONDS
-from avatar.money.webhooks import PREFIX, render_of_note
 from avatar.providers.base import Provider
 from avatar.providers.polling import ENDED
 from avatar.providers.wire import about_render
-from avatar.store.store import Store
 from avatar.workspace import Workspace
 
 
@@ -41,60 +37,11 @@ def describe_snapshot(snapshot: Snapshot, age: float) -> str:
     return ", ".join(parts)
 
 
-# Waking those who wait for a render when a webhook has come in for it, in whatever process the webhook arrived.
+# Looks at a render, also when a webhook has come in for it.
 log = logging.getLogger("avatar.webhooks")
 
-#: Seconds between two lists of the notes, however many renders are waited for; and when the store does not answer.
-EVERY, AFTER_FAILURE = 1.0, 10.0
 #: Seconds after a note at which the provider is looked at. Its status may lag behind its webhook.
 LOOKS = (0.0, 1.0, 3.0)
-
-
-class WebhookListener:
-    """Wakes once for each note about a render that somebody waits for. Lists the notes only while somebody does."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._waiting: dict[str, set[asyncio.Event]] = {}
-        self._rung: set[str] = set()
-        self._listener: asyncio.Task[None] | None = None
-
-    @contextmanager
-    def listening(self, render_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever a new note about the render is there; whoever waits clears it."""
-        called = asyncio.Event()
-        self._waiting.setdefault(render_id, set()).add(called)
-        if self._listener is None or self._listener.done():
-            self._listener = asyncio.create_task(self._listen())
-        try:
-            yield called
-        finally:
-            self._waiting[render_id].discard(called)
-            if not self._waiting[render_id]:
-                del self._waiting[render_id]
-            if not self._waiting:
-                self._listener.cancel()
-                self._listener = None
-
-    async def _listen(self) -> None:
-        while True:
-            began = time.monotonic()
-            try:
-                self._wake([stat.key for stat in await self._store.list(PREFIX)])
-                pause = EVERY
-            except AvatarError as error:  # the wait goes on without notes
-                log.info("Notes cannot be listed: %s", error)
-                pause = AFTER_FAILURE
-            await asyncio.sleep(max(pause / 2, pause - (time.monotonic() - began)))
-
-    def _wake(self, keys: list[str]) -> None:
-        for key in keys:
-            waiting = self._waiting.get(render_of_note(key), ())
-            if waiting and key not in self._rung:
-                self._rung.add(key)
-                for called in waiting:
-                    called.set()
-        self._rung.intersection_update(keys)
 
 
 async def watch_woken(

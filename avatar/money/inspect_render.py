@@ -16,7 +16,7 @@ from avatar.media.inspect_video import check_bytes, inspect_video
 from avatar.media.stills import Stills
 from avatar.models import Check, Plan, Render, Segment
 from avatar.store.objects import hash_file
-from avatar.workspace import Workspace
+from avatar.store.store import Store
 
 log = logging.getLogger("avatar.look")
 
@@ -56,18 +56,19 @@ class Seen:
 
 @dataclass
 class Look:
-    """How to look at a render's video, and what was seen."""
+    """How to look at a render's video, and what was seen. Files are put down in `scratch` on their way."""
 
-    workspace: Workspace
+    store: Store
+    scratch: Path
     beside: Beside
     seen: Seen | None = field(default=None)
 
     async def take(self, path: Path) -> VideoFacts | None:
         """What `probe_video` tells, or None: then that one decides, since this look may fail for other reasons."""
-        with tempfile.TemporaryDirectory(dir=self.workspace.scratch) as folder:
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             voice = Path(folder) / f"voice.{self.beside.voice_key.rsplit('.', 1)[-1]}"
             try:
-                await self.workspace.download(self.beside.voice_key, voice)
+                await self.store.fetch(self.beside.voice_key, voice)
                 self.seen = await asyncio.to_thread(self._see, path, voice)
             except (AvatarError, OSError) as error:
                 log.info("%s is looked at again when it is published: %s", path.name, error)
@@ -82,9 +83,9 @@ class Look:
         return Seen(hash_file(path), facts, checks, pictures)
 
 
-def take_seen(workspace: Workspace, plan: Plan, segment: Segment, render: Render) -> Seen | None:
+def take_seen(looks: dict[str, Look], plan: Plan, segment: Segment, render: Render) -> Seen | None:
     """What was seen of this very file beside this very voice, if it was; once."""
-    look = workspace.looks.pop(render.render_id, None)
+    look = looks.pop(render.render_id, None)
     if look is None or look.seen is None or look.beside != Beside.of(plan, segment):
         return None
     return look.seen if look.seen.sha256 == render.sha256 else None

@@ -1,18 +1,22 @@
 """Webhooks: the addresses that providers are asked to call, and what a call leaves in the store until it is used."""
 
+import asyncio
 import hashlib
 import hmac
 import json
 import logging
 import re
 import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from avatar.errors import InvalidInput, NotConfigured, ObjectNotFound, StoreUnavailable
+from avatar.errors import AvatarError, InvalidInput, NotConfigured, ObjectNotFound, StoreUnavailable
 from avatar.models import Model, ProviderName
 from avatar.money.journal import Entry, Journal, Record, RenderState
 from avatar.providers.base import RenderInputs
@@ -225,3 +229,55 @@ async def drop_notes(store: Store, render_id: str) -> None:
             await store.remove(stat.key)
     except StoreUnavailable as error:
         log.info("The notes of render %s stay for now: %s", render_id, error)
+
+
+# Waking those who wait for a render when a webhook has come in for it, in whatever process the webhook arrived.
+#: Seconds between two lists of the notes, however many renders are waited for; and when the store does not answer.
+EVERY, AFTER_FAILURE = 1.0, 10.0
+
+
+class WebhookListener:
+    """Wakes once for each note about a render that somebody waits for. Lists the notes only while somebody does."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._rung: set[str] = set()
+        self._listener: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def listening(self, render_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever a new note about the render is there; whoever waits clears it."""
+        called = asyncio.Event()
+        self._waiting.setdefault(render_id, set()).add(called)
+        if self._listener is None or self._listener.done():
+            self._listener = asyncio.create_task(self._listen())
+        try:
+            yield called
+        finally:
+            self._waiting[render_id].discard(called)
+            if not self._waiting[render_id]:
+                del self._waiting[render_id]
+            if not self._waiting:
+                self._listener.cancel()
+                self._listener = None
+
+    async def _listen(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                self._wake([stat.key for stat in await self._store.list(PREFIX)])
+                pause = EVERY
+            except AvatarError as error:  # the wait goes on without notes
+                log.info("Notes cannot be listed: %s", error)
+                pause = AFTER_FAILURE
+            await asyncio.sleep(max(pause / 2, pause - (time.monotonic() - began)))
+
+    def _wake(self, keys: list[str]) -> None:
+        for key in keys:
+            waiting = self._waiting.get(render_of_note(key), ())
+            if waiting and key not in self._rung:
+                self._rung.add(key)
+                for called in waiting:
+                    called.set()
+        self._rung.intersection_update(keys)

@@ -13,7 +13,7 @@ from avatar.media.inspect_video import inspect_video
 from avatar.media.stills import Stills
 from avatar.models import AvatarJob, VideoState
 from avatar.money.collect import collect_render
-from avatar.money.inspect_render import Beside, Look, Seen, take_seen
+from avatar.money.inspect_render import Beside, Seen, take_seen
 from avatar.money.submit import submit_render
 from tests.money.conftest import footage, inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
@@ -96,11 +96,11 @@ async def test_only_what_was_seen_of_the_very_file_is_believed(make_workspace, p
     (bought_render,) = await render_all(workspace, JOB, plan, partial(bought, workspace))
     segment, look = plan.segments[0], workspace.looks[bought_render.render_id]
     other_bytes = bought_render.model_copy(update={"sha256": "0" * 64})
-    other_voice = Look(workspace, replace(look.beside, voice_key="assets/other.mp3"), look.seen)
+    other_voice = replace(look, beside=replace(look.beside, voice_key="assets/other.mp3"))
     cases = [(look, other_bytes, False), (other_voice, bought_render, False), (look, bought_render, True)]
     for kept, render_, believed in cases:
         workspace.looks[bought_render.render_id] = kept
-        assert isinstance(take_seen(workspace, plan, segment, render_), Seen) is believed
+        assert isinstance(take_seen(workspace.looks, plan, segment, render_), Seen) is believed
 
 
 def test_a_part_is_looked_at_beside_its_own_piece_of_the_voice(plan):  # noqa: F811

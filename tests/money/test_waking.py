@@ -6,7 +6,8 @@ import pytest
 
 from avatar.errors import StoreUnavailable
 from avatar.models import RemoteState, Snapshot
-from avatar.money import follow as waking
+from avatar.money import follow
+from avatar.money import webhooks as waking
 from avatar.money.follow import follow_render
 from avatar.money.submit import submit_render
 from avatar.money.webhooks import keep_note
@@ -31,7 +32,7 @@ class TestWhoWaits:
     @pytest.fixture(autouse=True)
     def _at_once(self, monkeypatch):
         monkeypatch.setattr(waking, "EVERY", 0.02)
-        monkeypatch.setattr(waking, "LOOKS", (0.0, 0.01))
+        monkeypatch.setattr(follow, "LOOKS", (0.0, 0.01))
 
     async def test_is_woken(self, make_workspace, plan, render_id):
         """The hint is written by one process; another, whose provider is silent, looks and finds the end."""
