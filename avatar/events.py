@@ -18,7 +18,7 @@ from avatar.settings import AvatarSettings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from avatar.money.journal import Entry, Record, Stray
+    from avatar.money.entries import Entry, Record, Stray
 
 
 # Links to videos that stay valid: those of the gallery, unlike presigned ones.

@@ -22,7 +22,8 @@ from avatar.job.expire import expire
 from avatar.job.index import summarise
 from avatar.job.reconcile import reconcile_renders
 from avatar.models import ProviderName
-from avatar.money.journal import INDEXED, Entry, RenderState, request_key
+from avatar.money.entries import Entry, RenderState
+from avatar.money.journal import INDEXED, request_key
 from avatar.money.state import find_holder
 from avatar.settings import AvatarSettings, BudgetSettings
 from avatar.store.by_day import KINDS, NOTES, RENDERS, RESULTS

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from avatar.money.journal import RenderState, transitions_table
+from avatar.money.entries import RenderState, transitions_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "money.md"
 END = "<!-- /transitions -->"

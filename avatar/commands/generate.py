@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from avatar.errors import InvalidInput
 from avatar.events import player_url
 from avatar.models import AvatarJob, Video
-from avatar.money.journal import RenderState
+from avatar.money.entries import RenderState
 from avatar.settings import AvatarSettings
 from avatar.workspace import STAGES, Step, Workspace
 

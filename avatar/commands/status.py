@@ -26,7 +26,8 @@ from avatar.job.reconcile import finish_render
 from avatar.models import AvatarJob, Video
 from avatar.money.budget import total
 from avatar.money.commit import open_jobs
-from avatar.money.journal import Record, RenderState, is_indexed
+from avatar.money.entries import Record, RenderState
+from avatar.money.journal import is_indexed
 from avatar.money.settle import (
     attach_request,
     attach_video,

@@ -21,7 +21,8 @@ from avatar.job.unused_uploads import old_files, old_orders
 from avatar.models import Plan, Video, VideoState
 from avatar.money.collect import VIDEOS, ExpiredRecord, expired_key, read_expired
 from avatar.money.commit import load_plan, open_jobs
-from avatar.money.journal import RenderState, is_indexed
+from avatar.money.entries import RenderState
+from avatar.money.journal import is_indexed
 from avatar.store.by_day import (
     BATCHES,
     RENDERS,

@@ -39,10 +39,10 @@ from avatar.models import (
 )
 from avatar.money.collect import read_expired
 from avatar.money.commit import Claim, commit_job, load_plan, open_job, quoted_renders, release_unspent
+from avatar.money.entries import Record, RenderState
 from avatar.money.follow import OnSnapshot, follow_render
 from avatar.money.inspect_render import Beside, Look
-from avatar.money.journal import Record, RenderState
-from avatar.money.journal_cache import SIGN_SECONDS
+from avatar.money.journal import SIGN_SECONDS
 from avatar.money.quote import check_price, quote_render, quote_segments
 from avatar.store.by_day import RENDERS
 from avatar.store.objects import hash_file

@@ -36,8 +36,8 @@ from avatar.media.stills import Stills
 from avatar.media.stitch import Part, stitch
 from avatar.models import Check, Cost, Plan, Render, Video, VideoState
 from avatar.money.commit import close_job
+from avatar.money.entries import Record, RenderState
 from avatar.money.inspect_render import Seen, take_seen
-from avatar.money.journal import Record, RenderState
 from avatar.money.quote import bill_differs
 from avatar.option_names import named
 from avatar.store.objects import hash_file

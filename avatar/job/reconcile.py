@@ -34,9 +34,9 @@ from avatar.money.commit import (
     open_jobs,
     quoted_renders,
 )
+from avatar.money.entries import Record, RenderState
 from avatar.money.failures import give_up, submission_of
 from avatar.money.follow import age_of, read_snapshot
-from avatar.money.journal import Record, RenderState
 from avatar.money.state import read_current
 from avatar.money.webhooks import WANTED, drop_notes, renders_with_notes
 from avatar.waiting import Moment

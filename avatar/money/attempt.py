@@ -7,7 +7,8 @@ from typing import Any
 
 from avatar.errors import AvatarError, OutcomeUnknown, StoreUnavailable, Transient
 from avatar.models import Submission
-from avatar.money.journal import TRANSITIONS, Failure, Journal, Record, RenderState
+from avatar.money.entries import TRANSITIONS, Failure, Record, RenderState
+from avatar.money.journal import Journal
 from avatar.money.state import stray_of
 from avatar.waiting import Moment, patiently, seen_through
 

@@ -23,8 +23,8 @@ from avatar.events import about_bill, next_step
 from avatar.media.probe import VideoFacts, probe_video
 from avatar.models import Model, RemoteVideo, Render
 from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
+from avatar.money.entries import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.money.failures import confirm_failure, give_up, raise_failed, submission_of
-from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.money.quote import CENT_FRACTION, bill_differs
 from avatar.money.webhooks import drop_notes
 from avatar.option_names import named

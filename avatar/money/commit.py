@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from avatar.errors import ObjectNotFound, StoreUnavailable
 from avatar.models import Continuity, Plan, Stored, chained
-from avatar.money.journal import Record, RenderState
+from avatar.money.entries import Record, RenderState
 from avatar.money.quote import QuotedRender, quote_render
 from avatar.workspace import Workspace
 

@@ -14,7 +14,7 @@ from avatar.errors import (
 )
 from avatar.events import about_stalled
 from avatar.models import RemoteState, Snapshot, Submission
-from avatar.money.journal import TRANSITIONS, Entry, Failure, Record, RenderState
+from avatar.money.entries import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.option_names import named
 from avatar.providers.outcome import remedy
 from avatar.workspace import Workspace

@@ -15,9 +15,9 @@ from avatar.errors import (
 )
 from avatar.events import next_step
 from avatar.models import RemoteState, Snapshot, Submission
+from avatar.money.entries import Record, RenderState
 from avatar.money.failures import give_up, raise_failed, result_has_video, submission_of
-from avatar.money.journal import Record, RenderState
-from avatar.money.journal_cache import SIGN_SECONDS
+from avatar.money.journal import SIGN_SECONDS
 from avatar.providers.base import Provider
 from avatar.providers.polling import ENDED
 from avatar.providers.wire import about_render

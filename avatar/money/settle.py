@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from avatar.errors import InvalidInput, RenderFailed
 from avatar.models import CancelOutcome, RemoteVideo
+from avatar.money.entries import Failure, Record, RenderState
 from avatar.money.failures import record_failure, release_claim, where_to_look
-from avatar.money.journal import Failure, Record, RenderState
 from avatar.money.state import attach, confirm_request, look_in_history, read_current
 from avatar.workspace import Workspace
 

@@ -26,8 +26,8 @@ from avatar.models import Plan, Segment, Submission
 from avatar.money import local_receipts
 from avatar.money.attempt import Attempt, as_failure
 from avatar.money.commit import is_unpaid
+from avatar.money.entries import Failure, Record, RenderState, Sent
 from avatar.money.failures import raise_failed, raise_unknown
-from avatar.money.journal import Failure, Record, RenderState, Sent
 from avatar.money.quote import QuotedRender, quote_render
 from avatar.money.state import file_name, read_current
 from avatar.money.webhooks import WebhookAddresses

@@ -18,7 +18,8 @@ from pydantic import Field, ValidationError
 
 from avatar.errors import AvatarError, InvalidInput, NotConfigured, ObjectNotFound, StoreUnavailable
 from avatar.models import Model, ProviderName
-from avatar.money.journal import Entry, Journal, Record, RenderState
+from avatar.money.entries import Entry, Record, RenderState
+from avatar.money.journal import Journal
 from avatar.providers.base import RenderInputs
 from avatar.settings import BridgeSettings
 from avatar.store.store import Store

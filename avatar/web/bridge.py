@@ -29,7 +29,7 @@ from avatar.errors import AvatarError, InvalidInput, NotConfigured
 from avatar.inbox.uploads import Inbox
 from avatar.local.state import StateDirectory, local_url
 from avatar.models import ProviderName
-from avatar.money.journal import RenderState
+from avatar.money.entries import RenderState
 from avatar.money.state import read_current
 from avatar.money.webhooks import OPEN_ENDED, WebhookNote, WebhookTarget, keep_note, valid_request_id
 from avatar.providers.answers import parse_object

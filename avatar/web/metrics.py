@@ -24,7 +24,7 @@ from avatar.job.index import read_summary
 from avatar.job.month_index import VIDEOS
 from avatar.money.budget import Claim, total
 from avatar.money.commit import open_jobs
-from avatar.money.journal import Record, RenderState
+from avatar.money.entries import Record, RenderState
 from avatar.waiting import in_turns
 from avatar.workspace import Workspace
 

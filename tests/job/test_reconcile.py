@@ -14,8 +14,8 @@ from avatar.job.reconcile import reconcile_renders
 from avatar.models import AvatarJob, RemoteState, RemoteVideo, Snapshot
 from avatar.money.collect import FETCH_AGAIN, FETCHES, RENDERS, ExpiredRecord, collect_render, expired_key
 from avatar.money.commit import commit_job, open_jobs, still_to_buy
+from avatar.money.entries import Failure, RenderState
 from avatar.money.failures import record_failure
-from avatar.money.journal import Failure, RenderState
 from avatar.money.quote import quote_render
 from avatar.money.settle import attach_video, declare_not_charged
 from avatar.money.submit import submit_render

@@ -16,7 +16,7 @@ from avatar.job.publish import find_video, publish_video, require_published
 from avatar.job.reconcile import reconcile_renders
 from avatar.models import AvatarJob, ProviderName
 from avatar.money.collect import collect_render
-from avatar.money.journal import RenderState
+from avatar.money.entries import RenderState
 from avatar.money.quote import quote_render
 from avatar.money.settle import attach_request
 from avatar.money.submit import submit_render

@@ -10,7 +10,8 @@ from avatar.errors import NotSent, OutcomeUnknown, StoreUnavailable, SubmitRefus
 from avatar.models import ProviderName, RemoteState, Snapshot, Submission
 from avatar.money import local_receipts, submit
 from avatar.money.attempt import Attempt
-from avatar.money.journal import Failure, Journal, RenderState
+from avatar.money.entries import Failure, RenderState
+from avatar.money.journal import Journal
 from avatar.money.quote import quote_render
 from avatar.money.settle import declare_not_charged, describe_history, what_to_look_for
 from avatar.money.state import read_current

@@ -14,7 +14,7 @@ from avatar.money import submit
 from avatar.money.budget import LEAKED_SECONDS, USABLE_SECONDS, total
 from avatar.money.collect import collect_render
 from avatar.money.commit import commit_job, quoted_renders, release_unspent, still_to_buy
-from avatar.money.journal import Failure, RenderState
+from avatar.money.entries import Failure, RenderState
 from avatar.money.quote import quote_render
 from avatar.money.settle import declare_not_charged
 from avatar.money.state import attach

@@ -103,7 +103,7 @@ async def test_only_what_was_seen_of_the_very_file_is_believed(make_workspace, p
         assert isinstance(take_seen(workspace.looks, plan, segment, render_), Seen) is believed
 
 
-def test_a_part_is_looked_at_beside_its_own_piece_of_the_voice(plan):  # noqa: F811
+async def test_a_part_is_looked_at_beside_its_own_piece_of_the_voice(plan):  # noqa: F811
     """And no stills are made of it: the whole has them."""
     (segment,) = plan.segments
     halves = [segment.model_copy(update={"index": index, "seconds": 4.0}) for index in (0, 1)]

@@ -7,7 +7,7 @@ import pytest
 from avatar import waiting
 from avatar.errors import NotSent, OutcomeUnknown, RenderFailed, SubmitRefused, Throttled
 from avatar.money import submit
-from avatar.money.journal import Failure, RenderState
+from avatar.money.entries import Failure, RenderState
 from avatar.money.quote import quote_render
 from avatar.money.submit import submit_render
 from tests.money.scripted import Scripted

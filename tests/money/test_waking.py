@@ -57,12 +57,12 @@ class TestWhoWaits:
         await keep_note(workspace.store, workspace.journal, hint(render_id))
 
         async def on_snapshot(snapshot, age):
-            if provider.polls == len(waking.LOOKS):
+            if provider.polls == len(follow.LOOKS):
                 provider.looks = [Snapshot(state=RemoteState.DONE)]
                 await keep_note(workspace.store, workspace.journal, hint(render_id, None))
 
         await follow_render(workspace, render_id, on_snapshot)
-        assert provider.polls == len(waking.LOOKS) + 1
+        assert provider.polls == len(follow.LOOKS) + 1
 
     async def test_does_not_ask_the_store_when_webhooks_are_off(self, make_workspace, plan, render_id):
         """Without a public URL nobody lists hints."""

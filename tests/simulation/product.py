@@ -37,7 +37,7 @@ from avatar.money import collect
 from avatar.money import settle as settling
 from avatar.money.collect import collect_render
 from avatar.money.commit import still_to_buy
-from avatar.money.journal import Entry, IllegalTransition, Record, RenderState
+from avatar.money.entries import Entry, IllegalTransition, Record, RenderState
 from avatar.money.state import read_current
 from avatar.money.submit import hold_turn, submit_render
 from avatar.money.webhooks import WebhookNote, keep_note

@@ -8,7 +8,8 @@ import pytest
 
 from avatar.errors import StoreUnavailable
 from avatar.models import ProviderName, Submission
-from avatar.money.journal import TRANSITIONS, IllegalTransition, Journal, RenderState, transitions_table
+from avatar.money.entries import TRANSITIONS, IllegalTransition, RenderState, transitions_table
+from avatar.money.journal import Journal
 
 RENDER = "a" * 32
 

@@ -6,8 +6,8 @@ import pytest
 
 from avatar.errors import OutcomeUnknown
 from avatar.models import ProviderName, RemoteState
+from avatar.money.entries import RenderState
 from avatar.money.follow import follow_render
-from avatar.money.journal import RenderState
 from avatar.money.submit import submit_render
 from avatar.providers import fal_webhooks
 from avatar.web.bridge import Bridge, build_app

@@ -16,7 +16,8 @@ from avatar.errors import NotConfigured
 from avatar.job.consent import write_consent
 from avatar.models import Consent, ProviderName
 from avatar.money.commit import plan_key
-from avatar.money.journal import Failure, Journal, RenderState
+from avatar.money.entries import Failure, RenderState
+from avatar.money.journal import Journal
 from avatar.settings import GallerySettings
 from avatar.web.gallery import check_actions
 from avatar.workspace import Workspace

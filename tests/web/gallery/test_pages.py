@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from avatar.local.processes import free_port
-from avatar.money.journal import Journal, RenderState, is_indexed
+from avatar.money.entries import RenderState
+from avatar.money.journal import Journal, is_indexed
 from avatar.web import video_list
 from avatar.web.gallery import take_id
 from avatar.web.pages import download_name, run_page
