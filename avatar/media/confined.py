@@ -6,6 +6,7 @@ and used again, since starting one takes 0.2 s and asking one less than a millis
 """
 
 import dataclasses
+import errno
 import functools
 import importlib
 import inspect
@@ -23,7 +24,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from avatar import errors
 from avatar.errors import AvatarError, InvalidInput
-from avatar.media.decoder import Bounds, bounds_for, trouble_of
+from avatar.media.decoder_limits import Bounds, bounds_for
 from avatar.media.decoder_pool import Children
 
 # Calls of functions, and their answers, as JSON: what passes between us and the process that decodes.
@@ -119,6 +120,27 @@ def answer(packed: bytes) -> tuple[bytes, bool]:
         return _write({"fault": "it needs more than 1 GiB of memory"}), False
     except Exception as error:  # noqa: BLE001 - whatever a hostile file makes a decoder raise
         return _write(trouble_of(error)), True
+
+
+#: Troubles of the machine, which say nothing about the file.
+OURS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
+#: Of a library's own words, no more than this is repeated.
+WORDS = 200
+
+
+def trouble_of(error: Exception) -> dict[str, Any]:
+    """How an error of a decoder is told to who asked: the machine's trouble by its number, else its own words."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, OSError) and number in OURS:
+        return {"machine": [number, str(error.strerror)]}
+    if number == errno.EFBIG:
+        return {"fault": "it would be too large on disk"}
+    # FFmpeg's own words come with numbers and paths of this machine around them.
+    text = str(getattr(error, "strerror", None) or error)
+    words = "".join(letter if letter.isprintable() else " " for letter in text)
+    return {"fault": f"{type(error).__name__}: {words[:WORDS]}"}
 
 
 def read_answer(function: Callable[..., Any], packed: bytes) -> Any:

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 
-from avatar.media.decoder import ENDED, READY, environment
+from avatar.media.decoder_limits import environment
 
+#: A child's first message, and the last one, by whoever forked it: its pid, and its exit status as `subprocess` has it.
+READY, ENDED = b"ready ", b"ended "
 #: Calls after which a child is replaced: what a library leaks is bounded.
 CALLS_PER_CHILD = 1000
 #: Seconds a call waits for a child at work before it starts another one.
@@ -75,7 +77,7 @@ class ForkedChild:
         self._pidfd = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        if self.returncode is None and self._has_ended(0):
+        if self.returncode is None and self._pidfd is not None and self._has_ended(self._pidfd, 0):
             self.returncode = -signal.SIGKILL
         return self.returncode
 
@@ -88,17 +90,17 @@ class ForkedChild:
             line.shutdown(socket.SHUT_RDWR)  # it ends by that, if it ever begins
 
     def wait(self) -> None:
-        self._has_ended(None)
-        self.poll()
         if self._pidfd is not None:
+            self._has_ended(self._pidfd, None)
             os.close(self._pidfd)
             self._pidfd = None
+        if self.returncode is None:
+            self.returncode = -signal.SIGKILL
 
-    def _has_ended(self, milliseconds: int | None) -> bool:
-        if self._pidfd is None:
-            return True
+    @staticmethod
+    def _has_ended(pidfd: int, milliseconds: int | None) -> bool:
         poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
         return bool(poll.poll(milliseconds))
 
 

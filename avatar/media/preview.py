@@ -30,7 +30,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from avatar.errors import AvatarError
-from avatar.media.decoder import Bounds, confine, environment
+from avatar.media.decoder_limits import Bounds, confine, environment
 from avatar.media.faces import Box
 from avatar.media.preview_scene import Pixels, Scene, frame_levels
 from avatar.media.sound import Sound, open_sound, read_mono, resampled

@@ -16,7 +16,7 @@ import pytest
 
 from avatar.errors import InvalidInput, VideoRejected
 from avatar.media import confined, decoder_pool
-from avatar.media import decoder as bounds
+from avatar.media import decoder_limits as bounds
 from tests.media import wrecks
 
 ROOT = Path(__file__).parents[2]
