@@ -412,6 +412,6 @@ def _meant(name: int | str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `avatar`. Returns the exit code."""
     # Looking for garbage takes a fifth of importing Prefect, and half a second at the end.
-    gc.set_threshold(100_000)
+    gc.set_threshold(20_000)
     atexit.register(gc.freeze)
     return run(build_parser().parse_args(argv))
