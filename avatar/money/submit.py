@@ -66,8 +66,9 @@ async def hold_turn(workspace: Workspace, plan: Plan, segment: Segment) -> Async
 
 log = logging.getLogger("avatar.submit")
 
-#: Paid requests begun for one render in one go: each but the last was provably not sent, or refused for now.
-MAX_ATTEMPTS = 6
+#: Paid requests begun for one render in one go: each but the last was provably not sent, or refused for now. And how
+#: often another run may be first, which is no attempt of ours.
+MAX_ATTEMPTS, MAX_FORESTALLED = 6, 20
 #: Longest wait a provider's Retry-After is followed for, in seconds.
 MAX_RETRY_AFTER = 120.0
 #: A link must outlive the longest queue, and S3 signs for 7 days at most.
@@ -96,34 +97,36 @@ async def submit_render(
         OutcomeUnknown: it may have been accepted; only a person or the provider can tell.
         BudgetRefused: what was set aside had become too old, and the day has no money left.
         StoreUnfit: the store cannot keep two workers from paying for the same render.
-        StoreUnavailable: the store failed for minutes. Nothing is sent without its word.
+        StoreUnavailable: the store failed for minutes, or other runs were first again and again. Nothing is sent
+            without its word.
     """
     order = quote_render(workspace, plan, segment)
     ready: _Ready | None = None
-    wait = 1.0
-    for attempt in range(1, MAX_ATTEMPTS + 2):
+    wait, attempts, forestalled = 1.0, 0, 0
+    while attempts < MAX_ATTEMPTS and forestalled < MAX_FORESTALLED:
         # One that is not new any more is noticed by whoever begins it.
         new = workspace.journal.seemed_new(order.render_id)
         record = None if new else await _settled(workspace, order)
         if record is not None and record.state in ACCEPTED:
             return record
-        if attempt > MAX_ATTEMPTS:  # another run was first in the last try as well
-            break
         if ready is None:
             ready = await patiently(lambda: _prepare(workspace, order))
         try:
             claim = await _claimed(workspace, order, claim)
             begun = await _begin(workspace, order, record, claim, ready.inputs)
             if begun is None:
-                continue  # another run was first; look at what it wrote
+                forestalled += 1
+                continue  # look at what the other run wrote
             record = await _send(workspace, order, ready, begun)
             if record.state in ACCEPTED:
                 return record
+            attempts += 1
         except SubmitRefused:
             await _give_back(workspace, claim)
             raise
         except (NotSent, Throttled) as error:
-            if attempt == MAX_ATTEMPTS:
+            attempts += 1
+            if attempts == MAX_ATTEMPTS:
                 await _give_back(workspace, claim)
                 raise
             wait = _pause(error, wait)
@@ -158,8 +161,8 @@ async def _begin(
     """An attempt of ours, begun just now. None: somebody else was first.
 
     Raises:
-        NotSent: writing the intent took too long (the machine slept, or the store was away): others may have given the
-            attempt up by now, or its claim back, which no intent named until then.
+        NotSent: it took too long (the machine slept, or the store was away): others may have given the attempt up by
+            now, or its claim back, which no intent named until then.
     """
     seen = Moment.now()
     intent = await workspace.journal.begin(
@@ -173,13 +176,14 @@ async def _begin(
     )
     if intent is None:
         return None
+    is_claimed = claim is None or workspace.budget.is_usable(claim)
     workspace.budget.use(claim)
     attempt = Attempt(workspace.journal, intent, seen)
-    if attempt.is_fresh():
+    if is_claimed and attempt.is_fresh():
         return attempt
     late = NotSent(
-        f"Render {order.render_id} was not sent: noting it in the store took {seen.passed:.0f} s, too long to rely on. "
-        "Nothing was spent; it may be tried again.",
+        f"Render {order.render_id} was not sent: setting its price aside and noting it in the store took too long to "
+        "rely on (the store was slow, or this machine slept). Nothing was spent; it may be tried again.",
         render_id=order.render_id,
     )
     await _note(attempt, RenderState.NOT_SENT, as_failure(late, "not_sent"))
@@ -303,13 +307,12 @@ async def _note(attempt: Attempt, state: RenderState, failure: Failure) -> None:
 
 
 async def _note_unknown(attempt: Attempt, failure: Failure) -> Record:
-    """Record `unknown`, for minutes if an answer is to be kept, which may name the request or its id.
+    """Record `unknown`, for minutes if need be: what settles it looks at the journal.
 
-    If the store is away the intent stands, which becomes unknown when its lease runs out.
+    If the store stays away the intent stands, which becomes unknown when its lease runs out.
     """
-    write = attempt.write_for_sure if failure.answer or failure.request_id else attempt.write
     try:
-        return await write(RenderState.UNKNOWN, failure=failure)
+        return await attempt.write_for_sure(RenderState.UNKNOWN, failure=failure)
     except StoreUnavailable as error:
         log.error("The journal cannot be written: %s", error)  # noqa: TRY400 - the caller raises what matters
         entry = attempt.record.entry.model_copy(update={"failure": failure})

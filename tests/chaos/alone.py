@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from avatar.job.reconcile import reconcile_renders
+from avatar.money.entries import RenderState
 from avatar.settings import AvatarSettings
 from avatar.workspace import Workspace
 from tests.chaos.case import Case
@@ -175,7 +176,7 @@ async def reconcile(trial: Trial, seconds: float) -> str | None:
         while time.monotonic() < deadline:
             await reconcile_renders(workspace, idle_seconds=1.0)
             videos: list[dict[str, Any]] = await asyncio.to_thread(Witness(trial).manifests)
-            if videos:
+            if videos and not await is_being_booked(workspace):
                 return str(videos[0]["state"])
             if not trial.accepted() and not await workspace.journal.open_renders():
                 return None
@@ -183,6 +184,12 @@ async def reconcile(trial: Trial, seconds: float) -> str | None:
     finally:
         await workspace.aclose()
     return None
+
+
+async def is_being_booked(workspace: Workspace) -> bool:
+    """Whether a video is in the store whose bill is not in the books yet: the next look does that."""
+    heads = [await workspace.journal.head(render_id) for render_id in await workspace.journal.open_renders()]
+    return any(head is not None and head.state is RenderState.COLLECTED for head in heads)
 
 
 def settings_of(trial: Trial) -> AvatarSettings:

@@ -139,6 +139,26 @@ async def test_an_intent_that_took_hours_to_be_written_is_not_sent_on(
     assert len(workspace.provider(plan.provider).seen) == 1
 
 
+async def test_a_claim_is_not_sent_on_after_a_long_sleep(workspace, make_workspace, plan, store, monkeypatch):
+    """The machine slept when its price was set aside, and others gave it back, since no intent named it yet."""
+    ensure = workspace.budget.ensure
+
+    async def asleep(*args):
+        monkeypatch.setattr(workspace.budget, "ensure", ensure)
+        key = await ensure(*args)
+        store.server.tick(LEAKED_SECONDS + 1)
+        await asyncio.sleep(LEAKED_SECONDS + 1)
+        found = await reconcile_renders(make_workspace(Scripted()))
+        assert found.released == [quote_render(workspace, plan, plan.segments[0]).render_id]
+        return key
+
+    monkeypatch.setattr(workspace.budget, "ensure", asleep)
+    record = await submit_render(workspace, plan, plan.segments[0])
+    history = await workspace.journal.history(record.entry.render_id)
+    assert [str(each.state) for each in history] == ["intent", "not_sent", "intent", "submitted"]
+    assert [claim.key for claim in await workspace.budget.objects(today())] == [record.entry.claim]
+
+
 async def test_nothing_is_bought_without_a_claim(workspace, plan):
     """Another run had it under way when this one committed, and it failed: what is bought now is set aside first."""
     await submit_render(workspace, plan, plan.segments[0])

@@ -1,6 +1,7 @@
 """The one paid request of a render, on a real store. `seen` counts the requests."""
 
 import asyncio
+from itertools import count
 
 import pytest
 
@@ -75,6 +76,27 @@ async def test_whoever_comes_second_in_its_last_try_returns_what_the_first_bough
     first, second = await asyncio.gather(*both)
     assert first.entry == second.entry
     assert len(provider.seen) == 1
+
+
+async def test_what_another_run_tries_is_no_attempt_of_ours(make_workspace, plan, monkeypatch):
+    """Every attempt but the last was refused for now; another run is first then, and refused too: ours is still to come."""
+    workspace = make_workspace(Scripted(*[Throttled("busy")] * (submit.MAX_ATTEMPTS - 1), "req-1"))
+    begin, tries = workspace.journal.begin, count(1)
+
+    async def forestalled(*args, **facts):
+        intent = await begin(*args, **facts)
+        if next(tries) != submit.MAX_ATTEMPTS:
+            return intent
+        failure = Failure(kind="throttled", message="busy")
+        await workspace.journal.append(intent, RenderState.REFUSED, failure=failure)
+        return None
+
+    monkeypatch.setattr(workspace.journal, "begin", forestalled)
+    await submit.submit_render(workspace, plan, plan.segments[0])
+    assert await states(workspace, plan) == ["intent", "refused"] * submit.MAX_ATTEMPTS + [
+        "intent",
+        "submitted",
+    ]
 
 
 async def test_a_lost_answer_is_never_sent_again(make_workspace, plan):

@@ -87,7 +87,7 @@ class End:
         scenario = self.scenario
         if len(self.judge.paid[job.render_id]) > 1 or job.script.fate == "lost":
             return False
-        listed = scenario.history == "full" and not any(scenario.skews) and not scenario.naps
+        listed = scenario.history == "full" and not any(scenario.skews) and not scenario.sleeps
         died = {process.holder for process in self.world.processes if process.killed}
         return listed or (job.named and job.holder not in died)
 

@@ -153,6 +153,11 @@ MUTATIONS = (
         flavour="hours",
     ),
     Mutation(
+        "13", "a claim is not looked at again once an intent names it", "avatar.money.submit",
+        "    if is_claimed and attempt.is_fresh():", "    if attempt.is_fresh():",
+        flavour="asleep",
+    ),
+    Mutation(
         "13", "who gives back takes the claims of others", "avatar.money.budget",
         "            self._made.pop(key, None)\n            await self.store.remove(key)\n",
         "            self._made.pop(key, None)\n            for stat in await self.store.list(key.split('.')[0]):\n"

@@ -26,7 +26,7 @@ SLEEPS = (5.0, 60.0, 150.0, 400.0, 1500.0, 8000.0)
 #: How a render may go on that does not just get done; the first six kinds end with its video, without a hand.
 ODD = ("shape", "word", "result", "quota", "late", "link", "fate", "junk", "kept", "none", "empty")
 CURABLE = ODD[:6]
-#: What stands in the key or in the text of an object after whose writing a worker may die.
+#: What stands in the key or in the text of an object after whose writing a worker may die, or sleep.
 WRITINGS = (
     *(f'"state":"{state}"' for state in ("intent", "not_sent", "unknown", "submitted", "rendered", "collected")),
     "open/jobs/", ".open.", ".settled.", "renders/", "video.mp4", "poster.jpg", "index/videos", "index/requests", "manifest.json",
@@ -67,6 +67,9 @@ class Scenario:
     naps: list[tuple[int, float, bool]] = field(
         default_factory=list
     )  #: step, seconds, whether its clock stops
+    naps_after: tuple[str, int] | None = None  #: what a process writes, and how many steps later it sleeps
+    naps_skipped: int = 0  #: times that it is written before
+    nap: tuple[float, bool] = (0.0, False)  #: seconds of that sleep, and whether its clock stops
     skews: tuple[float, ...] = (0.0, 0.0, 0.0)
     full: tuple[int, float, float] | None = None  #: the machine whose disk is full, and between when
     strays: tuple[str, ...] = ()  #: keys of objects that do not belong there
@@ -90,6 +93,11 @@ class Scenario:
         flavour_of(seed)(s)
         s.looks = () if s.person == "away" else s.looks or (s.span * 0.5, s.span * 0.95)
         return s
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether a machine sleeps, or did."""
+        return bool(self.naps or self.nap[0])
 
     def script(self) -> Script:
         """What becomes of the next accepted request."""
@@ -193,6 +201,19 @@ def sleeper(s: Scenario) -> None:
     s.reconciles, s.looks = [dice.uniform(150, 400)], (dice.uniform(200, 500), 900.0)
     s.naps = [(dice.randint(8, 22), dice.choice((300.0, 700.0, 1500.0)), dice.random() < 0.5)]
     s.submit_rate, s.submit_faults = 0.7, ("asleep_connecting", "asleep_connecting", "not_sent", "lost")
+
+
+def asleep(s: Scenario) -> None:
+    """A machine sleeps for minutes or hours around something that it wrote, and others go on in the meantime."""
+    dice = s.random
+    written = dice.choice((".open.", dice.choice(WRITINGS), dice.choice(WRITINGS)))
+    s.naps_after, s.naps_skipped = (written, dice.choice((0, 0, 1, 2, 4))), dice.choice((0, 1, 1))
+    s.nap = dice.choice((400.0, 8000.0, 8000.0, 8000.0)), dice.random() < 0.5
+    s.submit_rate, s.submit_faults = 0.6, ("throttled", "throttled", "not_sent", "lost")
+    s.span, s.limit, s.jobs, s.takes = 12_000.0, PRICE, dice.choice((1, 1, 2)), (3.0, 20.0)
+    if dice.random() < 0.5:
+        s.runs.append((dice.choice((1.0, 300.0, 7500.0)), dice.choice(("command", "batch"))))
+    s.reconciles = [dice.uniform(60, 400) + 900 * n for n in range(12)]
 
 
 def answers(s: Scenario) -> None:
@@ -366,7 +387,7 @@ def anything(s: Scenario) -> None:
 
 #: Those that come more often are short, or have many moments at which something may happen.
 FLAVOURS = (
-    anything, twins, sleeper, never, cured, refusing_store, purse, hours, webhooks, beside, another_take, proxied, unread,
+    anything, twins, sleeper, asleep, never, cured, refusing_store, purse, hours, webhooks, beside, another_take, proxied, unread,
     *(oddly, outage, refusals, relay, elsewhere) * 2, *(nobody_again, answers, again_elsewhere) * 3,
     nobody_again, answers, shards,
 )  # fmt: skip

@@ -60,6 +60,7 @@ class World:
         self._sender = ""
         self.end = End(self)
         self._doomed: tuple[Process, int] | None = None  # who dies, and at which step
+        self._tired: tuple[Process, int] | None = None  # who falls asleep, and at which step
 
     def _know(self, plan: Any) -> None:
         self.plans.append(plan)
@@ -199,7 +200,7 @@ class World:
             or scenario.store_rate > 0.02
         ):
             return
-        if process.name.startswith(("command", "batch")) and not scenario.naps:
+        if process.name.startswith(("command", "batch")) and not scenario.sleeps:
             self.judge.wrong(f"{process.name} gave up: {error}")
 
     def _after_step(self) -> None:
@@ -212,13 +213,27 @@ class World:
             if not self._doomed[0].ended:
                 self.loop.kill(self._doomed[0])
             self._doomed = None
+        if self._tired is not None and self._tired[1] <= steps and scenario.naps_after:
+            if not self._tired[0].ended:
+                self.loop.sleep(self._tired[0], scenario.nap[0], stopped_clock=scenario.nap[1])
+            self._tired = scenario.naps_after = None
         while scenario.naps and scenario.naps[0][0] <= steps:
             _, seconds, stopped = scenario.naps.pop(0)
             if (victim := self._victim()) is not None:
                 self.loop.sleep(victim, seconds, stopped_clock=stopped)
 
     def wrote(self, process: Process, key: str, data: bytes) -> None:
-        """A process wrote an object: it may be the last thing that it does."""
+        """A process wrote an object: it may be the last thing that it does, or the last for a long time."""
+        naps = self.scenario.naps_after
+        if (
+            naps
+            and not self._tired
+            and not self.calm
+            and (naps[0] in key or (":" in naps[0] and naps[0].encode() in data))
+        ):
+            self.scenario.naps_skipped -= 1
+            if self.scenario.naps_skipped < 0:
+                self._tired = process, self.loop.steps + naps[1]
         if self.scenario.dies_after and not self.calm:
             what, steps = self.scenario.dies_after
             if what in key or what.encode() in data:
@@ -336,7 +351,7 @@ class World:
             scenario.away = [(self.loop.now, self.loop.now + scenario.away_after_submit)]
             scenario.away_after_submit = 0.0
         troubled = (
-            scenario.deaths or scenario.naps or scenario.away or scenario.store_rate or scenario.dies_after
+            scenario.deaths or scenario.sleeps or scenario.away or scenario.store_rate or scenario.dies_after
         )
         if process is None or (troubled and not self._only_away()):
             return
@@ -350,7 +365,7 @@ class World:
         s = self.scenario
         return (
             not s.deaths
-            and not s.naps
+            and not s.sleeps
             and not s.store_rate
             and all(end - begin < 420 for begin, end in s.away)
         )
