@@ -226,8 +226,13 @@ class Wire:
         self._auth = {header[0]: header[1] + self._key}
 
     def check_key(self, setting: str) -> None:
-        """Raise `NotConfigured` for a key that is missing, or that no header can carry."""
+        """Raise `NotConfigured` for a key that is missing, or that no header can carry, and for unreadable certificates.
+
+        Loading those takes longer than a request. Done here, it is not done between an intent and its request, where a
+        process that dies leaves what only a person can settle.
+        """
         if self._key and self._key.isascii() and self._key.isprintable() and " " not in self._key:
+            self._load_certificates()
             return
         what = "contains characters no key has" if self._key else "is not set"
         raise NotConfigured(
@@ -235,6 +240,16 @@ class Wire:
             provider=self.provider,
             hint=f"Set {setting}, or render the free preview ({named('provider')} preview).",
         )
+
+    def _load_certificates(self) -> None:
+        try:
+            tls()
+        except OSError as error:
+            raise NotConfigured(
+                f"The certificates to be trusted cannot be read ({self.describe(error)}). Nothing was sent or spent.",
+                provider=self.provider,
+                hint="Check SSL_CERT_FILE and SSL_CERT_DIR.",
+            ) from None
 
     def clean(self, words: str) -> str:
         """Words by others, fit for an error or a log (see `answers.clean_text`)."""

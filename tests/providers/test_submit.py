@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from avatar.errors import NotConfigured, NotSent, OutcomeUnknown, SubmitRefused, Throttled
+from avatar.providers.wire import tls
 from tests.providers.conftest import KEY, RENDER_ID, make_inputs, open_at
 from tests.providers.sockets import Visit, closed_port, serving, silence
 
@@ -234,6 +235,20 @@ async def test_an_unusable_key_sends_nothing(name, key):
         with pytest.raises(NotConfigured):
             await provider.submit(make_inputs())
     assert server.connections == 0
+
+
+@pytest.mark.parametrize("name", PAID)
+async def test_certificates_are_loaded_before_anything_is_noted(name, monkeypatch):
+    """Unreadable ones are refused; and no time is lost on them between an intent and its request."""
+    async with serving(drop) as server:
+        provider = open_at(server.url, name)
+        monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+        tls.cache_clear()
+        with pytest.raises(NotConfigured, match="certificates"):
+            provider.check_configured()
+        monkeypatch.delenv("SSL_CERT_FILE")
+        provider.check_configured()
+    assert (tls.cache_info().currsize, server.connections) == (1, 0)
 
 
 @pytest.mark.parametrize("name", PAID)
