@@ -53,7 +53,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--kills", type=int, default=1000, help="how many at random moments")
+    parser.add_argument("--kills", type=int, default=1200, help="how many at random moments")
     parser.add_argument("--only", nargs="+", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     parser.add_argument(
         "--match", nargs="+", default=[""], help="only cases whose row or name holds one of these"

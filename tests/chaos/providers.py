@@ -23,7 +23,6 @@ SUBMITS: dict[str, list[Deed]] = {
     "answer lost after accept": [deed("submit", "drop")],
     "connection closed unread": [deed("submit", "drop", accept=False)],
     "connection reset after accept": [deed("submit", "rst")],
-    "connection reset before": [deed("submit", "rst", accept=False)],
     "half an answer": [deed("submit", "half")],
     "429 with Retry-After": [deed("submit", "rate_limited", retry_after=1, times=2)],
     "429 without": [deed("submit", "rate_limited", times=2)],
@@ -69,7 +68,7 @@ AFTERWARDS: dict[str, list[Deed]] = {
 def cases() -> Iterator[Case]:
     for name, deeds in (SUBMITS | AFTERWARDS).items():
         yield Case(ROW, name, partial(misbehaving, deeds=deeds))
-    for name in ("answer lost after accept", "502 in HTML after accept", "429 with Retry-After"):
+    for name in ("answer lost after accept", "429 with Retry-After"):
         yield Case(ROW, f"Pixazo: {name}", partial(misbehaving, deeds=SUBMITS[name], provider="pixazo"))
     yield Case(ROW, "connection refused", unreachable)
     yield Case(ROW, "never-ending job", never_ending, published=False)
