@@ -1,6 +1,7 @@
 """Limits of a provider's account, counted by the Prefect server over all runs; no slot leaks, no paid flow dies of one."""
 
 import asyncio
+import collections
 import os
 import signal
 import subprocess
@@ -216,9 +217,21 @@ async def test_money_that_waited_long_for_its_turn_is_set_aside_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was set aside hours ago may have been given back, or be of yesterday: each render counts once."""
-    monkeypatch.setattr("avatar.money.budget.USABLE_SECONDS", 0.0)
+    budget, asked = works.workspace.budget, collections.Counter[str]()
+    claim = budget.claim
+
+    async def claim_long_ago(amounts, **more):
+        claims = await claim(amounts, **more)
+        for name, key in claims.items():
+            asked[name] += 1
+            if asked[name] == 1:
+                budget.use(key)  # it is not believed in any more, as one that is hours old
+        return claims
+
+    monkeypatch.setattr(budget, "claim", claim_long_ago)
     checked = await works.check(given.batch)
     assert await carry(works, checked, "run-1") == [False] * 4
+    assert sorted(asked.values()) == [2] * 4
     (day,) = await works.workspace.budget.days()
     claims = await works.workspace.store.list(f"budget/{day}/")
     assert [stat.key.split(".")[1] for stat in claims] == ["settled"] * 4
