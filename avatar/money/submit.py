@@ -272,14 +272,15 @@ async def _send(workspace: Workspace, order: QuotedRender, ready: _Ready, attemp
         raise
     except BaseException as error:
         # Also a cancellation or a defect of ours in mid-request: the request may have left.
-        record = await seen_through(_note_unknown(attempt, as_failure(error, "answer_lost")))
-        if isinstance(error, OutcomeUnknown):
+        lost = isinstance(error, OutcomeUnknown)
+        record = await seen_through(_note_unknown(attempt, as_failure(error, "answer_lost"), patient=lost))
+        if lost:
             record = await _settled_at_once(workspace, record)
             if record.state in ACCEPTED:
                 return record
         if record.state is RenderState.UNKNOWN:
             workspace.notify(about_unknown(record))
-        if isinstance(error, OutcomeUnknown):
+        if lost:
             raise_unknown(record)
         raise
     local_receipts.keep_receipt(workspace.settings.state_dir, submission, attempt.record.entry.attempt)
@@ -306,13 +307,17 @@ async def _note(attempt: Attempt, state: RenderState, failure: Failure) -> None:
         log.error("The journal cannot be written: %s", error)  # noqa: TRY400 - the caller raises what matters
 
 
-async def _note_unknown(attempt: Attempt, failure: Failure) -> Record:
-    """Record `unknown`, for minutes if need be: what settles it looks at the journal.
+async def _note_unknown(attempt: Attempt, failure: Failure, *, patient: bool) -> Record:
+    """Record `unknown`. If the store stays away the intent stands, which becomes unknown when its lease runs out.
 
-    If the store stays away the intent stands, which becomes unknown when its lease runs out.
+    Args:
+        attempt: that it ended.
+        failure: how.
+        patient: for minutes if need be, since what settles it looks at the journal; who cancelled it waits for less.
     """
+    write = attempt.write_for_sure if patient else attempt.write
     try:
-        return await attempt.write_for_sure(RenderState.UNKNOWN, failure=failure)
+        return await write(RenderState.UNKNOWN, failure=failure)
     except StoreUnavailable as error:
         log.error("The journal cannot be written: %s", error)  # noqa: TRY400 - the caller raises what matters
         entry = attempt.record.entry.model_copy(update={"failure": failure})

@@ -6,7 +6,7 @@ from itertools import count
 import pytest
 
 from avatar import waiting
-from avatar.errors import NotSent, OutcomeUnknown, RenderFailed, SubmitRefused, Throttled
+from avatar.errors import NotSent, OutcomeUnknown, RenderFailed, StoreUnavailable, SubmitRefused, Throttled
 from avatar.money import submit
 from avatar.money.entries import Failure, RenderState
 from avatar.money.quote import quote_render
@@ -134,6 +134,30 @@ async def test_cancelled_in_mid_request_is_unknown(make_workspace, plan, monkeyp
     with pytest.raises(asyncio.CancelledError):
         await run
     assert await states(workspace, plan) == ["intent", "unknown"]
+
+
+async def test_cancelled_while_the_store_is_away_it_does_not_wait_for_long(
+    make_workspace, plan, store, monkeypatch
+):
+    """Nobody who stops a run waits for minutes: the intent stands, and becomes unknown when its lease runs out."""
+    monkeypatch.setattr(waiting, "LAST_SECONDS", 0.1)
+    stuck = asyncio.Event()
+    workspace = make_workspace(Scripted(stuck.wait))
+    run = asyncio.create_task(submit_render(workspace, plan, plan.segments[0]))
+    while await states(workspace, plan) != ["intent"]:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)  # into the request itself, past the scripted latency
+
+    async def away(*_):
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "create", away)
+    began = asyncio.get_running_loop().time()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert asyncio.get_running_loop().time() - began < 60
+    assert await states(workspace, plan) == ["intent"]
 
 
 async def test_cancelled_in_mid_request_its_answer_is_waited_for(make_workspace, plan):
