@@ -25,6 +25,7 @@ from avatar.models import Model, RemoteVideo, Render
 from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
 from avatar.money.entries import TRANSITIONS, Entry, Failure, Record, RenderState
 from avatar.money.failures import confirm_failure, give_up, raise_failed, submission_of
+from avatar.money.follow import is_overdue
 from avatar.money.quote import CENT_FRACTION, bill_differs
 from avatar.money.webhooks import drop_notes
 from avatar.option_names import named
@@ -196,6 +197,11 @@ async def _ask_result(workspace: Workspace, record: Record, provider: Provider) 
     except RenderFailed as error:
         if record.state is not RenderState.COLLECTED:
             await confirm_failure(workspace, record, error)
+        raise
+    except RenderLost as error:
+        # Its status may say that it is done: a result is kept for a while only.
+        if record.state is not RenderState.COLLECTED and is_overdue(workspace, submission_of(record)):
+            await give_up(workspace, record, "lost", str(error))
         raise
     except ResultUnreadable as error:
         if record.state is not RenderState.COLLECTED:

@@ -154,7 +154,7 @@ async def read_snapshot(workspace: Workspace, record: Record, look: Snapshot | N
         and await result_has_video(workspace, record, look)
     ):
         return Snapshot(state=RemoteState.DONE, progress=1.0)
-    overdue = age_of(submission) > workspace.settings.polling.deadline_seconds
+    overdue = is_overdue(workspace, submission)
     if look is not None and look.state is RemoteState.LOST:
         raise await _lost(workspace, record, overdue=overdue)
     if overdue:
@@ -192,6 +192,11 @@ async def _overdue(workspace: Workspace, record: Record, look: Snapshot | None) 
     return about_render(
         submission, ProviderFailure, text, hint="AVATAR_POLLING__DEADLINE_SECONDS sets how long to wait."
     )
+
+
+def is_overdue(workspace: Workspace, submission: Submission) -> bool:
+    """Whether a render should have been done by now (`AVATAR_POLLING__DEADLINE_SECONDS`)."""
+    return age_of(submission) > workspace.settings.polling.deadline_seconds
 
 
 def age_of(submission: Submission) -> float:

@@ -98,6 +98,27 @@ async def test_a_lost_request_is_no_recorded_failure(make_workspace, plan):
     assert await states(workspace, render_id) == ["intent", "submitted"]
 
 
+async def test_a_result_that_is_kept_no_more_ends_before_a_person(make_workspace, plan, monkeypatch):
+    """Its status says that it is done, and there is no result: for a while that may pass, and not for ever."""
+    workspace = make_workspace(provider := Scripted("req-1"))
+    render_id = await bought(workspace, plan)
+
+    async def gone(submission):
+        raise RenderLost("fal knows no result of request req-1 (any more).")
+
+    monkeypatch.setattr(provider, "collect", gone)
+    with pytest.raises(RenderLost):
+        await collect_render(workspace, render_id)
+    assert await states(workspace, render_id) == ["intent", "submitted"]
+    monkeypatch.setattr(
+        "avatar.money.follow.age_of", lambda _: workspace.settings.polling.deadline_seconds + 1
+    )
+    for _ in range(2):
+        with pytest.raises(RenderLost):
+            await collect_render(workspace, render_id)
+    assert await states(workspace, render_id) == ["intent", "submitted", "stalled"]
+
+
 async def test_a_window_that_closes_is_retried(make_workspace, plan):
     """Not done yet is the one error that polling retries."""
     workspace = make_workspace(Scripted("req-1", looks=[Snapshot(state=RemoteState.RUNNING)]))

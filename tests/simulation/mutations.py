@@ -119,7 +119,7 @@ MUTATIONS = (
     ),
     Mutation(
         "9", "what the provider has lost is waited for for ever", "avatar.money.follow",
-        "overdue = age_of(submission) > workspace.settings.polling.deadline_seconds", "overdue = False",
+        "return age_of(submission) > workspace.settings.polling.deadline_seconds", "return False",
         flavour="never",
     ),
     Mutation(
