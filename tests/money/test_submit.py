@@ -121,15 +121,20 @@ async def test_a_refusal_is_recorded_and_a_later_run_may_ask_again(make_workspac
     assert record.entry.submission.request_id == "req-1"
 
 
-async def test_cancelled_in_mid_request_is_unknown(make_workspace, plan, monkeypatch):
-    """Stopping a run while its request is under way, and goes on to be, leaves a journal that says so."""
-    monkeypatch.setattr(waiting, "LAST_SECONDS", 0.1)
-    stuck = asyncio.Event()
-    workspace = make_workspace(Scripted(stuck.wait))
+async def in_mid_request(workspace, plan) -> asyncio.Task:
+    """A run whose paid request is under way."""
     run = asyncio.create_task(submit_render(workspace, plan, plan.segments[0]))
     while await states(workspace, plan) != ["intent"]:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)  # into the request itself, past the scripted latency
+    return run
+
+
+async def test_cancelled_in_mid_request_is_unknown(make_workspace, plan, monkeypatch):
+    """Stopping a run while its request is under way, and goes on to be, leaves a journal that says so."""
+    monkeypatch.setattr(waiting, "LAST_SECONDS", 0.1)
+    workspace = make_workspace(Scripted(asyncio.Event().wait))
+    run = await in_mid_request(workspace, plan)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
@@ -141,12 +146,8 @@ async def test_cancelled_while_the_store_is_away_it_does_not_wait_for_long(
 ):
     """Nobody who stops a run waits for minutes: the intent stands, and becomes unknown when its lease runs out."""
     monkeypatch.setattr(waiting, "LAST_SECONDS", 0.1)
-    stuck = asyncio.Event()
-    workspace = make_workspace(Scripted(stuck.wait))
-    run = asyncio.create_task(submit_render(workspace, plan, plan.segments[0]))
-    while await states(workspace, plan) != ["intent"]:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)  # into the request itself, past the scripted latency
+    workspace = make_workspace(Scripted(asyncio.Event().wait))
+    run = await in_mid_request(workspace, plan)
 
     async def away(*_):
         raise StoreUnavailable("away")
