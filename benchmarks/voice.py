@@ -8,12 +8,17 @@ from pathlib import Path
 import av
 
 from avatar.media.captions import Cue, as_vtt
-from avatar.media.cuts import plan_cuts
-from avatar.media.formats import form_of, make_form
-from avatar.media.marking import CaptionTrack, Marks, disclosure_for, write_marked
-from avatar.media.probe import probe_voice
-from avatar.media.stitch import Part, stitch
-from avatar.media.voice import check_voice, cut_voice, prepare_voice
+from avatar.media.decoding import (
+    cut_voice,
+    make_form,
+    plan_cuts,
+    prepare_voice,
+    probe_voice,
+    stitch,
+    write_marked,
+)
+from avatar.media.disclosure import CaptionTrack, Marks, disclosure_for
+from avatar.media.facts import Part, check_voice, form_of
 from avatar.models import Limits
 from benchmarks.rows import Row, median
 from benchmarks.stage import LONG_VOICE, PORTRAIT, Stage

@@ -32,7 +32,7 @@ from avatar.errors import Transient
 from avatar.events import player_url
 from avatar.job.expire import Expired
 from avatar.job.reconcile import Reconciled
-from avatar.media.stills import thumbnail
+from avatar.media.decoding import thumbnail
 from avatar.models import RemoteState, Snapshot, Video, VideoState
 from avatar.money.follow import describe_snapshot
 from avatar.workspace import Workspace
@@ -187,21 +187,18 @@ async def _page(workspace: Workspace, video: Video) -> str:
     rejected = "" if video.state is VideoState.PUBLISHED else "**Rejected: it did not pass its checks.**\n\n"
     return "\n\n".join(
         [
-            f"{rejected}{_picture(POSTER, thumbnail(poster))}",
+            f"{rejected}{await _picture(POSTER, poster)}",
             f"**{await _links(workspace, video)}**",
-            *(
-                [_picture("Frames over time", thumbnail(strip, max_side=960, max_bytes=60_000))]
-                if strip
-                else []
-            ),
+            *([await _picture("Frames over time", strip, max_side=960, max_bytes=60_000)] if strip else []),
             _facts(video),
             _timeline(video),
         ]
     )
 
 
-def _picture(name: str, jpeg: bytes) -> str:
-    return f"![{name}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
+async def _picture(name: str, image: bytes, **bounds: int) -> str:
+    small = await asyncio.to_thread(thumbnail, base64.b64encode(image).decode(), **bounds)
+    return f"![{name}](data:image/jpeg;base64,{small})"
 
 
 async def _links(workspace: Workspace, video: Video) -> str:

@@ -15,7 +15,7 @@ import pytest
 from avatar.commands.main import build_parser
 from avatar.local import find
 from avatar.local.state import StateDirectory
-from avatar.media.probe import probe_video
+from avatar.media.decoding import probe_video
 from avatar.settings import AvatarSettings
 from tests.sandbox.fixtures import sandbox, sandbox_process  # noqa: F401 - fixtures
 from tests.sandbox.running import Sandbox

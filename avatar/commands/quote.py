@@ -28,11 +28,9 @@ from avatar.errors import InvalidInput, NotConfigured
 from avatar.job.consent import fault_of, find_consent
 from avatar.job.inputs import open_input
 from avatar.job.plan import warn_of_portrait, warn_of_speech
-from avatar.media.cuts import Cut, plan_cuts
+from avatar.media.decoding import plan_cuts, prepare_portrait, probe_voice
 from avatar.media.extract_voice import VoiceAlone, extract_voice
-from avatar.media.facts import PortraitFacts, VoiceFacts
-from avatar.media.portrait import prepare_portrait
-from avatar.media.probe import probe_voice
+from avatar.media.facts import Cut, PortraitFacts, VoiceFacts
 from avatar.models import AvatarJob, Limits, ProviderName, Quote
 from avatar.option_names import at_command
 from avatar.providers import describe_provider

@@ -16,8 +16,9 @@ from avatar.job.record import (
     place_video,
     write_record,
 )
-from avatar.media.captions import KINDS, as_vtt, language_of, read_captions
-from avatar.media.marking import disclosure_for, write_marked
+from avatar.media.captions import KINDS, as_vtt, language_of
+from avatar.media.decoding import read_captions, write_marked
+from avatar.media.disclosure import disclosure_for
 from avatar.models import AvatarJob, Caption, Plan, Video, Voice, shown
 from avatar.waiting import patiently
 from avatar.workspace import Workspace

@@ -12,8 +12,8 @@ from typing import Any
 from avatar.errors import AvatarError
 from avatar.job.inputs import open_input
 from avatar.job.record import caption_files, file_marks, place_video, write_record
-from avatar.media.formats import FormSpec, MadeForm, form_of, make_form
-from avatar.media.inspect_video import inspect_video
+from avatar.media.decoding import inspect_video, make_form
+from avatar.media.facts import FormSpec, MadeForm, form_of
 from avatar.models import Check, Form, Video
 from avatar.workspace import Workspace
 

@@ -12,13 +12,19 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from avatar.errors import InvalidInput
-from avatar.media.cuts import CUTS_SPEC, Cut, plan_cuts
+from avatar.media.decoding import cut_voice, plan_cuts, prepare_portrait, prepare_voice, probe_voice
 from avatar.media.extract_voice import BREATH_AFTER, BREATH_BEFORE, COPY_SPEC, VoiceAlone, extract_voice
-from avatar.media.facts import PortraitFacts
+from avatar.media.facts import (
+    CUTS_SPEC,
+    RECOLOURED_SPEC,
+    VOICE_SPEC,
+    Cut,
+    PortraitFacts,
+    SegmentFile,
+    VoiceFacts,
+    check_voice,
+)
 from avatar.media.kinds import sniff_file
-from avatar.media.portrait import RECOLOURED_SPEC, prepare_portrait
-from avatar.media.probe import VoiceFacts, probe_voice
-from avatar.media.voice import VOICE_SPEC, SegmentFile, check_voice, cut_voice, prepare_voice
 from avatar.models import (
     Asset,
     AvatarJob,

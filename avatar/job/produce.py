@@ -22,7 +22,7 @@ from avatar.job.consent import needs_consent, with_consent
 from avatar.job.formats import add_forms
 from avatar.job.plan import identify
 from avatar.job.publish import accept_video, find_video, name_video, require_published
-from avatar.media.stills import last_frame
+from avatar.media.decoding import last_frame
 from avatar.models import (
     CHAIN_SPEC,
     Asset,

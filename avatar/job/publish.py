@@ -29,11 +29,9 @@ from avatar.job.record import (
     video_prefix,
     write_record,
 )
-from avatar.media.facts import VideoFacts
-from avatar.media.inspect_video import inspect_video
-from avatar.media.marking import CaptionTrack, MarkedFile, Marks, disclosure_for, write_marked
-from avatar.media.stills import Stills
-from avatar.media.stitch import Part, stitch
+from avatar.media.decoding import inspect_video, stitch, write_marked
+from avatar.media.disclosure import CaptionTrack, MarkedFile, Marks, disclosure_for
+from avatar.media.facts import Part, Stills, VideoFacts
 from avatar.models import Check, Cost, Plan, Render, Video, VideoState
 from avatar.money.commit import close_job
 from avatar.money.entries import Record, RenderState

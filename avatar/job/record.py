@@ -8,7 +8,7 @@ from typing import Any
 
 from avatar.job.index import add_video
 from avatar.media.content_credentials import Origin, sign
-from avatar.media.marking import CaptionTrack, Marks, disclosure_for
+from avatar.media.disclosure import CaptionTrack, Marks, disclosure_for
 from avatar.models import Caption, Plan, Video
 from avatar.store.objects import KeyTaken, hash_file
 from avatar.workspace import Workspace

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatar.media.marking import AI_MADE
+from avatar.media.disclosure import AI_MADE
 from avatar.settings import C2paSettings
 
 INPUTS = "org.avatar-flows.inputs"

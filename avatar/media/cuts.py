@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
-from avatar.media.confined import confined
-from avatar.media.facts import VoiceFacts, length_beside
+from avatar.media.facts import Cut, VoiceFacts, length_beside
 from avatar.media.sound import Samples, as_float, open_sound, resampled
 from avatar.models import Limits
 
@@ -118,11 +117,6 @@ def _run_lengths(quiet: NDArray[np.bool_]) -> Counts:
     return np.concatenate([[0], at - last_loud])
 
 
-__all__ = ["CUTS_SPEC", "Cut", "CutPoint", "choose_cuts", "frame_sample", "plan_cuts"]
-
-#: Names these rules in identities: raise it when the same voice would be cut elsewhere.
-CUTS_SPEC = "c1"
-
 #: Seconds a segment stays under the longest allowed: readers of MP3 that do not know of the encoder's delay
 #: and padding find it up to 0.08 s longer than it is.
 MARGIN_SECONDS = 0.1
@@ -138,24 +132,6 @@ TAIL = 0.25
 
 
 @dataclass(frozen=True)
-class Cut:
-    """One segment of a voice.
-
-    Attributes:
-        start: its first sample, counted in the decoded voice.
-        end: the sample after its last.
-        loudness: dBFS around its end; NaN for the last segment.
-        pause: seconds of pause around its end; 0 where the voice had none, and for the last segment.
-    """
-
-    index: int
-    start: int
-    end: int
-    loudness: float
-    pause: float
-
-
-@dataclass(frozen=True)
 class CutPoint:
     """A place to cut: a frame's number, dBFS around it, windows of pause around it."""
 
@@ -164,23 +140,8 @@ class CutPoint:
     pause: int
 
 
-@confined(InvalidInput)
 def plan_cuts(path: Path, facts: VoiceFacts, limits: Limits, *, frame_rate: int = 25) -> tuple[Cut, ...]:
-    """Cut a voice of any length into segments within the limits. One pass over the file, 5 MB an hour.
-
-    A voice within the limits is one segment. Any other is cut from its beginning on, each time in the longest
-    pause near the limit, whatever comes later: an edit changes the segments it touches, and the last two.
-    Cut `n` frames into the voice is at sample `floor(n * sample_rate / frame_rate + 1/2)`.
-
-    Args:
-        path: the voice.
-        facts: what `probe_voice` found.
-        limits: bounds of a segment, in seconds.
-        frame_rate: frames per second that the cuts fall on.
-
-    Raises:
-        InvalidInput: shorter than the shortest segment, or not readable.
-    """
+    """As `avatar.media.decoding.plan_cuts` says."""
     if facts.seconds < limits.min_seconds:
         raise InvalidInput(
             f"The voice is {length_beside(facts.seconds, limits.min_seconds)} s long; "
@@ -200,7 +161,6 @@ def plan_cuts(path: Path, facts: VoiceFacts, limits: Limits, *, frame_rate: int 
     )
 
 
-@confined(InvalidInput)
 def voice_outline(path: Path, bars: int) -> tuple[float, ...]:
     """The highest absolute sample in each of `bars` equal parts of a sound, full scale = 1: a waveform to be drawn."""
     blocks = []

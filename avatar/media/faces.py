@@ -6,10 +6,8 @@ Its wheels are for some machines only (pyproject.toml); elsewhere nothing is sai
 import numpy as np
 from PIL import Image
 
-__all__ = ["Box", "can_search", "find_face"]
+from avatar.media.facts import Box
 
-#: Left, top, width and height, as shares of the picture's sides.
-Box = tuple[float, float, float, float]
 #: The network is made for faces in small pictures: longest side in pixels.
 SIDE = 320
 #: Of 100. Noise and scenery were seen below 35, drawn faces from 50, photographed ones from 80.

@@ -1,9 +1,8 @@
 """Other forms of a video: another size, an even loudness, a logo and a label, an intro and an outro. Encoded once."""
 
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from avatar.errors import VideoRejected
 from avatar.media.captions import as_vtt, from_vtt
-from avatar.media.confined import confined
+from avatar.media.disclosure import CaptionTrack, Marks
+from avatar.media.facts import FormSpec, MadeForm
 from avatar.media.loudness import RATE, gain_to, join_stereo, level_sound, limit_peaks, measure, read_sound
-from avatar.media.marking import CaptionTrack, Marks, write_marked
+from avatar.media.marking import write_marked
 from avatar.media.sound import open_media, reason
-from avatar.models import FORMAT
 
 LONGEST_SIDE, SHORTEST_SIDE = 1920, 96
 #: H.264 at this quality (CRF) is within 0.98 of its source by SSIM for speaking faces.
@@ -38,52 +37,6 @@ COMPARED = 24
 LOGO, LABEL, MARGIN = 0.2, 0.035, 0.03
 
 Gray = NDArray[np.uint8]
-Clip = tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class FormSpec:
-    """What is asked for.
-
-    Attributes:
-        shape: `9:16`, `1080x1920`, `same`.
-        fit: `blur` or `plain` behind the whole picture, or `crop`.
-        loudness: LUFS; None leaves it.
-        label: shown all through; empty for none.
-        face: left, top, width and height of the face, as shares of the picture's sides.
-        logo, intro, outro: files; empty for none.
-    """
-
-    shape: str
-    fit: str = "blur"
-    loudness: float | None = None
-    label: str = ""
-    face: tuple[float, float, float, float] | None = None
-    logo: Clip = ()
-    intro: Clip = ()
-    outro: Clip = ()
-
-
-@dataclass(frozen=True)
-class MadeForm:
-    """What came out: pixels, seconds, LUFS before and after, the true peak in dBTP, SSIM of the picture."""
-
-    width: int
-    height: int
-    seconds: float
-    intro_seconds: float
-    loudness_before: float
-    loudness: float
-    peak: float
-    quality: float
-
-
-def form_of(name: str) -> FormSpec:
-    """Raises `ValueError` for what is no form."""
-    if not re.fullmatch(FORMAT, name):
-        raise ValueError(f"{name!r} is no form; as in 9:16, 1:1/crop, 1080x1920/plain, same")
-    shape, _, fit = name.partition("/")
-    return FormSpec(shape, fit or "blur")
 
 
 def size_for(shape: str, width: int, height: int, *, crop: bool) -> tuple[int, int]:
@@ -102,15 +55,10 @@ def size_for(shape: str, width: int, height: int, *, crop: bool) -> tuple[int, i
     return min(wide, LONGEST_SIDE), min(high, LONGEST_SIDE)
 
 
-@confined(VideoRejected, work=8)
 def make_form(
     source: Path, target: Path, form: FormSpec, marks: Marks, captions: tuple[CaptionTrack, ...] = ()
 ) -> MadeForm:
-    """Write a form of `source` to `target`: an MP4 with its marks and captions.
-
-    Raises:
-        VideoRejected: it, its intro or its outro does not decode.
-    """
+    """As `avatar.media.decoding.make_form` says."""
     try:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             return _make(source, target, form, marks, captions=captions, folder=Path(folder))

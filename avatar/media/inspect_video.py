@@ -9,22 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatar.errors import VideoRejected
-from avatar.media.confined import confined
-from avatar.media.facts import VideoFacts
+from avatar.media.facts import Stills, VideoFacts, check_bytes
 from avatar.media.probe import watch_video
 from avatar.media.sound import open_sound, resampled
 from avatar.media.sound_match import FRAME, RATE, STEP_SECONDS, SoundWatch
-from avatar.media.stills import PictureWatch, Stills, StillsWatch, TimeRange
+from avatar.media.stills import PictureWatch, StillsWatch, TimeRange
 from avatar.models import Check
-
-__all__ = ["Evidence", "check_bytes", "inspect_video"]
 
 #: Seconds a video may be shorter or longer than its voice. Providers add a few frozen frames at the end
 #: (about 0.2 s was reported to receptron/mulmocast-cli, issue 1274), so equality would refuse good videos.
 SHORTER, LONGER = 0.1, 0.6
-#: Below this there is hardly a picture in it: 128 kbit/s of sound alone come to 16,000.
-MIN_BYTES_PER_SECOND = 2000
 #: Pixels of the shorter and of the longer side under which nobody would recognise a face.
 MIN_SHORT_SIDE, MIN_LONG_SIDE = 32, 96
 #: Seconds a picture may be of one colour: less than a viewer would call a gap.
@@ -57,22 +51,10 @@ class Evidence:
     sound: SoundWatch
 
 
-@confined(VideoRejected)
 def inspect_video(
     path: Path, voice_seconds: float, *, voice: Path | None = None, stills: Stills | None = None
 ) -> tuple[VideoFacts, tuple[Check, ...]]:
-    """Decode the video to the end and check it against its voice.
-
-    Args:
-        path: the video.
-        voice_seconds: length of the voice it was made for.
-        voice: that voice; without it, whether the sound is that voice and in time is not checked.
-        stills: pictures to make of it on the way.
-
-    Raises:
-        VideoRejected: it does not decode at all. A failed check does not raise: the caller decides.
-        InvalidInput: the voice cannot be read.
-    """
+    """As `avatar.media.decoding.inspect_video` says."""
     picture, shown = PictureWatch(), StillsWatch(voice_seconds)
     with _sound_watch(voice) as sound:
         facts = watch_video(path, picture, sound, *([shown] if stills else ()))
@@ -121,12 +103,6 @@ def _length(name: str, seconds: float, voice_seconds: float) -> Check:
 
 def check_size(seen: Evidence) -> Check:
     return check_bytes(seen.facts, seen.size)
-
-
-def check_bytes(facts: VideoFacts, size: int) -> Check:
-    least = int(facts.seconds * MIN_BYTES_PER_SECOND)
-    value, bound = f"{size} bytes", f"at least {least} bytes"
-    return Check(name="size", value=value, bound=bound, passed=size >= least)
 
 
 def check_sides(seen: Evidence) -> Check:

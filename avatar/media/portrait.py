@@ -20,9 +20,8 @@ from avatar.media.colour_spaces import (
     pieces,
     to_eight_bits,
 )
-from avatar.media.confined import confined
 from avatar.media.faces import can_search, find_face
-from avatar.media.facts import PortraitFacts
+from avatar.media.facts import PORTRAIT_SPEC, RECOLOURED_SPEC, PortraitFacts
 from avatar.media.image_files import (
     Parts,
     coded_colours,
@@ -35,12 +34,6 @@ from avatar.media.image_files import (
 )
 from avatar.media.kinds import DEVELOP, head_of, kind_of, not_read, second_kind, unreadable
 from avatar.models import Limits
-
-__all__ = ["PORTRAIT_SPEC", "RECOLOURED_SPEC", "PortraitFacts", "prepare_portrait"]
-
-#: Name this preparation in identities: raise them when the same source would be prepared to another picture. Pictures
-#: whose colours are converted have a name of their own; all others keep the one they were bought under.
-PORTRAIT_SPEC, RECOLOURED_SPEC = "p1", "p2"
 
 #: Formats read. Not EPS or PDF: Pillow hands those to an outside interpreter.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
@@ -85,22 +78,8 @@ class _Draft:
             self.notes.append(note)
 
 
-@confined(InvalidInput)
 def prepare_portrait(path: Path, target: Path, limits: Limits, name: str = "") -> PortraitFacts:
-    """Write to `target` the portrait as a provider takes it: upright, opaque, 8-bit sRGB, JPEG or PNG, and no more.
-
-    A JPEG or PNG that is so already is copied byte for byte; one that holds other things beside (EXIF, comments, a
-    second picture) is copied without them, its picture untouched.
-
-    Args:
-        path: the picture.
-        target: where to write.
-        limits: of the provider.
-        name: what its user calls it.
-
-    Raises:
-        InvalidInput: not an image, too small, too long-drawn, or too large; the text tells the number and the bound.
-    """
+    """As `avatar.media.decoding.prepare_portrait` says."""
     name = name or path.name
     with _open(path, name) as image:
         _check_pixels(name, image)

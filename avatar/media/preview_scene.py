@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from avatar.media.faces import Box, can_search, find_face
+from avatar.media.faces import can_search, find_face
+from avatar.media.facts import Box
 from avatar.media.sound import Samples
 
 __all__ = ["BAR_COLOUR", "Scene", "canvas_size", "frame_levels"]

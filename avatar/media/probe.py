@@ -14,7 +14,6 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from avatar.errors import InvalidInput, VideoRejected
-from avatar.media.confined import confined
 from avatar.media.facts import CUT_OFF, DAMAGED, NO_INDEX, RATE_CHANGES, VideoFacts, VoiceFacts
 from avatar.media.file_ranges import FileRange
 from avatar.media.levels import Levels
@@ -22,8 +21,6 @@ from avatar.media.mp3_files import read_mp3
 from avatar.media.ogg_files import ends_open
 from avatar.media.sound import Sound, open_media, open_sound, reason
 from avatar.media.sound_files import read_wav, split_files
-
-__all__ = ["VideoFacts", "Viewer", "VoiceFacts", "probe_video", "probe_voice", "watch_video"]
 
 #: Below this peak (-60 dBFS) nobody would hear anything: a talking video of it is never wanted.
 SILENT_PEAK = 0.001
@@ -67,21 +64,8 @@ class _Heard:
     declared: float = 0.0
 
 
-@confined(InvalidInput)
 def probe_voice(path: Path, name: str = "") -> VoiceFacts:
-    """Decode a voice to the end and describe it.
-
-    Length is decoded samples over sample rate, after the encoder's delay and padding have been taken off as
-    FFmpeg's decoders do. Loudness is RMS over all channels in dBFS. Of several sounds in a file, the first that
-    is no silence beside the others is heard.
-
-    Args:
-        path: the file.
-        name: what its user calls it.
-
-    Raises:
-        InvalidInput: not readable as audio, no samples, not numbers, silent all through, or mostly damaged.
-    """
+    """As `avatar.media.decoding.probe_voice` says."""
     name = name or path.name
     with open_sound(path, name) as sound:
         kind, tracks = container_name(sound.container), _tracks(sound)
@@ -314,18 +298,8 @@ class _Track:
         self.samples += samples
 
 
-@confined(VideoRejected)
-def probe_video(path: Path) -> VideoFacts:
-    """Decode a video to the end, picture and sound.
-
-    Raises:
-        VideoRejected: not a video, without picture, damaged, or cut short.
-    """
-    return watch_video(path)
-
-
 def watch_video(path: Path, *viewers: Viewer) -> VideoFacts:
-    """Decode a video to the end, showing every frame to the viewers on the way. Called in the confined process.
+    """Decode a video to the end, showing every frame to the viewers on the way.
 
     Raises:
         VideoRejected: not a video, without picture, damaged, or cut short.

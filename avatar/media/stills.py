@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from avatar.errors import VideoRejected
-from avatar.media.confined import confined
+from avatar.media.facts import Stills
 from avatar.media.sound import as_float, open_media, reason
 
 # Watching a picture go by: where it shows nothing, and where it stands still.
@@ -151,14 +151,6 @@ class _Look:
         return self.brightness >= DARK and self.variation >= FLAT
 
 
-@dataclass(frozen=True)
-class Stills:
-    """Where the stills of a video go: the poster, and a strip of frames from its beginning to its end. Both JPEG."""
-
-    poster: Path
-    contact: Path
-
-
 class StillsWatch:
     """Sees every frame of a video in order, and keeps what its stills need. Decoding is most of their cost.
 
@@ -224,13 +216,8 @@ def _beside(images: list[Image.Image]) -> Image.Image:
     return strip
 
 
-@confined(VideoRejected)
 def last_frame(video: Path, target: Path) -> None:
-    """Write the last frame as PNG, in full size: the portrait that a following segment goes on from.
-
-    Raises:
-        VideoRejected: it does not decode.
-    """
+    """As `avatar.media.decoding.last_frame` says."""
     with _opened(video) as (container, stream):
         if stream.duration:
             container.seek(stream.duration + (stream.start_time or 0), stream=stream)
@@ -279,10 +266,9 @@ def _look(frame: VideoFrame, scaler: VideoReformatter) -> _Look:
     return _Look(frame, float(grey.mean()), float(grey.std()), sharpness)
 
 
-def thumbnail(image: Path | bytes, max_side: int = 320, max_bytes: int = 40_000) -> bytes:
-    """A small JPEG for a data URI: at most `max_side` pixels a side and `max_bytes` long."""
-    # Pictures that were drawn here, and so decoded here.
-    with Image.open(BytesIO(image) if isinstance(image, bytes) else image, formats=("JPEG", "PNG")) as opened:
+def thumbnail(image: bytes, max_side: int, max_bytes: int) -> bytes:
+    """A small JPEG: at most `max_side` pixels a side and `max_bytes` long."""
+    with Image.open(BytesIO(image), formats=("JPEG", "PNG")) as opened:
         small = opened.convert("RGB")
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     while True:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from avatar.errors import VideoRejected
-from avatar.media.confined import confined
+from avatar.media.facts import Part, Stitched
 from avatar.media.sound import Sound, open_media, open_sound, reason, resampled
 from avatar.media.voice import mp3_rate
 
@@ -189,58 +188,14 @@ def _describe(path: Path, stream: VideoStream, packets: list[_Packet], origin: F
     )
 
 
-__all__ = ["Part", "Stitched", "stitch"]
-
 #: Ticks per second of the picture's track: whole for 24, 25, 30, 50 and 60 frames per second.
 TICKS = 90_000
 #: Bits per second of the voice, for one channel and for two.
 MONO_BITS, STEREO_BITS = 128_000, 192_000
 
 
-@dataclass(frozen=True)
-class Part:
-    """A piece of the video: its file, and from when to when (seconds, exact) its picture is shown."""
-
-    path: Path
-    start: Fraction
-    end: Fraction
-
-
-@dataclass(frozen=True)
-class Stitched:
-    """How a video was put together.
-
-    Attributes:
-        reencoded: whether the picture of any part had to be encoded again.
-        notes: what was done beyond laying the parts one after another, for a person.
-        trims: for each part the seconds of picture it was too long (positive) or too short (negative).
-    """
-
-    reencoded: bool
-    notes: tuple[str, ...]
-    trims: tuple[float, ...]
-
-
 def stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
-    """Write to `target` the pictures of the parts, each from its start to its end, and the voice from zero.
-
-    Every part begins exactly at its start, so nothing adds up over many. What a part has too much is left out from
-    the first packet on that would show after its end (with B-frames, a few frames earlier); what it lacks is filled
-    by holding its last frame. The last part keeps those frames, and may end up to a group of them after the voice. All pictures are encoded again if one
-    cannot share a track with the others.
-    The result is an MP4 whose index comes first, of H.264 and AAC. The sound of the parts is not used.
-
-    Raises:
-        VideoRejected: a part has no picture, or does not decode.
-        InvalidInput: the voice cannot be read.
-        ValueError: the parts are none, empty, or not one after another.
-    """
-    _require_order(parts)
-    return _stitch(parts, voice, target)
-
-
-@confined(VideoRejected)
-def _stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
+    """As `avatar.media.decoding.stitch` says."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         tracks, notes = _shared(parts, [scan_track(part.path) for part in parts], Path(folder))
         reencoded = bool(notes)
@@ -257,12 +212,6 @@ def _stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
         if trim < -1 / 25
     ]
     return Stitched(reencoded, tuple(notes), trims)
-
-
-def _require_order(parts: Sequence[Part]) -> None:
-    follows = all(one.end == other.start for one, other in pairwise(parts))
-    if not parts or parts[0].start != 0 or not follows or any(part.end <= part.start for part in parts):
-        raise ValueError("parts must begin at zero and follow one another without a gap")
 
 
 def _shared(parts: Sequence[Part], tracks: list[Track], folder: Path) -> tuple[list[Track], list[str]]:

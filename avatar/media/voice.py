@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import wave
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,19 +17,14 @@ from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
-from avatar.media.confined import confined
-from avatar.media.cuts import Cut
-from avatar.media.facts import VoiceFacts, length_beside
+from avatar.media.facts import VOICE_SPEC, Cut, PreparedVoice, SegmentFile, VoiceFacts
 from avatar.media.file_ranges import FileRange, RangeReader
 from avatar.media.mp3_files import read_mp3
-from avatar.media.sound import open_sound, resampled
-from avatar.media.sound_files import read_wav
+from avatar.media.sound import Samples, as_float, open_sound, resampled
+from avatar.media.sound_files import read_wav, split_files
 from avatar.models import Limits
 
 # Voices: bounds, and what the provider is given.
-
-#: Names this preparation in identities: raise it when the same source would be prepared to another sound.
-VOICE_SPEC = "v1"
 
 #: kbit/s that MPEG-1 layer III knows, best first.
 BITRATES = (192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32)
@@ -42,43 +37,8 @@ PLAIN_PCM = ("pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le")
 STEREO = 2
 
 
-def check_voice(facts: VoiceFacts, limits: Limits) -> None:
-    """Raise `InvalidInput` if the voice is shorter or longer than the bounds; names the length and the bound."""
-    if facts.seconds < limits.min_seconds:
-        raise InvalidInput(
-            f"The voice is {length_beside(facts.seconds, limits.min_seconds)} s long; "
-            f"the shortest accepted is {limits.min_seconds:g} s."
-        )
-    if facts.seconds > limits.max_seconds:
-        raise InvalidInput(
-            f"The voice is {length_beside(facts.seconds, limits.max_seconds)} s long; "
-            f"the longest accepted is {limits.max_seconds:g} s."
-        )
-
-
-@dataclass(frozen=True)
-class PreparedVoice:
-    """How the file for the provider came about.
-
-    Attributes:
-        changed: False when the voice was passed on byte for byte.
-        spec: the preparation that made another sound of it; none where it is the source's own, whatever it lies in.
-    """
-
-    changed: bool
-    spec: str
-
-
-@confined(InvalidInput)
 def prepare_voice(path: Path, target: Path, facts: VoiceFacts, limits: Limits) -> PreparedVoice:
-    """Write to `target` the voice as a provider takes it: an MP3, or WAV of plain PCM, whose header is true.
-
-    A file that is so already, within the byte limit, is copied byte for byte; its samples or frames get another
-    header where theirs is untrue. Anything else becomes an MP3 of the same length.
-
-    Raises:
-        InvalidInput: it does not fit into the byte limit even at 32 kbit/s.
-    """
+    """As `avatar.media.decoding.prepare_voice` says."""
     is_own = _is_plain(facts, limits) and path.stat().st_size <= limits.max_audio_bytes
     if is_own and facts.remedy != "encode":
         changed = bool(facts.remedy)
@@ -149,30 +109,11 @@ def mp3_rate(rate: int) -> int:
 
 
 # The segments of a long voice as files for the provider, and the identity of their sound.
-__all__ = ["SegmentFile", "cut_voice"]
-
 SAMPLE_BYTES, WAV_HEADER_BYTES = 2, 44
 #: 1.7 times as fast as LAME's default search, which matters over hours.
 LAME = {"compression_level": "7"}
 
 Pcm = NDArray[np.int16]
-
-
-@dataclass(frozen=True)
-class SegmentFile:
-    """A segment ready for the provider.
-
-    Attributes:
-        path: WAV or MP3; the suffix tells.
-        samples: in the decoded voice, at the voice's rate.
-        seconds: `samples` over that rate.
-        sha256: of the sound, see `cut_voice`.
-    """
-
-    path: Path
-    samples: int
-    seconds: float
-    sha256: str
 
 
 class _Writer(Protocol):
@@ -182,30 +123,10 @@ class _Writer(Protocol):
     def close(self) -> None: ...
 
 
-@confined(InvalidInput)
 def cut_voice(
     path: Path, facts: VoiceFacts, cuts: Sequence[Cut], folder: Path, limits: Limits
 ) -> tuple[SegmentFile, ...]:
-    """Write each segment to a file of its own. One pass over the voice, in little memory.
-
-    WAV where it fits into the byte limit: no encoder's delay that a reader might overlook, so the lips cannot be
-    late. Else MP3 at the best bit rate that fits, the delay written down as in `encode_mp3`.
-
-    The identity of a segment's sound is the SHA-256 of the line `s16le RATE CHANNELS` and its samples as 16-bit
-    little-endian PCM at the voice's own rate, one channel or two interleaved: not of its encoding, and without
-    resampling. Lossy voices may decode to samples that differ in the last bit on another processor or with
-    another FFmpeg: keep the first cutting of such a voice and read it again, rather than cut twice.
-
-    Args:
-        path: the voice.
-        facts: what `probe_voice` found.
-        cuts: what `plan_cuts` chose.
-        folder: where `segment-0000.wav` and so on are written.
-        limits: of the provider; bytes and containers are minded here.
-
-    Raises:
-        InvalidInput: a segment does not fit into the byte limit, or the voice is shorter than its cuts.
-    """
+    """As `avatar.media.decoding.cut_voice` says."""
     form = _Form(facts.sample_rate, min(facts.channels, STEREO))
     blocks, files = _Blocks(path, form), []
     for cut in cuts:
@@ -318,3 +239,42 @@ class _Mp3Writer:
         self._encode(None)
         self._output.mux(self._stream.encode(None))
         self._output.close()
+
+
+def copy_voice(path: Path, target: Path, facts: VoiceFacts, span: tuple[int, int] | None = None) -> None:
+    """As `avatar.media.decoding.copy_voice` says."""
+    channels = 1 if facts.mix else min(facts.channels, STEREO)
+    layout = "stereo" if channels == STEREO else "mono"
+    with av.open(str(target), "w", format="flac") as output:
+        stream = output.add_stream("flac", rate=facts.sample_rate, layout=layout)
+        if not isinstance(stream, AudioStream):
+            raise TypeError("flac is not an audio codec")
+        resampler = av.AudioResampler(format="s16", layout=layout, rate=facts.sample_rate)
+        written = 0
+        for block in _kept(_voice_blocks(path, facts, layout), span):
+            frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=layout)
+            frame.sample_rate = facts.sample_rate
+            for ready in resampler.resample(frame):
+                ready.pts, ready.time_base = written, Fraction(1, facts.sample_rate)
+                written += ready.samples
+                output.mux(stream.encode(ready))
+        output.mux(stream.encode(None))
+
+
+def _voice_blocks(path: Path, facts: VoiceFacts, layout: str) -> Iterator[Samples]:
+    """The voice, channels x samples, through all pieces of its file."""
+    track = None if facts.track < 0 else facts.track
+    for piece in split_files(path, facts.container) if facts.pieces else (None,):
+        with suppress(InvalidInput), open_sound(path, track=track, piece=piece) as sound:
+            for frame in resampled(sound, "fltp", "stereo" if facts.mix else layout, facts.sample_rate):
+                both = as_float(frame)
+                yield both[("left", "right").index(facts.mix)][None, :] if facts.mix else both
+
+
+def _kept(blocks: Iterator[Samples], span: tuple[int, int] | None) -> Iterator[Samples]:
+    at = 0
+    for block in blocks:
+        first, last = (max(0, edge - at) for edge in span or (0, at + block.shape[1]))
+        at += block.shape[1]
+        if first < min(last, block.shape[1]):
+            yield block[:, first:last]

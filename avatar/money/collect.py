@@ -20,7 +20,8 @@ from avatar.errors import (
     VideoRejected,
 )
 from avatar.events import about_bill, next_step
-from avatar.media.probe import VideoFacts, probe_video
+from avatar.media.decoding import probe_video
+from avatar.media.facts import VideoFacts
 from avatar.models import Model, RemoteVideo, Render
 from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
 from avatar.money.entries import TRANSITIONS, Entry, Failure, Record, RenderState

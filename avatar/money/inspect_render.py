@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from avatar.errors import AvatarError
-from avatar.media.facts import VideoFacts
-from avatar.media.inspect_video import check_bytes, inspect_video
-from avatar.media.stills import Stills
+from avatar.media.decoding import inspect_video
+from avatar.media.facts import Stills, VideoFacts, check_bytes
 from avatar.models import Check, Plan, Render, Segment
 from avatar.store.objects import hash_file
 from avatar.store.store import Store

@@ -26,7 +26,7 @@ from avatar.errors import (
     StoreUnavailable,
     SubmitRefused,
 )
-from avatar.media.preview import PreviewFolder, PreviewRequest, StartResult
+from avatar.media.preview_folder import PreviewFolder, PreviewRequest, StartResult
 from avatar.models import (
     PREVIEW,
     CancelOutcome,

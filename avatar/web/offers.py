@@ -14,7 +14,7 @@ from avatar.errors import AvatarError, ConsentMissing, InvalidInput, NotConfigur
 from avatar.job.consent import with_consent
 from avatar.job.plan import plan_job
 from avatar.job.publish import find_video
-from avatar.media.cuts import voice_outline
+from avatar.media.decoding import voice_outline
 from avatar.models import PREVIEW, Plan, ProviderName, Video
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy

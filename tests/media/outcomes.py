@@ -4,11 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from avatar.errors import AvatarError
-from avatar.media.cuts import plan_cuts
+from avatar.media.decoding import (
+    cut_voice,
+    plan_cuts,
+    prepare_portrait,
+    prepare_voice,
+    probe_video,
+    probe_voice,
+)
 from avatar.media.extract_voice import extract_voice
-from avatar.media.portrait import prepare_portrait
-from avatar.media.probe import probe_video, probe_voice
-from avatar.media.voice import check_voice, cut_voice, prepare_voice
+from avatar.media.facts import check_voice
 from avatar.models import Limits
 from tests.cases import accepted
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from avatar.errors import InvalidInput
-from avatar.media.cuts import choose_cuts, frame_sample, plan_cuts
-from avatar.media.probe import probe_voice
+from avatar.media.cuts import choose_cuts, frame_sample
+from avatar.media.decoding import plan_cuts, probe_voice
 from avatar.models import Limits
 from tests.media.recordings import EXAMPLES, encode, tone, write_wav
 from tests.media.speech import RATE, sentences, shuffled, speech

@@ -16,11 +16,15 @@ from PIL import Image
 
 from avatar.errors import InvalidInput, VideoRejected
 from avatar.media import confined
-from avatar.media.inspect_video import inspect_video
-from avatar.media.portrait import prepare_portrait
-from avatar.media.probe import probe_video, probe_voice
-from avatar.media.stills import Stills, last_frame
-from avatar.media.voice import check_voice, prepare_voice
+from avatar.media.decoding import (
+    inspect_video,
+    last_frame,
+    prepare_portrait,
+    prepare_voice,
+    probe_video,
+    probe_voice,
+)
+from avatar.media.facts import Stills, check_voice
 from avatar.models import Limits
 from tests.media import seeds
 

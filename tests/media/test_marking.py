@@ -9,15 +9,9 @@ import pytest
 
 from avatar.errors import VideoRejected
 from avatar.media.captions import Cue, as_vtt
-from avatar.media.marking import (
-    SENTENCES,
-    CaptionTrack,
-    Marks,
-    _digest_of,
-    disclosure_for,
-    file_language,
-    write_marked,
-)
+from avatar.media.decoding import write_marked
+from avatar.media.disclosure import SENTENCES, CaptionTrack, Marks, disclosure_for, file_language
+from avatar.media.marking import _digest_of
 from tests.money.conftest import footage, inputs  # noqa: F401 - fixtures
 
 MARKS = Marks(disclosure_for("de"), "de", "kling & co", "a" * 32)

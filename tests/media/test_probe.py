@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from avatar.errors import InvalidInput, VideoRejected
-from avatar.media.probe import probe_video, probe_voice, watch_video
+from avatar.media.decoding import probe_video, probe_voice
+from avatar.media.probe import watch_video
 from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wav
 
 

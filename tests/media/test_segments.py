@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 
 from avatar.errors import InvalidInput
-from avatar.media.cuts import plan_cuts
-from avatar.media.probe import probe_voice
+from avatar.media.decoding import cut_voice, plan_cuts, probe_voice
 from avatar.media.sound import read_mono
 from avatar.media.sound_match import RATE as COMPARED_RATE
 from avatar.media.sound_match import REACH, find_match
-from avatar.media.voice import cut_voice
 from avatar.models import Limits
 from tests.media.recordings import encode, tone, write_wav
 from tests.media.speech import RATE, shuffled, speech

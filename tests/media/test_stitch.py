@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from avatar.errors import InvalidInput, VideoRejected
-from avatar.media.cuts import plan_cuts
-from avatar.media.inspect_video import inspect_video
-from avatar.media.probe import has_faststart, probe_video, probe_voice
-from avatar.media.stitch import Part, stitch
-from avatar.media.voice import cut_voice
+from avatar.media.decoding import cut_voice, inspect_video, plan_cuts, probe_video, probe_voice, stitch
+from avatar.media.facts import Part
+from avatar.media.probe import has_faststart
 from avatar.models import Limits
 from tests.media.recordings import EXAMPLES, tone, write_video, write_wav
 from tests.media.speech import RATE, shuffled, speech

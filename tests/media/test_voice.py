@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from avatar.errors import InvalidInput
+from avatar.media.decoding import prepare_voice, probe_voice
 from avatar.media.extract_voice import extract_voice
-from avatar.media.probe import VoiceFacts, probe_voice
+from avatar.media.facts import VoiceFacts, check_voice
 from avatar.media.sound import read_mono
-from avatar.media.voice import check_voice, fit_bitrate, prepare_voice
+from avatar.media.voice import fit_bitrate
 from avatar.models import Limits
 from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wav
 

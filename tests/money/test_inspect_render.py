@@ -9,8 +9,8 @@ from avatar.errors import VideoRejected
 from avatar.job.produce import render_all
 from avatar.job.publish import publish_video
 from avatar.media import confined
-from avatar.media.inspect_video import inspect_video
-from avatar.media.stills import Stills
+from avatar.media.decoding import inspect_video
+from avatar.media.facts import Stills
 from avatar.models import AvatarJob, VideoState
 from avatar.money.collect import collect_render
 from avatar.money.inspect_render import Beside, Seen, take_seen

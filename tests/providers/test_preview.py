@@ -22,16 +22,9 @@ from avatar.errors import (
     RenderLost,
     SubmitRefused,
 )
-from avatar.media.preview import MAX_STARTS, try_lock
-from avatar.media.preview_scene import (
-    BAR_COLOUR,
-    EDGE_COLOUR,
-    THROAT_COLOUR,
-    Scene,
-    canvas_size,
-    clock_text,
-)
-from avatar.media.probe import probe_video, probe_voice
+from avatar.media.decoding import probe_video, probe_voice
+from avatar.media.preview_folder import MAX_STARTS, try_lock
+from avatar.media.preview_scene import BAR_COLOUR, EDGE_COLOUR, THROAT_COLOUR, Scene, canvas_size, clock_text
 from avatar.models import Asset, CancelOutcome, Portrait, ProviderName, RemoteState, Segment, Submission
 from avatar.providers import open_provider
 from avatar.providers.base import RenderInputs

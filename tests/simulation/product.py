@@ -17,8 +17,7 @@ from avatar.errors import AvatarError, VideoRejected
 from avatar.events import about_error
 from avatar.job import produce, publish
 from avatar.job import reconcile as reconciling
-from avatar.media.facts import VideoFacts
-from avatar.media.stills import Stills
+from avatar.media.facts import Stills, VideoFacts
 from avatar.models import (
     KLING_AVATAR,
     Asset,
