@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     )
     from avatar.job.generate import generate, quote
     from avatar.local.services import services
-    from avatar.models import AvatarJob, Plan, Quote, Video
+    from avatar.models import AvatarJob, Plan, Video
     from avatar.settings import AvatarSettings
+    from avatar.stored import Quote
 
 __all__ = [
     "AvatarError",
@@ -58,8 +59,9 @@ _MODULES = {
     ),
     "avatar.job.generate": ("generate", "quote"),
     "avatar.local.services": ("services",),
-    "avatar.models": ("AvatarJob", "Plan", "Quote", "Video"),
+    "avatar.models": ("AvatarJob", "Plan", "Video"),
     "avatar.settings": ("AvatarSettings",),
+    "avatar.stored": ("Quote",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from avatar import errors
-from avatar.models import Model, ProviderName, Video, VideoState, shown
+from avatar.models import Video, VideoState, shown
 from avatar.option_names import named
 from avatar.settings import AvatarSettings
+from avatar.stored import Model, ProviderName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from avatar.models import Asset, AvatarJob, ProviderName, Snapshot
+from avatar.models import AvatarJob, Snapshot
 from avatar.settings import AvatarSettings
 from avatar.store.local_copies import Copies
 from avatar.store.store import Store
+from avatar.stored import Asset, ProviderName
 
 if TYPE_CHECKING:
     from avatar.events import Notice

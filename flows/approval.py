@@ -23,7 +23,8 @@ from avatar.errors import ApprovalDenied, AvatarError
 from avatar.events import ApprovalWanted, player_url
 from avatar.models import AvatarJob, Plan, Video
 from avatar.option_names import at_form
-from avatar.settings import AvatarSettings, BudgetSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import BudgetSettings
 from avatar.workspace import Workspace
 from tasks.artifacts import write_artifact
 

@@ -18,7 +18,8 @@ from prefect.events.schemas.events import ResourceSpecification
 
 from avatar.events import NOTICES, VideoPublished
 from avatar.local.prefect_api import TAG
-from avatar.settings import AvatarSettings, NotifySettings, RecoverySettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import NotifySettings, RecoverySettings
 from avatar.workspace import Workspace
 from tasks.context import name_store
 from tasks.flow_runs import RESUMED

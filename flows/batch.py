@@ -23,8 +23,9 @@ from avatar.batch.models import Batch, Checked, OnBadRows, Summary
 from avatar.batch.report import refuse_bad_rows, require_videos
 from avatar.batch.run import RowRunner
 from avatar.events import batch_url
-from avatar.models import Model, shown
-from avatar.settings import BatchSettings
+from avatar.models import shown
+from avatar.settings_sections import BatchSettings
+from avatar.stored import Model
 from avatar.workspace import Workspace
 from flows.approval import ask, needs_approval
 from tasks.batch import check_batch, render_chunks, report_batch

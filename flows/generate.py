@@ -12,11 +12,12 @@ from avatar.job.captions import with_captions
 from avatar.job.consent import with_consent
 from avatar.job.plan import identify
 from avatar.job.produce import find_made, render_all
-from avatar.models import Asset, AvatarJob, Plan, ProviderName, Render, Segment, Video, shown
+from avatar.models import AvatarJob, Plan, Video, shown
 from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price, describe_plan
 from avatar.money.submit import hold_turn
 from avatar.option_names import at_form
+from avatar.stored import Asset, ProviderName, Render, Segment
 from avatar.workspace import Workspace, ignore
 from flows.approval import approve
 from tasks.context import emit_again, typed_name, with_workspace

@@ -20,7 +20,7 @@ from avatar.inbox.finish import (
 from avatar.inbox.ownership import Filed, Taken
 from avatar.inbox.sweep import Sweep
 from avatar.inbox.uploads import Inbox
-from avatar.models import Model
+from avatar.stored import Model
 from avatar.workspace import Workspace
 from flows.batch import approve_batch, render_shards
 from tasks.batch import check_batch, report_batch

@@ -12,10 +12,11 @@ from avatar.job.plan import plan_cache_key, plan_job
 from avatar.job.produce import wait_until_done
 from avatar.job.publish import publish_video as publish
 from avatar.job.publish import require_published
-from avatar.models import Asset, AvatarJob, Plan, Render, Segment, Snapshot, Submission, Video
+from avatar.models import AvatarJob, Plan, Snapshot, Submission, Video
 from avatar.money.collect import collect_render as collect
 from avatar.money.submit import submit_render as submit_once
 from avatar.providers.answers import clean_text
+from avatar.stored import Asset, Render, Segment
 from avatar.workspace import Step, Workspace
 from tasks.artifacts import RenderProgress, show_preview, show_video
 from tasks.results import passes_by_itself

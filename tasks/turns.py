@@ -28,8 +28,8 @@ from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.context import SettingsContext, get_settings_context
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from avatar.models import ProviderName
 from avatar.settings import AvatarSettings
+from avatar.stored import ProviderName
 
 #: The providers that have an account.
 PAID = (ProviderName.FAL, ProviderName.PIXAZO)

@@ -14,7 +14,8 @@ import pytest
 
 from avatar.local import embedded_store
 from avatar.local.embedded_store import EmbeddedStore
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import StoreSettings
 from avatar.store.store import Store
 
 pytest_plugins = ["tests.sandbox.fixtures"]

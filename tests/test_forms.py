@@ -12,9 +12,10 @@ import yaml
 from pydantic import BaseModel
 
 from avatar.errors import BudgetRefused
-from avatar.models import AvatarJob, ProviderName, Quote
+from avatar.models import AvatarJob
 from avatar.money.quote import check_price
-from avatar.settings import BudgetSettings
+from avatar.settings_sections import BudgetSettings
+from avatar.stored import ProviderName, Quote
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,15 +12,18 @@ import pytest
 from avatar.batch.check import Checked, check_budget
 from avatar.batch.models import Batch
 from avatar.batch.report import refuse_bad_rows
-from avatar.commands.main import build_parser, main
+from avatar.commands.main import main
+from avatar.commands.parser import build_parser
 from avatar.errors import AvatarError
 from avatar.events import about_video
-from avatar.models import AvatarJob, ProviderName, Quote
+from avatar.models import AvatarJob
 from avatar.money.quote import check_price
 from avatar.option_names import CHOICES, at_command, at_form, named
 from avatar.providers.known_models import KnownModel, Limits
 from avatar.providers.wire import Wire
-from avatar.settings import AvatarSettings, BudgetSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import BudgetSettings
+from avatar.stored import ProviderName, Quote
 from tasks.context import in_words
 from tests.web.gallery.manifests import FAILED, make_video
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar.commands.main import build_parser
+from avatar.commands.parser import build_parser
 from avatar.local import find
 from avatar.local.state import StateDirectory
 from avatar.media.decoding import probe_video

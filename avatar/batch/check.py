@@ -33,25 +33,13 @@ from avatar.job.plan import (
     refuse_warned,
 )
 from avatar.job.publish import find_video, require_published
-from avatar.models import (
-    Asset,
-    AvatarJob,
-    Consent,
-    Plan,
-    Portrait,
-    ProviderName,
-    Segment,
-    Video,
-    VideoState,
-    Voice,
-    shown,
-    title_for,
-)
+from avatar.models import AvatarJob, Plan, Video, VideoState, shown, title_for
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
 from avatar.option_names import named
 from avatar.store.conditional_create import keeps_conditional_create
+from avatar.stored import Asset, Consent, Portrait, ProviderName, Segment, Voice
 from avatar.workspace import Workspace
 
 T = TypeVar("T")

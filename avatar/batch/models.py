@@ -8,7 +8,8 @@ from typing import Any, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
-from avatar.models import LONGEST_ADDRESS, AvatarJob, Label, Model, ModelName, Plan, ProviderName, Stored
+from avatar.models import LONGEST_ADDRESS, AvatarJob, Label, ModelName, Plan
+from avatar.stored import Model, ProviderName, Stored
 
 
 class OnBadRows(StrEnum):

@@ -28,11 +28,12 @@ from avatar.errors import (
 from avatar.events import about_error
 from avatar.job.produce import find_made, render_all, wait_until_done
 from avatar.job.publish import publish_video, require_published
-from avatar.models import Plan, ProviderName, Render, Segment, Video
+from avatar.models import Plan, Video
 from avatar.money.collect import collect_render
 from avatar.money.commit import Claim, release_unspent
 from avatar.money.submit import hold_turn, submit_render
 from avatar.providers.outcome import UNREACHABLE_INPUT, remedy
+from avatar.stored import ProviderName, Render, Segment
 from avatar.waiting import finish_all, patiently
 from avatar.workspace import Workspace
 

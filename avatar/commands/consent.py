@@ -15,8 +15,9 @@ from avatar.events import player_url
 from avatar.job.consent import all_consents, fault_of, find_consent, made_with, write_consent
 from avatar.job.index import Summary
 from avatar.job.inputs import open_input
-from avatar.models import Consent, shown
+from avatar.models import shown
 from avatar.store.objects import hash_file
+from avatar.stored import Consent
 from avatar.workspace import Workspace
 
 

@@ -31,12 +31,13 @@ from avatar.job.plan import warn_of_portrait, warn_of_speech
 from avatar.media.decoding import plan_cuts, prepare_portrait, probe_voice
 from avatar.media.extract_voice import VoiceAlone, extract_voice
 from avatar.media.facts import Cut, PortraitFacts, VoiceFacts
-from avatar.models import AvatarJob, Limits, ProviderName, Quote
+from avatar.models import AvatarJob, Limits
 from avatar.option_names import at_command
 from avatar.providers import describe_provider
 from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings
 from avatar.store.objects import hash_file
+from avatar.stored import ProviderName, Quote
 from avatar.workspace import Workspace
 
 

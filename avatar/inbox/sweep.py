@@ -31,7 +31,7 @@ from avatar.inbox.uploads import (
     list_uploads,
     read_contents,
 )
-from avatar.models import ProviderName
+from avatar.stored import ProviderName
 
 log = logging.getLogger("avatar.inbox")
 

@@ -19,7 +19,8 @@ from avatar.job.record import (
 from avatar.media.captions import KINDS, as_vtt, language_of
 from avatar.media.decoding import read_captions, write_marked
 from avatar.media.disclosure import disclosure_for
-from avatar.models import AvatarJob, Caption, Plan, Video, Voice, shown
+from avatar.models import AvatarJob, Plan, Video, shown
+from avatar.stored import Caption, Voice
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
 

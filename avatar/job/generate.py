@@ -10,13 +10,15 @@ from avatar.job.inputs import ingest
 from avatar.job.plan import plan_job
 from avatar.job.produce import find_made, render_all, wait_until_done
 from avatar.job.publish import publish_video, require_published
-from avatar.models import AvatarJob, Plan, Render, Segment, Video
+from avatar.models import AvatarJob, Plan, Video
 from avatar.money.collect import collect_render
 from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
 from avatar.money.submit import submit_render
-from avatar.settings import AvatarSettings, BudgetSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import BudgetSettings
 from avatar.store.conditional_create import ensure_bucket
+from avatar.stored import Render, Segment
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
 

@@ -25,26 +25,13 @@ from avatar.media.facts import (
     check_voice,
 )
 from avatar.media.kinds import sniff_file
-from avatar.models import (
-    Asset,
-    AvatarJob,
-    InputWarning,
-    Limits,
-    Plan,
-    Portrait,
-    Quote,
-    Segment,
-    Speech,
-    Voice,
-    job_id,
-    shown,
-    title_for,
-)
+from avatar.models import AvatarJob, Limits, Plan, job_id, shown, title_for
 from avatar.money.quote import quote_segments
 from avatar.option_names import named
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
 from avatar.store.objects import KeyTaken, hash_file
+from avatar.stored import Asset, InputWarning, Portrait, Quote, Segment, Speech, Voice
 from avatar.workspace import Workspace
 
 T = TypeVar("T")

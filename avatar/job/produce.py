@@ -25,13 +25,10 @@ from avatar.job.publish import accept_video, find_video, name_video, require_pub
 from avatar.media.decoding import last_frame
 from avatar.models import (
     CHAIN_SPEC,
-    Asset,
     AvatarJob,
     Continuity,
     Limits,
     Plan,
-    Render,
-    Segment,
     Snapshot,
     Video,
     VideoState,
@@ -46,6 +43,7 @@ from avatar.money.journal import SIGN_SECONDS
 from avatar.money.quote import check_price, quote_render, quote_segments
 from avatar.store.by_day import RENDERS
 from avatar.store.objects import hash_file
+from avatar.stored import Asset, Render, Segment
 from avatar.waiting import LONG, Moment, patiently
 from avatar.workspace import Workspace
 

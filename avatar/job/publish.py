@@ -32,13 +32,14 @@ from avatar.job.record import (
 from avatar.media.decoding import inspect_video, stitch, write_marked
 from avatar.media.disclosure import CaptionTrack, MarkedFile, Marks, disclosure_for
 from avatar.media.facts import Part, Stills, VideoFacts
-from avatar.models import Check, Cost, Plan, Render, Video, VideoState
+from avatar.models import Plan, Video, VideoState
 from avatar.money.commit import close_job
 from avatar.money.entries import Record, RenderState
 from avatar.money.inspect_render import Seen, take_seen
 from avatar.money.quote import bill_differs
 from avatar.option_names import named
 from avatar.store.objects import hash_file
+from avatar.stored import Check, Cost, Render
 from avatar.workspace import Workspace
 
 # How long the stages of a job took, by the journal.

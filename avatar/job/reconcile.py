@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 
 from avatar.errors import (
     DownloadFailed,
-    ObjectNotFound,
     ProviderFailure,
     RenderFailed,
     RenderLost,
@@ -19,9 +18,9 @@ from avatar.errors import (
     StoreUnavailable,
     Transient,
 )
-from avatar.events import about_error, about_unfinished
-from avatar.job.publish import find_video, publish_video
-from avatar.models import ProviderName
+from avatar.events import about_error
+from avatar.job.finish import finish_job, is_unbought, tell_unfinished
+from avatar.job.publish import find_video
 from avatar.money import local_receipts
 from avatar.money.budget import BILLED, DIFFERS, LEAKED_SECONDS, Claim
 from avatar.money.collect import FETCH_AGAIN, book_invoice, collect_render
@@ -29,16 +28,15 @@ from avatar.money.commit import (
     close_job,
     find_open,
     is_unpaid,
-    load_plan,
     open_job,
     open_jobs,
-    quoted_renders,
 )
 from avatar.money.entries import Record, RenderState
 from avatar.money.failures import give_up, submission_of
 from avatar.money.follow import age_of, read_snapshot
 from avatar.money.state import read_current
 from avatar.money.webhooks import WANTED, drop_notes, renders_with_notes
+from avatar.stored import ProviderName
 from avatar.waiting import Moment
 from avatar.workspace import Workspace
 
@@ -277,57 +275,14 @@ async def _reconcile_job(workspace: Workspace, job_id: str, found: Reconciled, i
         trouble = error
     if await find_open(workspace, job_id) is None:
         return
-    if opened.job.tries == TOLD_AFTER and await _tell_unfinished(workspace, job_id, trouble):
+    if opened.job.tries == TOLD_AFTER and await tell_unfinished(workspace, job_id, trouble):
         found.unfinished.append(job_id)
-    if opened.idle > FORGOTTEN_SECONDS and not trouble and await _is_unpaid(workspace, job_id):
+    if opened.idle > FORGOTTEN_SECONDS and not trouble and await is_unbought(workspace, job_id):
         await close_job(workspace, job_id)
     else:
         await open_job(workspace, job_id, since=opened.job.since, tries=opened.job.tries + 1)
     if trouble:
         raise trouble
-
-
-async def _is_unpaid(workspace: Workspace, job_id: str) -> bool:
-    orders = await quoted_renders(workspace, await load_plan(workspace, job_id))
-    return all(is_unpaid(head) for _, head in orders)
-
-
-async def _tell_unfinished(workspace: Workspace, job_id: str, trouble: Exception | None) -> bool:
-    """Tell, once, of a job of which something is bought, and which nobody goes on with."""
-    orders = await quoted_renders(workspace, await load_plan(workspace, job_id))
-    bought = [head for _, head in orders if head is not None and not is_unpaid(head)]
-    failed = [head.entry for head in bought if head.state is RenderState.FAILED]
-    if not bought or not (trouble or failed or len(bought) < len(orders)):
-        return False
-    why = f"{len(bought)} of its {len(orders)} renders are bought, and no run goes on."
-    if trouble:
-        why = str(trouble)
-    elif failed and failed[0].failure is not None:
-        why = f"Its render {failed[0].render_id} failed: {failed[0].failure.message}"
-    workspace.notify(about_unfinished(job_id, [head.entry for head in bought], why))
-    return True
-
-
-async def finish_job(workspace: Workspace, job_id: str) -> bool:
-    """Do what is left of a job without spending: publish it if all its renders are in the store.
-
-    Returns:
-        Whether it was published just now. A job that has its record already is closed.
-    """
-    try:
-        plan = await load_plan(workspace, job_id)
-    except ObjectNotFound:
-        await close_job(workspace, job_id)
-        return False
-    if await find_video(workspace, job_id):
-        await close_job(workspace, job_id)
-        return False
-    orders = await quoted_renders(workspace, plan)
-    renders = [head.entry.render for _, head in orders if head is not None and head.entry.render is not None]
-    if len(renders) < len(orders):
-        return False
-    await publish_video(workspace, plan, renders)
-    return True
 
 
 async def _return_claims(workspace: Workspace, day: str, found: Reconciled) -> None:

@@ -10,7 +10,8 @@ from pydantic import HttpUrl, SecretStr
 
 from avatar.local.prefect_api import PrefectAccess
 from avatar.local.state import StateDirectory
-from avatar.settings import AvatarSettings, StoreSettings, start_directory
+from avatar.settings import AvatarSettings, start_directory
+from avatar.settings_sections import StoreSettings
 
 #: Defaults for every process that runs flows; a user's own environment wins.
 _CLIENT = {

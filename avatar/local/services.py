@@ -26,7 +26,8 @@ from avatar.local.start_programs import (
     worker_program,
 )
 from avatar.local.state import StartedProgram, StateDirectory
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import StoreSettings
 
 Say = Callable[[str], None]
 

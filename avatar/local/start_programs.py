@@ -28,7 +28,7 @@ from avatar.local.processes import (
     wait_for_end,
 )
 from avatar.local.state import TITLES, StartedProgram, StateDirectory
-from avatar.settings import BridgeSettings, GallerySettings
+from avatar.settings_sections import BridgeSettings, GallerySettings
 
 POOL = "avatar"
 #: Prefect's usual port; the UI's bookmarks point at it.

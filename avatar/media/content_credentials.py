@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avatar.media.disclosure import AI_MADE
-from avatar.settings import C2paSettings
+from avatar.settings_sections import C2paSettings
 
 INPUTS = "org.avatar-flows.inputs"
 #: What the library's reader says of a file that it accepts: signed and unchanged, or by somebody on its list, too.

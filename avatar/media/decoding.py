@@ -25,7 +25,8 @@ from avatar.media.facts import (
     VideoFacts,
     VoiceFacts,
 )
-from avatar.models import Check, Limits
+from avatar.models import Limits
+from avatar.stored import Check
 
 
 @confined(InvalidInput)

@@ -14,7 +14,7 @@ from avatar.media.probe import watch_video
 from avatar.media.sound import open_sound, resampled
 from avatar.media.sound_match import FRAME, RATE, STEP_SECONDS, SoundWatch
 from avatar.media.stills import PictureWatch, StillsWatch, TimeRange
-from avatar.models import Check
+from avatar.stored import Check
 
 #: Seconds a video may be shorter or longer than its voice. Providers add a few frozen frames at the end
 #: (about 0.2 s was reported to receptron/mulmocast-cli, issue 1274), so equality would refuse good videos.

@@ -18,9 +18,8 @@ from avatar.media.facts import CUT_OFF, DAMAGED, NO_INDEX, RATE_CHANGES, VideoFa
 from avatar.media.file_ranges import FileRange
 from avatar.media.levels import Levels
 from avatar.media.mp3_files import read_mp3
-from avatar.media.ogg_files import ends_open
 from avatar.media.sound import Sound, open_media, open_sound, reason
-from avatar.media.sound_files import read_wav, split_files
+from avatar.media.sound_files import ends_open, read_wav, split_files
 
 #: Below this peak (-60 dBFS) nobody would hear anything: a talking video of it is never wanted.
 SILENT_PEAK = 0.001

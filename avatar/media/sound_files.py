@@ -5,6 +5,7 @@ Speech services glue their pieces together as they come: file after file, each w
 streams writes a placeholder for its length.
 """
 
+import mmap
 import re
 import struct
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from pathlib import Path
 
 from avatar.media.file_ranges import Data, FileRange, open_mapped
 from avatar.media.mp3_files import adts_follow, bare_frames_follow, frames_follow, past_tags, split_mp3
-from avatar.media.ogg_files import forms_begin
 
 __all__ = ["Wav", "read_wav", "split_files"]
 
@@ -258,3 +258,33 @@ def _boxes_begin(data: Data) -> list[int]:
     if len(begins) > 1 and not has_index:
         begins.pop()
     return begins
+
+
+# Ogg files, page by page.
+#: An Ogg page is no longer than this; its header tells whether it is the first of a stream, or the last.
+PAGE_BYTES, PAGE_HEAD, PAGE_FLAGS, FIRST_PAGE, LAST_PAGE = 65_307, 27, 5, 2, 4
+
+
+def forms_begin(data: bytes | mmap.mmap) -> list[int]:
+    """Where the Oggs begin, if they differ in what their first pages say: FFmpeg's decoders keep to the first."""
+    begins: list[int] = []
+    forms: set[bytes] = set()
+    at, opens = 0, False
+    while data[at : at + 4] == b"OggS" and at + PAGE_HEAD <= len(data):
+        sizes = data[at + PAGE_HEAD : at + PAGE_HEAD + data[at + PAGE_HEAD - 1]]
+        end = at + PAGE_HEAD + len(sizes) + sum(sizes)
+        if data[at + PAGE_FLAGS] & FIRST_PAGE:
+            begins += [] if opens else [at]
+            forms.add(bytes(data[at + PAGE_HEAD + len(sizes) : end]))
+        opens = bool(data[at + PAGE_FLAGS] & FIRST_PAGE)
+        at = end
+    return begins if len(forms) > 1 else [0]
+
+
+def ends_open(path: Path) -> bool:
+    """Whether an Ogg ends without the page that is marked as its last."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - PAGE_BYTES))
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    return len(page) > PAGE_FLAGS and not page[PAGE_FLAGS] & LAST_PAGE

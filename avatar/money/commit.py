@@ -12,9 +12,10 @@ from decimal import Decimal
 from pydantic import ValidationError
 
 from avatar.errors import ObjectNotFound, StoreUnavailable
-from avatar.models import Continuity, Plan, Stored, chained
+from avatar.models import Continuity, Plan, chained
 from avatar.money.entries import Record, RenderState
 from avatar.money.quote import QuotedRender, quote_render
+from avatar.stored import Stored
 from avatar.workspace import Workspace
 
 #: Sets money aside, in US dollars by render id; the keys of the claims, by render id.

@@ -10,7 +10,8 @@ from enum import StrEnum
 from pydantic import Field
 
 from avatar.errors import AvatarError
-from avatar.models import KLING_AVATAR, ProviderName, RemoteVideo, Render, Stored, Submission
+from avatar.models import KLING_AVATAR, RemoteVideo, Submission
+from avatar.stored import ProviderName, Render, Stored
 
 
 class RenderState(StrEnum):

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from avatar.errors import ObjectNotFound, StoreUnavailable
-from avatar.models import ProviderName, Stored, Submission
+from avatar.models import Submission
 from avatar.money.entries import (
     FORMAT,
     TRANSITIONS,
@@ -38,6 +38,7 @@ from avatar.money.entries import (
     render_prefix,
 )
 from avatar.store.store import Store
+from avatar.stored import ProviderName, Stored
 from avatar.waiting import LONG, Moment, patiently
 
 log = logging.getLogger("avatar.journal")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from avatar.models import Stored, Submission
+from avatar.models import Submission
+from avatar.stored import Stored
 
 
 def _path(state_dir: Path, render_id: str) -> Path:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from avatar.errors import BudgetRefused
-from avatar.models import AvatarJob, Plan, ProviderName, Quote, Segment
+from avatar.models import AvatarJob, Plan
 from avatar.models import render_id as identify
 from avatar.option_names import named
 from avatar.providers.base import Provider
-from avatar.settings import BudgetSettings
+from avatar.settings_sections import BudgetSettings
+from avatar.stored import ProviderName, Quote, Segment
 from avatar.workspace import Workspace
 
 # What a job costs before it runs.

@@ -12,13 +12,14 @@ from urllib.parse import unquote, urlsplit
 
 from avatar.errors import AvatarError, InvalidInput, StoreUnavailable, Transient
 from avatar.events import about_stray, about_unknown
-from avatar.models import ProviderName, RemoteState, Submission
+from avatar.models import RemoteState, Submission
 from avatar.money import local_receipts
 from avatar.money.entries import TRANSITIONS, Entry, Failure, Record, RenderState, Stray
 from avatar.money.journal import EntryUnreadable, Journal, is_indexed
 from avatar.money.webhooks import OPEN_ENDED, WebhookNote, notes_for, request_ids, valid_request_id
 from avatar.providers.answers import parse_object
 from avatar.providers.polling import NOT_FOUND
+from avatar.stored import ProviderName
 from avatar.workspace import Workspace
 
 

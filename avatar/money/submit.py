@@ -22,7 +22,7 @@ from avatar.errors import (
     Transient,
 )
 from avatar.events import about_stray, about_unknown
-from avatar.models import Plan, Segment, Submission
+from avatar.models import Plan, Submission
 from avatar.money import local_receipts
 from avatar.money.attempt import Attempt, as_failure
 from avatar.money.commit import is_unpaid
@@ -33,6 +33,7 @@ from avatar.money.state import file_name, read_current
 from avatar.money.webhooks import WebhookAddresses
 from avatar.providers.base import RenderInputs
 from avatar.store.conditional_create import keeps_conditional_create
+from avatar.stored import Segment
 from avatar.waiting import Moment, patiently, seen_through
 from avatar.workspace import Step, Workspace
 

@@ -17,12 +17,12 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from avatar.errors import AvatarError, InvalidInput, NotConfigured, ObjectNotFound, StoreUnavailable
-from avatar.models import Model, ProviderName
 from avatar.money.entries import Entry, Record, RenderState
 from avatar.money.journal import Journal
 from avatar.providers.base import RenderInputs
-from avatar.settings import BridgeSettings
+from avatar.settings_sections import BridgeSettings
 from avatar.store.store import Store
+from avatar.stored import Model, ProviderName
 
 # The addresses that providers are asked to call when a render has ended, each good for one request of one render.
 #

@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, cast
 
-from avatar.models import PREVIEW, Limits, ProviderName
+from avatar.models import PREVIEW, Limits
 from avatar.providers.base import Provider
 from avatar.providers.known_models import KnownModel, find_model
+from avatar.stored import ProviderName
 
 if TYPE_CHECKING:
     from avatar.settings import AvatarSettings

@@ -21,16 +21,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar
 
-from avatar.models import (
-    CancelOutcome,
-    Limits,
-    Portrait,
-    ProviderName,
-    RemoteVideo,
-    Segment,
-    Snapshot,
-    Submission,
-)
+from avatar.models import CancelOutcome, Limits, RemoteVideo, Snapshot, Submission
+from avatar.stored import Portrait, ProviderName, Segment
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import httpx
 from avatar.errors import DownloadFailed, ProviderUnavailable
 from avatar.providers.public_hosts import TransferCut, UnsafeUrl, get_public, host_of
 from avatar.providers.wire import Unreadable, read_bounded, retry_after
-from avatar.settings import DownloadSettings
+from avatar.settings_sections import DownloadSettings
 
 log = logging.getLogger("avatar.provider")
 

@@ -20,13 +20,13 @@ from urllib.parse import urlencode
 import httpx
 
 from avatar.errors import ProviderUnavailable, SubmitRefused
-from avatar.models import Asset, ProviderName
 from avatar.providers.answers import parse_object, read_number, text_or_empty, usable_id
 from avatar.providers.base import ListedRequest, UnitPrice
 from avatar.providers.wire import LATER, REFUSAL, Exchange, Wire, new_client
+from avatar.stored import Asset, ProviderName
 
 if TYPE_CHECKING:
-    from avatar.settings import FalSettings
+    from avatar.settings_sections import FalSettings
 
 log = logging.getLogger("avatar.provider")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatar.errors import NotConfigured
-from avatar.models import Limits, ProviderName
+from avatar.models import Limits
 from avatar.option_names import named
-from avatar.settings import ModelSettings
+from avatar.settings_sections import ModelSettings
+from avatar.stored import ProviderName
 
 if TYPE_CHECKING:
     from avatar.settings import AvatarSettings

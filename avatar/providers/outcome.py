@@ -23,11 +23,11 @@ from enum import StrEnum
 from typing import Any
 
 from avatar.errors import AvatarError, NotSent, OutcomeUnknown, SubmitRefused, Throttled
-from avatar.models import ProviderName
 from avatar.providers.answers import clean_text, error_kind, error_words, parse_object, usable_id
 from avatar.providers.base import RenderInputs
 from avatar.providers.known_models import KnownModel
 from avatar.providers.wire import KEY_REFUSED, SUCCESS, Exchange, TooLate, Wire, retry_after
+from avatar.stored import ProviderName
 
 #: Client errors that say the request itself was judged and turned down, with the kind we call them by.
 REFUSALS = {

@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import httpx
 
 from avatar.errors import AvatarError, ProviderUnavailable, RenderFailed, RenderLost, ResultUnreadable
-from avatar.models import (
-    CancelOutcome,
-    ProviderName,
-    RemoteState,
-    RemoteVideo,
-    Snapshot,
-    Submission,
-)
+from avatar.models import CancelOutcome, RemoteState, RemoteVideo, Snapshot, Submission
 from avatar.providers.answers import (
     StatusWords,
     clean_text,
@@ -41,6 +34,7 @@ from avatar.providers.known_models import KnownModel, Offer
 from avatar.providers.outcome import accepted_id, body_of, judge_exchange, remedy, submit_seconds
 from avatar.providers.polling import PollPace, RenderWatch, not_found
 from avatar.providers.wire import BREAKDOWN, Exchange, Wire, about_render, new_client
+from avatar.stored import ProviderName
 
 if TYPE_CHECKING:
     from avatar.settings import AvatarSettings

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from avatar.errors import Transient
 from avatar.models import RemoteState, Snapshot, Submission
 from avatar.providers.wire import MAX_BODY
-from avatar.settings import PollingSettings
+from avatar.settings_sections import PollingSettings
 
 log = logging.getLogger("avatar.provider")
 

@@ -27,19 +27,12 @@ from avatar.errors import (
     SubmitRefused,
 )
 from avatar.media.preview_folder import PreviewFolder, PreviewRequest, StartResult
-from avatar.models import (
-    PREVIEW,
-    CancelOutcome,
-    ProviderName,
-    RemoteState,
-    RemoteVideo,
-    Snapshot,
-    Submission,
-)
+from avatar.models import PREVIEW, CancelOutcome, RemoteState, RemoteVideo, Snapshot, Submission
 from avatar.providers.base import Capabilities, Provider, RenderInputs
 from avatar.providers.known_models import KnownModel
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
+from avatar.stored import ProviderName
 
 SCHEME = "preview:"
 #: A look is a few file system calls, so it may be taken often.

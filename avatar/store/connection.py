@@ -38,7 +38,7 @@ from minio.credentials.providers import (
 )
 
 from avatar.errors import NotConfigured, ObjectNotFound, StoreUnavailable, StoreUnfit
-from avatar.settings import StoreSettings
+from avatar.settings_sections import StoreSettings
 from avatar.store.objects import BUSY, CALL_ERRORS, FULL, advice_for, code_of, explain, is_web_page, may_pass
 
 T = TypeVar("T")

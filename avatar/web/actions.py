@@ -23,11 +23,12 @@ from avatar.errors import AvatarError, InvalidInput, ObjectNotFound
 from avatar.job.index import read_video
 from avatar.job.publish import accept_video, find_video, name_video
 from avatar.job.reconcile import finish_render
-from avatar.models import AvatarJob, ProviderName, Video, VideoState
+from avatar.models import AvatarJob, Video, VideoState
 from avatar.money.commit import load_plan
 from avatar.money.entries import Record, RenderState
 from avatar.money.quote import quote_segments
 from avatar.money.settle import attach_request, declare_not_charged, signed_by
+from avatar.stored import ProviderName
 from avatar.web.batches import read_batch_rows
 from avatar.web.drafts import (
     Draft,

@@ -28,13 +28,13 @@ from starlette.routing import Route
 from avatar.errors import AvatarError, InvalidInput, NotConfigured
 from avatar.inbox.uploads import Inbox
 from avatar.local.state import StateDirectory, local_url
-from avatar.models import ProviderName
 from avatar.money.entries import RenderState
 from avatar.money.state import read_current
 from avatar.money.webhooks import OPEN_ENDED, WebhookNote, WebhookTarget, keep_note, valid_request_id
 from avatar.providers.answers import parse_object
 from avatar.providers.fal_webhooks import FalSignatures, delivered_id
 from avatar.settings import AvatarSettings
+from avatar.stored import ProviderName
 from avatar.web.bucket_notifications import (
     UploadEvents,
     WaitingUploads,

@@ -21,9 +21,9 @@ from pydantic import Field, ValidationError
 
 from avatar.errors import NotConfigured, ObjectNotFound
 from avatar.local import prefect_api
-from avatar.models import Stored
 from avatar.providers.public_hosts import TransferCut, UnsafeUrl, host_of, post_public
-from avatar.settings import EventSettings
+from avatar.settings_sections import EventSettings
+from avatar.stored import Stored
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.hooks")

@@ -13,9 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from avatar.errors import AvatarError, InvalidInput
 from avatar.job.index import UNREADABLE, title_of
-from avatar.models import Render, Video, VideoState
+from avatar.models import Video, VideoState
 from avatar.money.entries import Record
 from avatar.option_names import at_form
+from avatar.stored import Render
 from avatar.web.media import served_key
 from avatar.web.video_list import PROVIDERS, STATES, Page, Query
 

@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from avatar.errors import NotConfigured
-from avatar.settings import GallerySettings
+from avatar.settings_sections import GallerySettings
 from avatar.web.server import HEALTH, is_address
 
 

@@ -12,9 +12,10 @@ from urllib.parse import urlencode
 
 from avatar.job.index import Summary, newest_first, of_day, parse_summary, read_summary
 from avatar.job.month_index import VIDEOS, WORTH, Bundle, list_bundles, list_changes, list_days, read_bundle
-from avatar.models import ProviderName, VideoState
+from avatar.models import VideoState
 from avatar.store.objects import Stat
 from avatar.store.store import Store
+from avatar.stored import ProviderName
 from avatar.waiting import in_turns
 
 PER_PAGE = 24

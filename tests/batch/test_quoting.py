@@ -10,7 +10,8 @@ import pytest
 from avatar.batch.chunks import read_rows
 from avatar.commands import quote
 from avatar.errors import InvalidInput
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import StoreSettings
 from avatar.workspace import Workspace
 from tests.cases.portraits import picture
 from tests.media import speech

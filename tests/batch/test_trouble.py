@@ -12,7 +12,7 @@ from avatar.batch.report import require_videos
 from avatar.batch.run import RowRunner, run_chunks
 from avatar.errors import AvatarError, BatchIncomplete, BatchInterrupted, StoreUnavailable
 from avatar.local.prefect_api import failed_for_now
-from avatar.settings import BatchSettings
+from avatar.settings_sections import BatchSettings
 from avatar.workspace import Workspace
 
 

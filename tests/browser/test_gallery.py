@@ -16,9 +16,10 @@ from playwright.sync_api import Browser, Locator, Page, Response, expect
 
 from avatar.job.index import add_video
 from avatar.local import find
-from avatar.models import Check, Video, VideoState
+from avatar.models import Video, VideoState
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
+from avatar.stored import Check
 from tests.browser.conftest import ROOT, SCREENSHOTS, Up, screenshot, window
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from avatar.settings import StoreSettings
+from avatar.settings_sections import StoreSettings
 from tests.chaos.gate import Gate, Rule
 from tests.chaos.ground import LEASE, Ground
 from tests.chaos.victims import Shown, Victim

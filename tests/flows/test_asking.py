@@ -15,7 +15,8 @@ from avatar.batch.models import Checked
 from avatar.commands import approve as approve_command
 from avatar.errors import ApprovalDenied
 from avatar.events import ApprovalWanted
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import StoreSettings
 from avatar.workspace import Workspace
 from flows import approval, batch
 

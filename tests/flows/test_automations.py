@@ -17,7 +17,8 @@ from pydantic import SecretStr
 
 from avatar.errors import AvatarError, RenderFailed
 from avatar.models import AvatarJob, Video
-from avatar.settings import AvatarSettings, NotifySettings, RecoverySettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import NotifySettings, RecoverySettings
 from tests.batch.conftest import media  # noqa: F401 - fixture
 from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce
 from tests.sandbox.running import Sandbox

@@ -10,7 +10,8 @@ import pytest
 
 from avatar.errors import NotConfigured, StoreUnfit
 from avatar.models import AvatarJob, Video
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import StoreSettings
 from avatar.workspace import Step, Workspace
 from tests.batch.conftest import media  # noqa: F401 - a fixture
 from tests.flows.conftest import PREFECTS_SOCKETS, Local

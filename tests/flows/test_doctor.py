@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from avatar.commands import doctor
-from avatar.models import ProviderName
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import StoreSettings
+from avatar.stored import ProviderName
 from tests.sandbox.running import Sandbox
 
 #: Nobody listens there.

@@ -10,7 +10,7 @@ import pytest
 
 from avatar.errors import BatchIncomplete
 from avatar.inbox import ownership as taking
-from avatar.settings import RecoverySettings, StoreSettings
+from avatar.settings_sections import RecoverySettings, StoreSettings
 from avatar.workspace import Workspace
 from tests.batch.conftest import media  # noqa: F401 - a fixture
 from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce

@@ -23,8 +23,10 @@ from avatar.local.embedded_store import choose_ports
 from avatar.local.processes import Process, is_free, kill
 from avatar.local.start_programs import ensure_program, server_program
 from avatar.local.state import StartedProgram, StateDirectory
-from avatar.models import AvatarJob, ProviderName
-from avatar.settings import AvatarSettings, FalSettings
+from avatar.models import AvatarJob
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import FalSettings
+from avatar.stored import ProviderName
 from tasks.turns import AccountLimit, HeldSlot, TurnServer
 from tests.batch.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Local, Produce

@@ -9,7 +9,7 @@ from minio import Minio
 from avatar.inbox.ownership import Taken
 from avatar.inbox.sweep import Sweep, SweepResult
 from avatar.inbox.uploads import Inbox
-from avatar.settings import StoreSettings
+from avatar.settings_sections import StoreSettings
 from avatar.workspace import Workspace
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)

@@ -10,7 +10,8 @@ from avatar.batch.run import BatchStopped, run_row
 from avatar.inbox.finish import decide_ending
 from avatar.inbox.ownership import Ending, Taken
 from avatar.inbox.uploads import File, Inbox
-from avatar.models import Asset, AvatarJob
+from avatar.models import AvatarJob
+from avatar.stored import Asset
 from avatar.workspace import Workspace
 from tests.money.scripted import make_plan
 

@@ -6,9 +6,10 @@ import pytest
 
 from avatar.errors import BudgetRefused, OutcomeUnknown, RenderFailed, SubmitRefused, Throttled
 from avatar.job.produce import plan_failover
-from avatar.models import AvatarJob, Limits, ProviderName
+from avatar.models import AvatarJob, Limits
 from avatar.money.quote import quote_render
 from avatar.money.submit import submit_render
+from avatar.stored import ProviderName
 from tests.money.conftest import inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
 

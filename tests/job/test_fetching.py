@@ -13,7 +13,8 @@ from avatar.job import inputs as fetching
 from avatar.job.inputs import fetch_input, open_input
 from avatar.providers import download, public_hosts
 from avatar.providers import public_hosts as addresses
-from avatar.settings import AvatarSettings, DownloadSettings, LimitSettings, StoreSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import DownloadSettings, LimitSettings, StoreSettings
 from avatar.workspace import Workspace
 from tests.cases.urls import CASES
 from tests.providers.certificates import Certificate

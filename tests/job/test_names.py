@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from avatar.commands.generate import video_names
-from avatar.commands.main import build_parser
+from avatar.commands.parser import build_parser
 from avatar.errors import InvalidInput
 from avatar.job.plan import plan_cache_key
 from avatar.job.produce import find_made

@@ -10,8 +10,9 @@ import pytest
 
 from avatar.commands import outputs, status
 from avatar.errors import InvalidInput
-from avatar.models import ProviderName
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import StoreSettings
+from avatar.stored import ProviderName
 from avatar.workspace import Workspace
 from tests.store.memory import MemoryStore
 from tests.web.gallery.manifests import put_video

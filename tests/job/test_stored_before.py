@@ -14,12 +14,13 @@ from avatar.job.inputs import ingest
 from avatar.job.plan import identify, plan_job
 from avatar.job.publish import find_video, publish_video, require_published
 from avatar.job.reconcile import reconcile_renders
-from avatar.models import AvatarJob, ProviderName
+from avatar.models import AvatarJob
 from avatar.money.collect import collect_render
 from avatar.money.entries import RenderState
 from avatar.money.quote import quote_render
 from avatar.money.settle import attach_request
 from avatar.money.submit import submit_render
+from avatar.stored import ProviderName
 from avatar.workspace import Workspace
 from tests.money.conftest import make_workspace  # noqa: F401 - a fixture
 from tests.money.scripted import Scripted

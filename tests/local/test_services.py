@@ -26,7 +26,8 @@ from avatar.local.environment import flatten
 from avatar.local.processes import Process, alive, children, free_port, identify, python, spawn, stop
 from avatar.local.start_programs import POOL, ensure_program, fingerprint, site_program, stop_workers
 from avatar.local.state import TITLES, StartedProgram, StateDirectory
-from avatar.settings import AvatarSettings, FalSettings, GallerySettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import FalSettings, GallerySettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 USER = """

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from avatar.job.publish import publish_video
-from avatar.settings import C2paSettings
+from avatar.settings_sections import C2paSettings
 from tests.job.test_publish import rendered
 from tests.money.conftest import footage, inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted

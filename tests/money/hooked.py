@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 
 from avatar.errors import OutcomeUnknown
-from avatar.models import ProviderName, RemoteState, Snapshot
+from avatar.models import RemoteState, Snapshot
 from avatar.money.webhooks import WebhookNote
 from avatar.providers.base import Capabilities
+from avatar.stored import ProviderName
 from tests.money.scripted import Scripted
 
 PUBLIC = {"public_url": "https://bridge.example/base/"}

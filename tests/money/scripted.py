@@ -8,21 +8,16 @@ from pathlib import Path
 
 from avatar.models import (
     KLING_AVATAR,
-    Asset,
     CancelOutcome,
     Limits,
     Plan,
-    Portrait,
-    ProviderName,
-    Quote,
     RemoteState,
     RemoteVideo,
-    Segment,
     Snapshot,
     Submission,
-    Voice,
 )
 from avatar.providers.base import Capabilities, Provider, RenderInputs
+from avatar.stored import Asset, Portrait, ProviderName, Quote, Segment, Voice
 
 Answer = Exception | str | Callable[[], object]
 

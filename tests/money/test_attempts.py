@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from avatar.errors import NotSent, OutcomeUnknown, StoreUnavailable, SubmitRefused
-from avatar.models import ProviderName, RemoteState, Snapshot, Submission
+from avatar.models import RemoteState, Snapshot, Submission
 from avatar.money import local_receipts, submit
 from avatar.money.attempt import Attempt
 from avatar.money.entries import Failure, RenderState
@@ -17,6 +17,7 @@ from avatar.money.settle import declare_not_charged, describe_history, what_to_l
 from avatar.money.state import read_current
 from avatar.money.submit import submit_render
 from avatar.providers.base import ListedRequest
+from avatar.stored import ProviderName
 from avatar.waiting import Moment
 from tests.money.scripted import Scripted
 

@@ -4,7 +4,6 @@ import pytest
 
 from avatar.errors import OutcomeUnknown, ProviderUnavailable
 from avatar.job.reconcile import reconcile_renders
-from avatar.models import ProviderName
 from avatar.money import settle as standing
 from avatar.money import webhooks as hints
 from avatar.money.commit import commit_job
@@ -12,6 +11,7 @@ from avatar.money.quote import quote_render
 from avatar.money.settle import declare_not_charged
 from avatar.money.submit import submit_render
 from avatar.money.webhooks import keep_note, valid_request_id
+from avatar.stored import ProviderName
 from tests.money.hooked import CUT, PUBLIC, Hooked, hint, kept
 from tests.money.scripted import make_plan
 

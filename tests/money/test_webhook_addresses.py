@@ -6,10 +6,10 @@ import re
 import pytest
 
 from avatar.errors import NotConfigured, Throttled
-from avatar.models import ProviderName
 from avatar.money import submit
 from avatar.money.submit import submit_render
 from avatar.money.webhooks import SECRET_KEY, WebhookAddresses, WebhookTarget, open_webhook_addresses
+from avatar.stored import ProviderName
 from tests.money.hooked import PUBLIC, Hooked
 from tests.money.scripted import Scripted
 

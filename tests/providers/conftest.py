@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from avatar.models import Asset, Portrait, ProviderName, Segment, Submission
+from avatar.models import Submission
 from avatar.providers import open_provider
 from avatar.providers.base import Provider, RenderInputs
 from avatar.settings import AvatarSettings
+from avatar.stored import Asset, Portrait, ProviderName, Segment
 from tests.sandbox.fixtures import sandbox, sandbox_inputs, sandbox_process  # noqa: F401 - fixtures
 
 KEY = "sandbox-key"

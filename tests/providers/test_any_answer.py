@@ -12,7 +12,7 @@ from avatar.models import RemoteVideo, Snapshot, Submission
 from avatar.providers import fal as fal_answers
 from avatar.providers import pixazo as pixazo_answers
 from avatar.providers.answers import MAX_DEPTH, parse_object, read_video
-from avatar.providers.fal import ResultKind, judge_result
+from avatar.providers.fal_answers import ResultKind, judge_result
 from avatar.providers.wire import Exchange
 from tests.providers.conftest import open_at
 

@@ -9,7 +9,7 @@ import pytest
 from avatar.errors import DownloadFailed, ProviderUnavailable
 from avatar.providers import download
 from avatar.providers.download import fetch_video
-from avatar.settings import DownloadSettings
+from avatar.settings_sections import DownloadSettings
 from tests.providers.sockets import Visit, closed_port, serving, silence
 
 CONTENT = b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 400

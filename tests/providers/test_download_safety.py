@@ -9,7 +9,7 @@ from avatar.models import RemoteVideo
 from avatar.providers import public_hosts
 from avatar.providers.download import fetch_video
 from avatar.providers.public_hosts import PrivateAddress, is_public, resolve
-from avatar.settings import DownloadSettings
+from avatar.settings_sections import DownloadSettings
 from tests.providers.certificates import Certificate
 from tests.providers.conftest import KEY, open_at
 from tests.providers.sockets import Visit, serving

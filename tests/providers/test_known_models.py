@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from avatar.errors import NotConfigured
-from avatar.models import KLING_AVATAR, ProviderName, RemoteState, Submission
+from avatar.models import KLING_AVATAR, RemoteState, Submission
 from avatar.providers import describe_provider, open_provider
-from avatar.providers.fal import app_of
+from avatar.providers.fal_answers import app_of
 from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings
+from avatar.stored import ProviderName
 from tests.providers.conftest import make_inputs, make_settings, make_submission, open_at
 from tests.sandbox.fal import ENDPOINTS
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar.errors import SubmitRefused
-from avatar.models import ProviderName
 from avatar.providers.outcome import REFUSALS, SubmitState, accepted_id, classify_submit, submit_seconds
 from avatar.providers.wire import Wire
+from avatar.stored import ProviderName
 
 ACCEPTED = {"request_id": "r-1", "status": "IN_QUEUE"}
 

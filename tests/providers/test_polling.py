@@ -4,7 +4,7 @@ import pytest
 
 from avatar.models import RemoteState, Snapshot
 from avatar.providers.polling import PollPace
-from avatar.settings import PollingSettings
+from avatar.settings_sections import PollingSettings
 from tests.providers.conftest import make_submission
 
 RUNNING = Snapshot(state=RemoteState.RUNNING)

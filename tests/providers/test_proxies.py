@@ -9,7 +9,7 @@ import pytest
 from avatar.errors import DownloadFailed, ProviderUnavailable, StoreUnavailable
 from avatar.providers import public_hosts, wire
 from avatar.providers.download import fetch_video
-from avatar.settings import DownloadSettings, StoreSettings
+from avatar.settings_sections import DownloadSettings, StoreSettings
 from avatar.store.connection import proxy_for
 from avatar.store.store import Store
 from tests.providers.certificates import Certificate

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minio import Minio
 
-from avatar.settings import StoreSettings
+from avatar.settings_sections import StoreSettings
 from tests.security.conftest import encodings
 
 #: A link that opens something, and the address of a webhook, which is a capability.

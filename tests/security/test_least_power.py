@@ -22,7 +22,8 @@ from avatar.commands import doctor as exposure
 from avatar.errors import StoreUnavailable
 from avatar.job.expire import expire
 from avatar.local import embedded_store
-from avatar.settings import AvatarSettings, StoreSettings
+from avatar.settings import AvatarSettings
+from avatar.settings_sections import StoreSettings
 from avatar.store import store_id as store_identity
 from avatar.store.objects import hash_file
 from avatar.store.store import Store

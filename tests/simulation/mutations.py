@@ -49,7 +49,7 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
-        "1", "a 5xx of the result is a failure", "avatar.providers.fal",
+        "1", "a 5xx of the result is a failure", "avatar.providers.fal_answers",
         "return ResultKind.BREAKDOWN if status in BREAKDOWN else ResultKind.NOT_YET",
         "return ResultKind.REFUSED if status in BREAKDOWN else ResultKind.NOT_YET",
         flavour="oddly",
@@ -97,7 +97,7 @@ MUTATIONS = (
         flavour="another_take",
     ),
     Mutation(
-        "6", "a result of unforeseen shape is a failure", "avatar.providers.fal",
+        "6", "a result of unforeseen shape is a failure", "avatar.providers.fal_answers",
         "return ResultKind.NOT_YET if early else ResultKind.NO_VIDEO",
         "return ResultKind.NOT_YET if early else ResultKind.REFUSED",
         flavour="oddly",
@@ -138,7 +138,7 @@ MUTATIONS = (
         flavour="cured",
     ),
     Mutation(
-        "12", "inputs that were not fetched may have been charged", "avatar.providers.fal",
+        "12", "inputs that were not fetched may have been charged", "avatar.providers.fal_answers",
         " or kind == UNREACHABLE_INPUT else None", " else None",
         flavour="unread",
     ),

@@ -18,18 +18,7 @@ from avatar.events import about_error
 from avatar.job import produce, publish
 from avatar.job import reconcile as reconciling
 from avatar.media.facts import Stills, VideoFacts
-from avatar.models import (
-    KLING_AVATAR,
-    Asset,
-    AvatarJob,
-    Check,
-    Plan,
-    Portrait,
-    ProviderName,
-    Quote,
-    Segment,
-    Voice,
-)
+from avatar.models import KLING_AVATAR, AvatarJob, Plan
 from avatar.models import job_id as name_job
 from avatar.models import render_id as identify
 from avatar.money import collect
@@ -44,6 +33,7 @@ from avatar.providers import open_provider
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
 from avatar.store import store_id
+from avatar.stored import Asset, Check, Portrait, ProviderName, Quote, Segment, Voice
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
 from tests.simulation.provider import BROKEN, Accepted

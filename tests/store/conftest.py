@@ -17,7 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from avatar.local.processes import free_port
-from avatar.settings import StoreSettings
+from avatar.settings_sections import StoreSettings
 from avatar.store import connection
 from avatar.store.store import Store
 from tests.store.memory import MemoryStore

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from avatar.errors import AvatarError, NotConfigured, StoreUnavailable
-from avatar.settings import StoreSettings
+from avatar.settings_sections import StoreSettings
 from avatar.store.store import Store
 
 KEYS = {"access_key": SecretStr("AKIA"), "secret_key": SecretStr("secret-secret")}

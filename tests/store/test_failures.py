@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from avatar.errors import InvalidInput, NotConfigured, StoreUnavailable
-from avatar.settings import StoreSettings
+from avatar.settings_sections import StoreSettings
 from avatar.store.objects import check_key
 from avatar.store.store import Store
 

@@ -7,9 +7,10 @@ from decimal import Decimal
 import pytest
 
 from avatar.errors import StoreUnavailable
-from avatar.models import ProviderName, Submission
+from avatar.models import Submission
 from avatar.money.entries import TRANSITIONS, IllegalTransition, RenderState, transitions_table
 from avatar.money.journal import Journal
+from avatar.stored import ProviderName
 
 RENDER = "a" * 32
 

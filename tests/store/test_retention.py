@@ -10,7 +10,7 @@ from avatar.batch.models import Batch, RowState, Summary
 from avatar.job import expire as module
 from avatar.job.expire import Expired, expire
 from avatar.money.commit import close_job, open_job, open_key
-from avatar.settings import RetentionSettings
+from avatar.settings_sections import RetentionSettings
 from avatar.store import by_day
 from avatar.store.store import Store
 from tests.batch.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures

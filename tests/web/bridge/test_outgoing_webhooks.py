@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from avatar.errors import NotConfigured
-from avatar.settings import EventSettings
+from avatar.settings_sections import EventSettings
 from avatar.web.outgoing_webhooks import PAUSES, WAITING, Hooks, check_hooks
 from avatar.workspace import Workspace
 

@@ -13,9 +13,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avatar.errors import StoreUnavailable
-from avatar.models import ProviderName, RemoteState, Snapshot, Submission
+from avatar.models import RemoteState, Snapshot, Submission
 from avatar.money.entries import Failure, RenderState
 from avatar.money.webhooks import SECRET_KEY, WebhookTarget, path_of
+from avatar.stored import ProviderName
 from avatar.web import bridge as serving
 from avatar.web.bridge import Bridge, build_app
 from avatar.workspace import Workspace

@@ -5,11 +5,12 @@ import asyncio
 import pytest
 
 from avatar.errors import OutcomeUnknown
-from avatar.models import ProviderName, RemoteState
+from avatar.models import RemoteState
 from avatar.money.entries import RenderState
 from avatar.money.follow import follow_render
 from avatar.money.submit import submit_render
 from avatar.providers import fal_webhooks
+from avatar.stored import ProviderName
 from avatar.web.bridge import Bridge, build_app
 from avatar.web.server import Server, listen
 from avatar.workspace import Workspace

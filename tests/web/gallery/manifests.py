@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from avatar.job.index import add_video
-from avatar.models import Asset, Check, Cost, Portrait, Render, Segment, Video, Voice
+from avatar.models import Video
+from avatar.stored import Asset, Check, Cost, Portrait, Render, Segment, Voice
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 PASSED = Check(name="picture length", value="8.16 s", bound="8.12 to 8.18 s", passed=True)

@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from avatar.events import player_url
-from avatar.settings import GallerySettings
+from avatar.settings_sections import GallerySettings
 from avatar.web.gallery import warn
 from avatar.web.server import is_loopback
 from avatar.web.users import is_own_name

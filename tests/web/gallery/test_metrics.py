@@ -11,7 +11,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from avatar.settings import GallerySettings
+from avatar.settings_sections import GallerySettings
 from avatar.web.metrics import Metrics
 from avatar.workspace import Workspace
 from tests.web.gallery.manifests import put_video, render
