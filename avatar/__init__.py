@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from avatar.local.services import services
     from avatar.models import AvatarJob, Plan, Video
     from avatar.settings import AvatarSettings
-    from avatar.stored import Quote
+    from avatar.stored_models import Quote
 
 __all__ = [
     "AvatarError",
@@ -61,7 +61,7 @@ _MODULES = {
     "avatar.local.services": ("services",),
     "avatar.models": ("AvatarJob", "Plan", "Video"),
     "avatar.settings": ("AvatarSettings",),
-    "avatar.stored": ("Quote",),
+    "avatar.stored_models": ("Quote",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

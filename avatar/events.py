@@ -14,7 +14,7 @@ from avatar import errors
 from avatar.models import Video, VideoState, shown
 from avatar.option_names import named
 from avatar.settings import AvatarSettings
-from avatar.stored import Model, ProviderName
+from avatar.stored_models import Model, ProviderName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, field_validator
 
-from avatar.stored import (
+from avatar.stored_models import (
     Caption,
     Check,
     Consent,

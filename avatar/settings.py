@@ -35,7 +35,7 @@ from avatar.settings_sections import (
     RetentionSettings,
     StoreSettings,
 )
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 
 def default_state_dir() -> Path:

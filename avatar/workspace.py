@@ -15,7 +15,7 @@ from avatar.models import AvatarJob, Snapshot
 from avatar.settings import AvatarSettings
 from avatar.store.local_copies import Copies
 from avatar.store.store import Store
-from avatar.stored import Asset, ProviderName
+from avatar.stored_models import Asset, ProviderName
 
 if TYPE_CHECKING:
     from avatar.events import Notice

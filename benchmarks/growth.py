@@ -18,9 +18,9 @@ import httpx
 
 from avatar.commands.status import tell_all
 from avatar.errors import AvatarError
-from avatar.job.expire import expire
 from avatar.job.index import summarise
 from avatar.job.reconcile import reconcile_renders
+from avatar.job.retention import expire
 from avatar.money.entries import Entry, RenderState
 from avatar.money.journal import INDEXED, request_key
 from avatar.money.state import find_holder
@@ -28,7 +28,7 @@ from avatar.settings import AvatarSettings
 from avatar.settings_sections import BudgetSettings
 from avatar.store.by_day import KINDS, NOTES, RENDERS, RESULTS
 from avatar.store.objects import Stat
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.web.gallery import build_app
 from avatar.web.metrics import Metrics
 from avatar.workspace import Workspace

@@ -13,7 +13,7 @@ from typing import Any
 
 from avatar.local import Services, environment, services
 from avatar.local.processes import Process, children
-from avatar.local.state import StateDirectory
+from avatar.local.state_directory import StateDirectory
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
 from benchmarks.driven import ROOT, Order

@@ -19,7 +19,7 @@ import httpx
 
 from avatar.local import find
 from avatar.local.processes import command_line
-from avatar.local.state import StateDirectory
+from avatar.local.state_directory import StateDirectory
 from avatar.settings import AvatarSettings
 from benchmarks.driven import interpreter_beside
 from benchmarks.rows import Row

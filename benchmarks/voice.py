@@ -7,8 +7,7 @@ from pathlib import Path
 
 import av
 
-from avatar.media.captions import Cue, as_vtt
-from avatar.media.decoding import (
+from avatar.media.decoder_calls import (
     cut_voice,
     make_form,
     plan_cuts,
@@ -19,6 +18,7 @@ from avatar.media.decoding import (
 )
 from avatar.media.disclosure import CaptionTrack, Marks, disclosure_for
 from avatar.media.facts import Part, check_voice, form_of
+from avatar.media.webvtt import Cue, as_vtt
 from avatar.models import Limits
 from benchmarks.rows import Row, median
 from benchmarks.stage import LONG_VOICE, PORTRAIT, Stage

@@ -17,7 +17,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from avatar.events import NOTICES, VideoPublished
-from avatar.local.prefect_api import TAG
+from avatar.local.prefect_client import TAG
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import NotifySettings, RecoverySettings
 from avatar.workspace import Workspace

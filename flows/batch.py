@@ -25,7 +25,7 @@ from avatar.batch.run import RowRunner
 from avatar.events import batch_url
 from avatar.models import shown
 from avatar.settings_sections import BatchSettings
-from avatar.stored import Model
+from avatar.stored_models import Model
 from avatar.workspace import Workspace
 from flows.approval import ask, needs_approval
 from tasks.batch import check_batch, render_chunks, report_batch

@@ -17,7 +17,7 @@ from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price, describe_plan
 from avatar.money.submit import hold_turn
 from avatar.option_names import at_form
-from avatar.stored import Asset, ProviderName, Render, Segment
+from avatar.stored_models import Asset, ProviderName, Render, Segment
 from avatar.workspace import Workspace, ignore
 from flows.approval import approve
 from tasks.context import emit_again, typed_name, with_workspace

@@ -17,10 +17,10 @@ from avatar.inbox.finish import (
     require_done,
     write_manifest,
 )
-from avatar.inbox.ownership import Filed, Taken
 from avatar.inbox.sweep import Sweep
+from avatar.inbox.upload_owner import Filed, Taken
 from avatar.inbox.uploads import Inbox
-from avatar.stored import Model
+from avatar.stored_models import Model
 from avatar.workspace import Workspace
 from flows.batch import approve_batch, render_shards
 from tasks.batch import check_batch, report_batch

@@ -8,10 +8,10 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from pydantic import Field
 
-from avatar.job.expire import expire as apply_rules
 from avatar.job.reconcile import finish_render, reconcile_renders
+from avatar.job.retention import expire as apply_rules
 from avatar.money.settle import attach_request, attach_video, declare_not_charged, signed_by
-from avatar.stored import Model
+from avatar.stored_models import Model
 from avatar.web.export_gallery import Exported, export_gallery
 from avatar.workspace import Workspace
 from tasks.artifacts import end_progress, show_expired, show_reconciled, write_artifact

@@ -30,9 +30,9 @@ from prefect.runtime import flow_run
 
 from avatar.errors import Transient
 from avatar.events import player_url
-from avatar.job.expire import Expired
 from avatar.job.reconcile import Reconciled
-from avatar.media.decoding import thumbnail
+from avatar.job.retention import Expired
+from avatar.media.decoder_calls import thumbnail
 from avatar.models import RemoteState, Snapshot, Video, VideoState
 from avatar.money.follow import describe_snapshot
 from avatar.workspace import Workspace

@@ -25,7 +25,7 @@ from prefect.states import Failed
 from avatar.errors import AvatarError, NotConfigured, Transient
 from avatar.events import BudgetRefusal, Notice, about_error, about_video
 from avatar.local import find, services
-from avatar.local.state import StateDirectory
+from avatar.local.state_directory import StateDirectory
 from avatar.models import AvatarJob, Video
 from avatar.option_names import at_form
 from avatar.settings import AvatarSettings

@@ -21,7 +21,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import AwaitingRetry, Cancelled, Failed
 
 from avatar.errors import AvatarError
-from avatar.local.prefect_api import FORGOTTEN_AFTER, TAG, failed_for_now, heartbeat_query
+from avatar.local.prefect_client import FORGOTTEN_AFTER, TAG, failed_for_now, heartbeat_query
 from avatar.settings_sections import RecoverySettings
 
 # Whether a flow run that has taken something still works on it, or will go on with it.

@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 
 from avatar.errors import AvatarError
 from avatar.inbox.finish import Outcomes, as_filed, decide_ending, file_away, write_end
-from avatar.inbox.ownership import Ending, Filed, Taken, Waiting
 from avatar.inbox.sweep import describe
+from avatar.inbox.upload_owner import Ending, Filed, Taken, Waiting
 from avatar.inbox.uploads import Inbox, in_turns
 from avatar.workspace import Workspace
 from tasks.artifacts import write_artifact

@@ -16,7 +16,7 @@ from avatar.models import AvatarJob, Plan, Snapshot, Submission, Video
 from avatar.money.collect import collect_render as collect
 from avatar.money.submit import submit_render as submit_once
 from avatar.providers.answers import clean_text
-from avatar.stored import Asset, Render, Segment
+from avatar.stored_models import Asset, Render, Segment
 from avatar.workspace import Step, Workspace
 from tasks.artifacts import RenderProgress, show_preview, show_video
 from tasks.results import passes_by_itself

@@ -29,7 +29,7 @@ from prefect.context import SettingsContext, get_settings_context
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from avatar.settings import AvatarSettings
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 #: The providers that have an account.
 PAID = (ProviderName.FAL, ProviderName.PIXAZO)

@@ -36,7 +36,7 @@ def test_only_the_process_that_decodes_loads_decoders():
     """All but `avatar/media`, and of that what others import, is imported with FFmpeg, Pillow and numpy blocked."""
     outside = [path for path in LIBRARY if path.parent.name != "media"]
     outside += [*(ROOT / "flows").glob("*.py"), *(ROOT / "tasks").glob("*.py")]
-    names = ["avatar.media.decoding", *(name_of(path) for path in sorted(outside))]
+    names = ["avatar.media.decoder_calls", *(name_of(path) for path in sorted(outside))]
     code = (
         "import sys, importlib\n"
         "for name in ('av', 'numpy', 'PIL'): sys.modules[name] = None\n"

@@ -15,7 +15,7 @@ from avatar.errors import BudgetRefused
 from avatar.models import AvatarJob
 from avatar.money.quote import check_price
 from avatar.settings_sections import BudgetSettings
-from avatar.stored import ProviderName, Quote
+from avatar.stored_models import ProviderName, Quote
 
 ROOT = Path(__file__).parents[1]
 

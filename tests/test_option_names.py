@@ -23,7 +23,7 @@ from avatar.providers.known_models import KnownModel, Limits
 from avatar.providers.wire import Wire
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import BudgetSettings
-from avatar.stored import ProviderName, Quote
+from avatar.stored_models import ProviderName, Quote
 from tasks.context import in_words
 from tests.web.gallery.manifests import FAILED, make_video
 

@@ -14,8 +14,8 @@ import pytest
 
 from avatar.commands.parser import build_parser
 from avatar.local import find
-from avatar.local.state import StateDirectory
-from avatar.media.decoding import probe_video
+from avatar.local.state_directory import StateDirectory
+from avatar.media.decoder_calls import probe_video
 from avatar.settings import AvatarSettings
 from tests.sandbox.fixtures import sandbox, sandbox_process  # noqa: F401 - fixtures
 from tests.sandbox.running import Sandbox

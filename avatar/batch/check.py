@@ -39,7 +39,7 @@ from avatar.money.commit import still_to_buy
 from avatar.money.quote import check_price
 from avatar.option_names import named
 from avatar.store.conditional_create import keeps_conditional_create
-from avatar.stored import Asset, Consent, Portrait, ProviderName, Segment, Voice
+from avatar.stored_models import Asset, Consent, Portrait, ProviderName, Segment, Voice
 from avatar.workspace import Workspace
 
 T = TypeVar("T")

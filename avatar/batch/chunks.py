@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from avatar.batch.manifest import batch_prefix
 from avatar.batch.models import Checked, Outcome, Row
 from avatar.errors import AvatarError, ObjectNotFound
-from avatar.stored import Model
+from avatar.stored_models import Model
 from avatar.workspace import Workspace
 
 M = TypeVar("M", bound=Model)

@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 from pydantic import ConfigDict, Field, model_validator
 
 from avatar.models import LONGEST_ADDRESS, AvatarJob, Label, ModelName, Plan
-from avatar.stored import Model, ProviderName, Stored
+from avatar.stored_models import Model, ProviderName, Stored
 
 
 class OnBadRows(StrEnum):

@@ -33,7 +33,7 @@ from avatar.money.collect import collect_render
 from avatar.money.commit import Claim, release_unspent
 from avatar.money.submit import hold_turn, submit_render
 from avatar.providers.outcome import UNREACHABLE_INPUT, remedy
-from avatar.stored import ProviderName, Render, Segment
+from avatar.stored_models import ProviderName, Render, Segment
 from avatar.waiting import finish_all, patiently
 from avatar.workspace import Workspace
 

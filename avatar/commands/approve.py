@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from avatar.errors import InvalidInput, NotConfigured
 from avatar.local import find
-from avatar.local.prefect_api import TAG
+from avatar.local.prefect_client import TAG
 from avatar.settings import AvatarSettings
 from avatar.web.runs import Question, Runs
 

@@ -17,7 +17,7 @@ from avatar.job.index import Summary
 from avatar.job.inputs import open_input
 from avatar.models import shown
 from avatar.store.objects import hash_file
-from avatar.stored import Consent
+from avatar.stored_models import Consent
 from avatar.workspace import Workspace
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from avatar.commands.exposure import (
+from avatar.commands.network_exposure import (
     Finding,
     Status,
     check_public_bucket,
@@ -26,8 +26,8 @@ from avatar.commands.exposure import (
     warning,
 )
 from avatar.errors import AvatarError
-from avatar.local import Services, find, prefect_api
-from avatar.local.prefect_api import PATIENCE
+from avatar.local import Services, find, prefect_client
+from avatar.local.prefect_client import PATIENCE
 from avatar.local.start_programs import POOL
 from avatar.models import Submission
 from avatar.providers import open_provider
@@ -37,7 +37,7 @@ from avatar.providers.public_hosts import TransferCut, UnsafeUrl, get_public, ho
 from avatar.settings import AvatarSettings, env_file
 from avatar.settings_sections import StoreSettings
 from avatar.store.store import Store
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 START = "run `avatar up`"
 PROBE, LARGE_PROBE = "probe/doctor", "probe/doctor-large"
@@ -181,13 +181,13 @@ def _prefect(running: Services) -> Iterator[Finding]:
         yield Finding("worker", "fail", "no worker can run without an API", START)
         return
     try:
-        workers = prefect_api.online_workers(running.api_url, POOL)
+        workers = prefect_client.online_workers(running.api_url, POOL)
     except httpx.HTTPError as error:
         hint = "check PREFECT_API_URL and PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
         yield Finding("Prefect API", "fail", f"{running.api_url}: {error}", hint)
         return
     yield Finding("Prefect API", "ok", running.api_url)
-    yield from prefect_access(running.api_url, prefect_api.PrefectAccess())
+    yield from prefect_access(running.api_url, prefect_client.PrefectAccess())
     if workers:
         yield Finding("worker", "ok", f"{len(workers)} online in pool {POOL}: {', '.join(sorted(workers))}")
     else:

@@ -28,7 +28,7 @@ from avatar.errors import InvalidInput, NotConfigured
 from avatar.job.consent import fault_of, find_consent
 from avatar.job.inputs import open_input
 from avatar.job.plan import warn_of_portrait, warn_of_speech
-from avatar.media.decoding import plan_cuts, prepare_portrait, probe_voice
+from avatar.media.decoder_calls import plan_cuts, prepare_portrait, probe_voice
 from avatar.media.extract_voice import VoiceAlone, extract_voice
 from avatar.media.facts import Cut, PortraitFacts, VoiceFacts
 from avatar.models import AvatarJob, Limits
@@ -37,7 +37,7 @@ from avatar.providers import describe_provider
 from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings
 from avatar.store.objects import hash_file
-from avatar.stored import ProviderName, Quote
+from avatar.stored_models import ProviderName, Quote
 from avatar.workspace import Workspace
 
 

@@ -64,7 +64,7 @@ def say(text: str) -> None:
 # `avatar bridge`: take notifications of uploads from the bucket, and webhooks of providers.
 def run_bridge(arguments: argparse.Namespace) -> int:
     from avatar.local import find, services
-    from avatar.local.prefect_api import PrefectAccess
+    from avatar.local.prefect_client import PrefectAccess
     from avatar.web.bridge import check_reach
 
     settings = listening_as_asked(AvatarSettings(), "bridge", arguments)
@@ -81,7 +81,7 @@ def run_bridge(arguments: argparse.Namespace) -> int:
 
 
 def _serve(settings: AvatarSettings, api_url: str) -> int:
-    from avatar.local.state import StateDirectory
+    from avatar.local.state_directory import StateDirectory
     from avatar.web.bridge import serve
 
     if StateDirectory(settings.state_dir).bridge_port(settings.store.endpoint):

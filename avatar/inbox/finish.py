@@ -15,7 +15,7 @@ from avatar.batch.models import SERVED, Batch, Checked, OnBadRows, Outcome, RowS
 from avatar.batch.report import each_outcome
 from avatar.errors import AvatarError, BatchIncomplete, ObjectNotFound, Refused, StoreUnavailable
 from avatar.events import BudgetRefusal, player_url
-from avatar.inbox.ownership import Ending, Filed, Taken, note_end, note_waiting, remove_notes
+from avatar.inbox.upload_owner import Ending, Filed, Taken, note_end, note_waiting, remove_notes
 from avatar.inbox.uploads import DONE, FAILED, ROWS, File, Inbox, file_of, in_turns
 from avatar.store.by_day import UPLOADS, note_day
 from avatar.workspace import Workspace

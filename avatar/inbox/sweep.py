@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from avatar.batch.check import require_provider
 from avatar.errors import AvatarError, Refused
 from avatar.inbox.finish import file_away
-from avatar.inbox.ownership import (
+from avatar.inbox.upload_owner import (
     Ending,
     Filed,
     IsAlive,
@@ -31,7 +31,7 @@ from avatar.inbox.uploads import (
     list_uploads,
     read_contents,
 )
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 log = logging.getLogger("avatar.inbox")
 

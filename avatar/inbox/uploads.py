@@ -14,14 +14,14 @@ from pydantic import Field
 
 from avatar.batch.manifest import KINDS
 from avatar.errors import InvalidInput, ObjectNotFound
-from avatar.media.captions import KINDS as KINDS_OF_CAPTIONS
-from avatar.media.captions import SUBTITLES, language_of
 from avatar.media.kinds import sniff
+from avatar.media.webvtt import KINDS as KINDS_OF_CAPTIONS
+from avatar.media.webvtt import SUBTITLES, language_of
 from avatar.models import is_link
 from avatar.settings_sections import InboxSettings
 from avatar.store.objects import LONGEST_KEY, Stat, check_readable
 from avatar.store.store import Store
-from avatar.stored import Model
+from avatar.stored_models import Model
 from avatar.workspace import Workspace
 
 # What lies in the inbox, and what is written down of an upload that a flow run has taken.

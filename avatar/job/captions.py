@@ -16,11 +16,11 @@ from avatar.job.record import (
     place_video,
     write_record,
 )
-from avatar.media.captions import KINDS, as_vtt, language_of
-from avatar.media.decoding import read_captions, write_marked
+from avatar.media.decoder_calls import read_captions, write_marked
 from avatar.media.disclosure import disclosure_for
+from avatar.media.webvtt import KINDS, as_vtt, language_of
 from avatar.models import AvatarJob, Plan, Video, shown
-from avatar.stored import Caption, Voice
+from avatar.stored_models import Caption, Voice
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
 

@@ -13,7 +13,7 @@ from avatar.errors import ConsentMissing, StoreUnavailable
 from avatar.job.index import Summary, list_manifests, newest_first, read_summary, summarise_manifest
 from avatar.models import Plan
 from avatar.money.journal import is_indexed
-from avatar.stored import Consent
+from avatar.stored_models import Consent
 from avatar.waiting import in_turns, patiently
 from avatar.workspace import Workspace
 

@@ -12,10 +12,10 @@ from typing import Any
 from avatar.errors import AvatarError
 from avatar.job.inputs import open_input
 from avatar.job.record import caption_files, file_marks, place_video, write_record
-from avatar.media.decoding import inspect_video, make_form
+from avatar.media.decoder_calls import inspect_video, make_form
 from avatar.media.facts import FormSpec, MadeForm, form_of
 from avatar.models import Video
-from avatar.stored import Check, Form
+from avatar.stored_models import Check, Form
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.forms")

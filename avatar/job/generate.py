@@ -18,7 +18,7 @@ from avatar.money.submit import submit_render
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import BudgetSettings
 from avatar.store.conditional_create import ensure_bucket
-from avatar.stored import Render, Segment
+from avatar.stored_models import Render, Segment
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
 

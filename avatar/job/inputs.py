@@ -9,13 +9,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from avatar.errors import AvatarError, InvalidInput, ObjectNotFound, SourceUnavailable
-from avatar.media.captions import LARGEST as LARGEST_CAPTIONS
 from avatar.media.kinds import sniff_file
+from avatar.media.webvtt import LARGEST as LARGEST_CAPTIONS
 from avatar.models import Limits, is_link, shown
 from avatar.providers.download import STARTS_OF_TEXT, FetchRules, NotFetched, fetch
 from avatar.settings import AvatarSettings, start_directory
 from avatar.store.objects import hash_file
-from avatar.stored import Asset
+from avatar.stored_models import Asset
 from avatar.workspace import Workspace
 
 # Inputs given as https:// addresses: fetched with limits, and never told with more than their host and path.

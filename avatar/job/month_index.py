@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from avatar.errors import InvalidInput, ObjectNotFound
-from avatar.store.bucket import MIB
 from avatar.store.objects import Stat
+from avatar.store.sdk_calls import MIB
 from avatar.store.store import Store
 from avatar.waiting import in_turns
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from avatar.errors import InvalidInput
-from avatar.media.decoding import cut_voice, plan_cuts, prepare_portrait, prepare_voice, probe_voice
+from avatar.media.decoder_calls import cut_voice, plan_cuts, prepare_portrait, prepare_voice, probe_voice
 from avatar.media.extract_voice import BREATH_AFTER, BREATH_BEFORE, COPY_SPEC, VoiceAlone, extract_voice
 from avatar.media.facts import (
     CUTS_SPEC,
@@ -31,7 +31,7 @@ from avatar.option_names import named
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
 from avatar.store.objects import KeyTaken, hash_file
-from avatar.stored import Asset, InputWarning, Portrait, Quote, Segment, Speech, Voice
+from avatar.stored_models import Asset, InputWarning, Portrait, Quote, Segment, Speech, Voice
 from avatar.workspace import Workspace
 
 T = TypeVar("T")

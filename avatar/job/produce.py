@@ -22,7 +22,7 @@ from avatar.job.consent import needs_consent, with_consent
 from avatar.job.formats import add_forms
 from avatar.job.plan import identify
 from avatar.job.publish import accept_video, find_video, name_video, require_published
-from avatar.media.decoding import last_frame
+from avatar.media.decoder_calls import last_frame
 from avatar.models import (
     CHAIN_SPEC,
     AvatarJob,
@@ -43,7 +43,7 @@ from avatar.money.journal import SIGN_SECONDS
 from avatar.money.quote import check_price, quote_render, quote_segments
 from avatar.store.by_day import RENDERS
 from avatar.store.objects import hash_file
-from avatar.stored import Asset, Render, Segment
+from avatar.stored_models import Asset, Render, Segment
 from avatar.waiting import LONG, Moment, patiently
 from avatar.workspace import Workspace
 

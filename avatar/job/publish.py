@@ -29,7 +29,7 @@ from avatar.job.record import (
     video_prefix,
     write_record,
 )
-from avatar.media.decoding import inspect_video, stitch, write_marked
+from avatar.media.decoder_calls import inspect_video, stitch, write_marked
 from avatar.media.disclosure import CaptionTrack, MarkedFile, Marks, disclosure_for
 from avatar.media.facts import Part, Stills, VideoFacts
 from avatar.models import Plan, Video, VideoState
@@ -39,7 +39,7 @@ from avatar.money.inspect_render import Seen, take_seen
 from avatar.money.quote import bill_differs
 from avatar.option_names import named
 from avatar.store.objects import hash_file
-from avatar.stored import Check, Cost, Render
+from avatar.stored_models import Check, Cost, Render
 from avatar.workspace import Workspace
 
 # How long the stages of a job took, by the journal.

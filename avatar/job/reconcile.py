@@ -19,7 +19,7 @@ from avatar.errors import (
     Transient,
 )
 from avatar.events import about_error
-from avatar.job.finish import finish_job, is_unbought, tell_unfinished
+from avatar.job.finish_open_job import finish_job, is_unbought, tell_unfinished
 from avatar.job.publish import find_video
 from avatar.money import local_receipts
 from avatar.money.budget import BILLED, DIFFERS, LEAKED_SECONDS, Claim
@@ -36,7 +36,7 @@ from avatar.money.failures import give_up, submission_of
 from avatar.money.follow import age_of, read_snapshot
 from avatar.money.state import read_current
 from avatar.money.webhooks import WANTED, drop_notes, renders_with_notes
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.waiting import Moment
 from avatar.workspace import Workspace
 

@@ -11,7 +11,7 @@ from avatar.media.content_credentials import Origin, sign
 from avatar.media.disclosure import CaptionTrack, Marks, disclosure_for
 from avatar.models import Plan, Video
 from avatar.store.objects import KeyTaken, hash_file
-from avatar.stored import Caption
+from avatar.stored_models import Caption
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.record")

@@ -17,7 +17,7 @@ import httpx
 import yaml  # type: ignore[import-untyped]
 
 from avatar.errors import AvatarError
-from avatar.local.prefect_api import ask, change, create, read
+from avatar.local.prefect_client import ask, change, create, read
 from avatar.local.processes import python
 from avatar.local.start_programs import POOL, UPKEEP_QUEUE
 

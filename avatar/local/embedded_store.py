@@ -23,9 +23,9 @@ from avatar.errors import NotConfigured, StoreUnavailable
 from avatar.local import processes
 from avatar.local.processes import Process, alive, command_line, identify, is_free, tail
 from avatar.settings_sections import StoreSettings
-from avatar.store.bucket import Bucket
 from avatar.store.connection import Connection
 from avatar.store.objects import CALL_ERRORS
+from avatar.store.sdk_calls import Bucket
 
 BUCKET = "avatar"
 PROBE_KEY = "probe/ready"

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import HttpUrl, SecretStr
 
-from avatar.local.prefect_api import PrefectAccess
-from avatar.local.state import StateDirectory
+from avatar.local.prefect_client import PrefectAccess
+from avatar.local.state_directory import StateDirectory
 from avatar.settings import AvatarSettings, start_directory
 from avatar.settings_sections import StoreSettings
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 
 from avatar.errors import AvatarError
-from avatar.local import embedded_store, prefect_api
-from avatar.local import state as locks
+from avatar.local import embedded_store, prefect_client
+from avatar.local import state_directory as locks
 from avatar.local.deploy import deploy
 from avatar.local.embedded_store import StoreListener
 from avatar.local.environment import Services, environment
@@ -25,7 +25,7 @@ from avatar.local.start_programs import (
     stop_workers,
     worker_program,
 )
-from avatar.local.state import StartedProgram, StateDirectory
+from avatar.local.state_directory import StartedProgram, StateDirectory
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import StoreSettings
 
@@ -154,12 +154,12 @@ def _api(state: StateDirectory, running: Services | None, say: Say, wanted: Call
 
 def _configured(state: StateDirectory, say: Say) -> Services | None:
     """The user's own Prefect API, if one is configured and answers."""
-    access = prefect_api.PrefectAccess()
+    access = prefect_client.PrefectAccess()
     url = (access.api_url or "").rstrip("/")
     known = state.read().api
     if not url or (known and url == known.api_url):
         return None
-    if not prefect_api.healthy(url):
+    if not prefect_client.healthy(url):
         say(f"The Prefect API at {url} (PREFECT_API_URL) does not answer; using the local one.")
         return None
     ui_url = access.ui_url or (url.removesuffix("/api") if url.endswith("/api") else "")

@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 
 from avatar.errors import AvatarError
-from avatar.local import prefect_api
+from avatar.local import prefect_client
 from avatar.local.processes import (
     Process,
     children,
@@ -27,7 +27,7 @@ from avatar.local.processes import (
     terminate,
     wait_for_end,
 )
-from avatar.local.state import TITLES, StartedProgram, StateDirectory
+from avatar.local.state_directory import TITLES, StartedProgram, StateDirectory
 from avatar.settings_sections import BridgeSettings, GallerySettings
 
 POOL = "avatar"
@@ -174,7 +174,7 @@ def server_program(state: StateDirectory, port: int = USUAL_PORT) -> Program:
         "api",
         command=lambda port: python("-m", "flows.api_server", str(port)),
         environment=lambda port: server_environment(state.prefect_home, port, os.environ),
-        answers=lambda entry: prefect_api.healthy(entry.api_url) and _is_ours(entry, state),
+        answers=lambda entry: prefect_client.healthy(entry.api_url) and _is_ours(entry, state),
         hint="point PREFECT_API_URL at a running Prefect server, or read the log",
         port=port,
     )
@@ -195,7 +195,7 @@ def server_environment(home: Path, port: int, outer: Mapping[str, str]) -> dict[
 def _is_ours(entry: StartedProgram, state: StateDirectory) -> bool:
     """Whether the server that answers keeps its data where ours does: another may have been faster to the port."""
     try:
-        found = prefect_api.read(entry.api_url, "/admin/settings")
+        found = prefect_client.read(entry.api_url, "/admin/settings")
     except httpx.HTTPStatusError as error:
         # It asks for credentials that only the user has.
         return error.response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
@@ -223,7 +223,7 @@ def worker_program(field: str, variables: Mapping[str, str], api_url: str) -> Pr
         field,
         command=lambda _: python("-m", "prefect", "--no-prompt", *start),
         environment=lambda _: {**own, **os.environ, **variables},
-        answers=lambda entry: entry.name in prefect_api.online_workers(api_url, POOL),
+        answers=lambda entry: entry.name in prefect_client.online_workers(api_url, POOL),
         hint=f"see whether the work pool {POOL!r} is of type `process` and not paused",
         name=name,
         fingerprint=fingerprint(variables),

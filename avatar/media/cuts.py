@@ -141,7 +141,7 @@ class CutPoint:
 
 
 def plan_cuts(path: Path, facts: VoiceFacts, limits: Limits, *, frame_rate: int = 25) -> tuple[Cut, ...]:
-    """As `avatar.media.decoding.plan_cuts` says."""
+    """As `avatar.media.decoder_calls.plan_cuts` says."""
     if facts.seconds < limits.min_seconds:
         raise InvalidInput(
             f"The voice is {length_beside(facts.seconds, limits.min_seconds)} s long; "

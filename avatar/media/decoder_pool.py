@@ -33,7 +33,7 @@ ENDED_BY = {signal.SIGXCPU: "it takes too much processor time", signal.SIGKILL: 
 
 def _start(descriptor: int, *flags: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", "-s", "-m", "avatar.media.decoder", *flags, str(descriptor)],
+        [sys.executable, "-P", "-s", "-m", "avatar.media.decoder_process", *flags, str(descriptor)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -145,7 +145,7 @@ class Child:
         if not self._ready:
             raise RuntimeError(
                 f"The process that decodes media did not start (exit status {self._process.returncode}). "
-                f"Nothing was sent or spent. Try: {sys.executable} -m avatar.media.decoder 0"
+                f"Nothing was sent or spent. Try: {sys.executable} -m avatar.media.decoder_process 0"
             )
 
     def _exchange(self, packed: bytes, seconds: float) -> bytes | None:

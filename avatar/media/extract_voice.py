@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avatar.media.decoding import copy_voice, probe_voice
+from avatar.media.decoder_calls import copy_voice, probe_voice
 from avatar.media.facts import VoiceFacts
 
 #: Name this preparation in identities: what is not just what any reader hears of the file, and what is trimmed.

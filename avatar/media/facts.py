@@ -7,7 +7,7 @@ from pathlib import Path
 
 from avatar.errors import InvalidInput
 from avatar.models import FORMAT, Limits
-from avatar.stored import Check, Speech
+from avatar.stored_models import Check, Speech
 
 #: Left, top, width and height of a face, as shares of the picture's sides.
 Box = tuple[float, float, float, float]

@@ -14,7 +14,7 @@ from avatar.media.probe import watch_video
 from avatar.media.sound import open_sound, resampled
 from avatar.media.sound_match import FRAME, RATE, STEP_SECONDS, SoundWatch
 from avatar.media.stills import PictureWatch, StillsWatch, TimeRange
-from avatar.stored import Check
+from avatar.stored_models import Check
 
 #: Seconds a video may be shorter or longer than its voice. Providers add a few frozen frames at the end
 #: (about 0.2 s was reported to receptron/mulmocast-cli, issue 1274), so equality would refuse good videos.
@@ -54,7 +54,7 @@ class Evidence:
 def inspect_video(
     path: Path, voice_seconds: float, *, voice: Path | None = None, stills: Stills | None = None
 ) -> tuple[VideoFacts, tuple[Check, ...]]:
-    """As `avatar.media.decoding.inspect_video` says."""
+    """As `avatar.media.decoder_calls.inspect_video` says."""
     picture, shown = PictureWatch(), StillsWatch(voice_seconds)
     with _sound_watch(voice) as sound:
         facts = watch_video(path, picture, sound, *([shown] if stills else ()))

@@ -79,7 +79,7 @@ class _Draft:
 
 
 def prepare_portrait(path: Path, target: Path, limits: Limits, name: str = "") -> PortraitFacts:
-    """As `avatar.media.decoding.prepare_portrait` says."""
+    """As `avatar.media.decoder_calls.prepare_portrait` says."""
     name = name or path.name
     with _open(path, name) as image:
         _check_pixels(name, image)

@@ -16,10 +16,10 @@ from av.video.stream import VideoStream
 from avatar.errors import InvalidInput, VideoRejected
 from avatar.media.facts import CUT_OFF, DAMAGED, NO_INDEX, RATE_CHANGES, VideoFacts, VoiceFacts
 from avatar.media.file_ranges import FileRange
-from avatar.media.levels import Levels
 from avatar.media.mp3_files import read_mp3
 from avatar.media.sound import Sound, open_media, open_sound, reason
 from avatar.media.sound_files import ends_open, read_wav, split_files
+from avatar.media.sound_levels import Levels
 
 #: Below this peak (-60 dBFS) nobody would hear anything: a talking video of it is never wanted.
 SILENT_PEAK = 0.001
@@ -64,7 +64,7 @@ class _Heard:
 
 
 def probe_voice(path: Path, name: str = "") -> VoiceFacts:
-    """As `avatar.media.decoding.probe_voice` says."""
+    """As `avatar.media.decoder_calls.probe_voice` says."""
     name = name or path.name
     with open_sound(path, name) as sound:
         kind, tracks = container_name(sound.container), _tracks(sound)

@@ -217,7 +217,7 @@ def _beside(images: list[Image.Image]) -> Image.Image:
 
 
 def last_frame(video: Path, target: Path) -> None:
-    """As `avatar.media.decoding.last_frame` says."""
+    """As `avatar.media.decoder_calls.last_frame` says."""
     with _opened(video) as (container, stream):
         if stream.duration:
             container.seek(stream.duration + (stream.start_time or 0), stream=stream)

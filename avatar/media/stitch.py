@@ -195,7 +195,7 @@ MONO_BITS, STEREO_BITS = 128_000, 192_000
 
 
 def stitch(parts: Sequence[Part], voice: Path, target: Path) -> Stitched:
-    """As `avatar.media.decoding.stitch` says."""
+    """As `avatar.media.decoder_calls.stitch` says."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         tracks, notes = _shared(parts, [scan_track(part.path) for part in parts], Path(folder))
         reencoded = bool(notes)

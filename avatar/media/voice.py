@@ -38,7 +38,7 @@ STEREO = 2
 
 
 def prepare_voice(path: Path, target: Path, facts: VoiceFacts, limits: Limits) -> PreparedVoice:
-    """As `avatar.media.decoding.prepare_voice` says."""
+    """As `avatar.media.decoder_calls.prepare_voice` says."""
     is_own = _is_plain(facts, limits) and path.stat().st_size <= limits.max_audio_bytes
     if is_own and facts.remedy != "encode":
         changed = bool(facts.remedy)
@@ -126,7 +126,7 @@ class _Writer(Protocol):
 def cut_voice(
     path: Path, facts: VoiceFacts, cuts: Sequence[Cut], folder: Path, limits: Limits
 ) -> tuple[SegmentFile, ...]:
-    """As `avatar.media.decoding.cut_voice` says."""
+    """As `avatar.media.decoder_calls.cut_voice` says."""
     form = _Form(facts.sample_rate, min(facts.channels, STEREO))
     blocks, files = _Blocks(path, form), []
     for cut in cuts:
@@ -242,7 +242,7 @@ class _Mp3Writer:
 
 
 def copy_voice(path: Path, target: Path, facts: VoiceFacts, span: tuple[int, int] | None = None) -> None:
-    """As `avatar.media.decoding.copy_voice` says."""
+    """As `avatar.media.decoder_calls.copy_voice` says."""
     channels = 1 if facts.mix else min(facts.channels, STEREO)
     layout = "stereo" if channels == STEREO else "mono"
     with av.open(str(target), "w", format="flac") as output:

@@ -20,7 +20,7 @@ from avatar.errors import (
     VideoRejected,
 )
 from avatar.events import about_bill, next_step
-from avatar.media.decoding import probe_video
+from avatar.media.decoder_calls import probe_video
 from avatar.media.facts import VideoFacts
 from avatar.models import RemoteVideo
 from avatar.money.budget import BILLED, DIFFERS, INVOICE_DIFFERS, INVOICED
@@ -34,7 +34,7 @@ from avatar.providers.base import Provider
 from avatar.store.by_day import RENDERS, note_day
 from avatar.store.objects import hash_file
 from avatar.store.store import Store
-from avatar.stored import Model, Render
+from avatar.stored_models import Model, Render
 from avatar.workspace import Workspace
 
 # What stays where something paid for was deleted by a rule: why it is gone, and what it was.

@@ -15,7 +15,7 @@ from avatar.errors import ObjectNotFound, StoreUnavailable
 from avatar.models import Continuity, Plan, chained
 from avatar.money.entries import Record, RenderState
 from avatar.money.quote import QuotedRender, quote_render
-from avatar.stored import Stored
+from avatar.stored_models import Stored
 from avatar.workspace import Workspace
 
 #: Sets money aside, in US dollars by render id; the keys of the claims, by render id.

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from avatar.errors import AvatarError
 from avatar.models import KLING_AVATAR, RemoteVideo, Submission
-from avatar.stored import ProviderName, Render, Stored
+from avatar.stored_models import ProviderName, Render, Stored
 
 
 class RenderState(StrEnum):

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from avatar.errors import AvatarError
-from avatar.media.decoding import inspect_video
+from avatar.media.decoder_calls import inspect_video
 from avatar.media.facts import Stills, VideoFacts, check_bytes
 from avatar.models import Plan
 from avatar.store.objects import hash_file
 from avatar.store.store import Store
-from avatar.stored import Check, Render, Segment
+from avatar.stored_models import Check, Render, Segment
 
 log = logging.getLogger("avatar.look")
 

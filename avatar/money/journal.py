@@ -38,7 +38,7 @@ from avatar.money.entries import (
     render_prefix,
 )
 from avatar.store.store import Store
-from avatar.stored import ProviderName, Stored
+from avatar.stored_models import ProviderName, Stored
 from avatar.waiting import LONG, Moment, patiently
 
 log = logging.getLogger("avatar.journal")

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from avatar.models import Submission
-from avatar.stored import Stored
+from avatar.stored_models import Stored
 
 
 def _path(state_dir: Path, render_id: str) -> Path:

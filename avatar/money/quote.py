@@ -11,7 +11,7 @@ from avatar.models import render_id as identify
 from avatar.option_names import named
 from avatar.providers.base import Provider
 from avatar.settings_sections import BudgetSettings
-from avatar.stored import ProviderName, Quote, Segment
+from avatar.stored_models import ProviderName, Quote, Segment
 from avatar.workspace import Workspace
 
 # What a job costs before it runs.

@@ -19,7 +19,7 @@ from avatar.money.journal import EntryUnreadable, Journal, is_indexed
 from avatar.money.webhooks import OPEN_ENDED, WebhookNote, notes_for, request_ids, valid_request_id
 from avatar.providers.answers import parse_object
 from avatar.providers.polling import NOT_FOUND
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.workspace import Workspace
 
 

@@ -33,7 +33,7 @@ from avatar.money.state import file_name, read_current
 from avatar.money.webhooks import WebhookAddresses
 from avatar.providers.base import RenderInputs
 from avatar.store.conditional_create import keeps_conditional_create
-from avatar.stored import Segment
+from avatar.stored_models import Segment
 from avatar.waiting import Moment, patiently, seen_through
 from avatar.workspace import Step, Workspace
 

@@ -22,7 +22,7 @@ from avatar.money.journal import Journal
 from avatar.providers.base import RenderInputs
 from avatar.settings_sections import BridgeSettings
 from avatar.store.store import Store
-from avatar.stored import Model, ProviderName
+from avatar.stored_models import Model, ProviderName
 
 # The addresses that providers are asked to call when a render has ended, each good for one request of one render.
 #

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from avatar.models import PREVIEW, Limits
 from avatar.providers.base import Provider
 from avatar.providers.known_models import KnownModel, find_model
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 if TYPE_CHECKING:
     from avatar.settings import AvatarSettings

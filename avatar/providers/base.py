@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from avatar.models import CancelOutcome, Limits, RemoteVideo, Snapshot, Submission
-from avatar.stored import Portrait, ProviderName, Segment
+from avatar.stored_models import Portrait, ProviderName, Segment
 
 
 @dataclass(frozen=True)

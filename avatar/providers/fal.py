@@ -67,7 +67,7 @@ from avatar.providers.wire import (
     extend_url,
     new_client,
 )
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 if TYPE_CHECKING:
     from avatar.settings import AvatarSettings

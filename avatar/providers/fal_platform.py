@@ -23,7 +23,7 @@ from avatar.errors import ProviderUnavailable, SubmitRefused
 from avatar.providers.answers import parse_object, read_number, text_or_empty, usable_id
 from avatar.providers.base import ListedRequest, UnitPrice
 from avatar.providers.wire import LATER, REFUSAL, Exchange, Wire, new_client
-from avatar.stored import Asset, ProviderName
+from avatar.stored_models import Asset, ProviderName
 
 if TYPE_CHECKING:
     from avatar.settings_sections import FalSettings

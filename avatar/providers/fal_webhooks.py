@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from avatar.errors import ProviderUnavailable
 from avatar.providers.answers import parse_object
 from avatar.providers.wire import FREE_CALL_SECONDS, Exchange, new_client
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 log = logging.getLogger("avatar.webhooks")
 

@@ -13,7 +13,7 @@ from avatar.errors import NotConfigured
 from avatar.models import Limits
 from avatar.option_names import named
 from avatar.settings_sections import ModelSettings
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 if TYPE_CHECKING:
     from avatar.settings import AvatarSettings

@@ -27,7 +27,7 @@ from avatar.providers.answers import clean_text, error_kind, error_words, parse_
 from avatar.providers.base import RenderInputs
 from avatar.providers.known_models import KnownModel
 from avatar.providers.wire import KEY_REFUSED, SUCCESS, Exchange, TooLate, Wire, retry_after
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 #: Client errors that say the request itself was judged and turned down, with the kind we call them by.
 REFUSALS = {

@@ -34,7 +34,7 @@ from avatar.providers.known_models import KnownModel, Offer
 from avatar.providers.outcome import accepted_id, body_of, judge_exchange, remedy, submit_seconds
 from avatar.providers.polling import PollPace, RenderWatch, not_found
 from avatar.providers.wire import BREAKDOWN, Exchange, Wire, about_render, new_client
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 if TYPE_CHECKING:
     from avatar.settings import AvatarSettings

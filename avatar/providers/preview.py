@@ -26,13 +26,13 @@ from avatar.errors import (
     StoreUnavailable,
     SubmitRefused,
 )
-from avatar.media.preview_folder import PreviewFolder, PreviewRequest, StartResult
+from avatar.media.preview_request import PreviewFolder, PreviewRequest, StartResult
 from avatar.models import PREVIEW, CancelOutcome, RemoteState, RemoteVideo, Snapshot, Submission
 from avatar.providers.base import Capabilities, Provider, RenderInputs
 from avatar.providers.known_models import KnownModel
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 SCHEME = "preview:"
 #: A look is a few file system calls, so it may be taken often.

@@ -19,7 +19,7 @@ from avatar.errors import AvatarError, NotConfigured, ProviderFailure, ProviderU
 from avatar.models import Submission
 from avatar.option_names import named
 from avatar.providers.answers import clean_text, error_words, parse_object, read_number
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 # Bodies as they come off the wire: packed although nobody asked for it, and never larger than agreed.
 #: gzip and zlib, told apart by their headers.

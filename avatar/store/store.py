@@ -16,7 +16,6 @@ from pathlib import Path
 
 from avatar.errors import InvalidInput, ObjectNotFound, StoreUnavailable, StoreUnfit
 from avatar.settings_sections import StoreSettings
-from avatar.store.bucket import MIB, PART_SIZE, Bucket, release
 from avatar.store.connection import CallCounts, Connection, create_if_absent
 from avatar.store.local_copies import Copies
 from avatar.store.objects import (
@@ -30,6 +29,7 @@ from avatar.store.objects import (
     proves_bytes,
     stat_from_listing,
 )
+from avatar.store.sdk_calls import MIB, PART_SIZE, Bucket, release
 
 __all__ = ["Blob", "Stat", "Store"]
 

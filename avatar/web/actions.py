@@ -28,7 +28,7 @@ from avatar.money.commit import load_plan
 from avatar.money.entries import Record, RenderState
 from avatar.money.quote import quote_segments
 from avatar.money.settle import attach_request, declare_not_charged, signed_by
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.web.batches import read_batch_rows
 from avatar.web.drafts import (
     Draft,

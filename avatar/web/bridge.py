@@ -27,14 +27,14 @@ from starlette.routing import Route
 
 from avatar.errors import AvatarError, InvalidInput, NotConfigured
 from avatar.inbox.uploads import Inbox
-from avatar.local.state import StateDirectory, local_url
+from avatar.local.state_directory import StateDirectory, local_url
 from avatar.money.entries import RenderState
 from avatar.money.state import read_current
 from avatar.money.webhooks import OPEN_ENDED, WebhookNote, WebhookTarget, keep_note, valid_request_id
 from avatar.providers.answers import parse_object
 from avatar.providers.fal_webhooks import FalSignatures, delivered_id
 from avatar.settings import AvatarSettings
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.web.bucket_notifications import (
     UploadEvents,
     WaitingUploads,
@@ -43,7 +43,6 @@ from avatar.web.bucket_notifications import (
     from_s3,
     uploads_in,
 )
-from avatar.web.find_work import FlowRuns, OpenWork
 from avatar.web.metrics import METRICS, Metrics
 from avatar.web.outgoing_webhooks import Hooks, check_hooks
 from avatar.web.server import (
@@ -56,6 +55,7 @@ from avatar.web.server import (
     listen,
     read_body,
 )
+from avatar.web.start_due_runs import FlowRuns, OpenWork
 from avatar.workspace import Workspace
 
 

@@ -20,7 +20,7 @@ from pydantic.alias_generators import to_camel
 
 from avatar.errors import AvatarError, InvalidInput
 from avatar.inbox.uploads import Inbox, Upload, file_of, in_turns, is_manifest, is_usable, read_contents
-from avatar.local import prefect_api
+from avatar.local import prefect_client
 from avatar.store.objects import check_readable
 
 _BUCKETS = "/buckets/"
@@ -268,7 +268,7 @@ class UploadEvents:
 
     async def _send(self, event: Mapping[str, Any]) -> None:
         try:
-            await asyncio.to_thread(prefect_api.emit, self.api_url, json.dumps([event]))
+            await asyncio.to_thread(prefect_client.emit, self.api_url, json.dumps([event]))
         except httpx.HTTPStatusError as error:
             if error.response.status_code not in _HOPELESS:
                 raise

@@ -23,7 +23,7 @@ from avatar.batch.rows import NEEDED, RawRow, read_rows
 from avatar.errors import InvalidInput, ObjectNotFound
 from avatar.job.inputs import BROUGHT, ORDERS
 from avatar.models import AvatarJob
-from avatar.stored import Asset, ProviderName, Stored
+from avatar.stored_models import Asset, ProviderName, Stored
 from avatar.web.uploads import asset_key
 from avatar.workspace import Workspace
 

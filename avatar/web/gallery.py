@@ -22,14 +22,14 @@ from avatar.batch.manifest import batch_prefix
 from avatar.errors import AvatarError, InvalidInput, NotConfigured, ObjectNotFound, StoreUnavailable
 from avatar.job.index import read_video, rebuild, title_of
 from avatar.job.month_index import bundle_months
-from avatar.local.prefect_api import PrefectAccess
-from avatar.local.state import local_url
+from avatar.local.prefect_client import PrefectAccess
+from avatar.local.state_directory import local_url
 from avatar.models import PREVIEW, AvatarJob, Video, job_id
 from avatar.money.journal import Journal, is_indexed
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import GallerySettings
 from avatar.store.store import Store
-from avatar.stored import Render
+from avatar.stored_models import Render
 from avatar.waiting import in_turns
 from avatar.web.actions import Actions
 from avatar.web.batches import list_batches, read_batch_rows

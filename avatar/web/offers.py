@@ -14,13 +14,13 @@ from avatar.errors import AvatarError, ConsentMissing, InvalidInput, NotConfigur
 from avatar.job.consent import with_consent
 from avatar.job.plan import plan_job
 from avatar.job.publish import find_video
-from avatar.media.decoding import voice_outline
+from avatar.media.decoder_calls import voice_outline
 from avatar.models import PREVIEW, Plan, Video
 from avatar.money.budget import total
 from avatar.money.commit import still_to_buy
 from avatar.option_names import at_form
 from avatar.providers.known_models import find_model, known_models
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.web.drafts import Draft, ManifestRows, address, asset_of, batch_of, write_manifest
 from avatar.workspace import Workspace
 

@@ -20,10 +20,10 @@ import httpx
 from pydantic import Field, ValidationError
 
 from avatar.errors import NotConfigured, ObjectNotFound
-from avatar.local import prefect_api
+from avatar.local import prefect_client
 from avatar.providers.public_hosts import TransferCut, UnsafeUrl, host_of, post_public
 from avatar.settings_sections import EventSettings
-from avatar.stored import Stored
+from avatar.stored_models import Stored
 from avatar.workspace import Workspace
 
 log = logging.getLogger("avatar.hooks")
@@ -172,7 +172,7 @@ class Hooks:
                 "order": "ASC",
             }
             query = {"filter": wanted, "limit": PAGE}
-            page = (await asyncio.to_thread(prefect_api.ask, self._api_url, "/events/filter", query))[
+            page = (await asyncio.to_thread(prefect_client.ask, self._api_url, "/events/filter", query))[
                 "events"
             ]
             new = [each for each in page if each["id"] not in found]

@@ -16,7 +16,7 @@ from avatar.job.index import UNREADABLE, title_of
 from avatar.models import Video, VideoState
 from avatar.money.entries import Record
 from avatar.option_names import at_form
-from avatar.stored import Render
+from avatar.stored_models import Render
 from avatar.web.media import served_key
 from avatar.web.video_list import PROVIDERS, STATES, Page, Query
 

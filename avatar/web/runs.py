@@ -12,7 +12,7 @@ import httpx
 from starlette.exceptions import HTTPException
 
 from avatar.errors import NotConfigured
-from avatar.local import prefect_api
+from avatar.local import prefect_client
 from avatar.web.pages import run_page
 
 GENERATE, BATCH = "generate-avatar/generate-avatar", "generate-batch/generate-batch"
@@ -135,7 +135,7 @@ class Runs:
 
     def page(self, run_id: str) -> str | None:
         """Where the Prefect UI shows a run."""
-        base = prefect_api.PrefectAccess().ui_url or self.api_url.removesuffix("/api")
+        base = prefect_client.PrefectAccess().ui_url or self.api_url.removesuffix("/api")
         return run_page(f"{base.rstrip('/')}/runs/flow-run/{run_id}")
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -146,8 +146,8 @@ class Runs:
             )
         try:
             if method == "GET":
-                return await asyncio.to_thread(prefect_api.read, self.api_url, path)
-            return await asyncio.to_thread(prefect_api.ask, self.api_url, path, dict(body or {}))
+                return await asyncio.to_thread(prefect_client.read, self.api_url, path)
+            return await asyncio.to_thread(prefect_client.ask, self.api_url, path, dict(body or {}))
         except httpx.HTTPError as error:
             raise _refused(error) from error
 

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from avatar.errors import AvatarError
-from avatar.local import prefect_api
+from avatar.local import prefect_client
 
 #: Seconds that requests under way get when a server is told to end.
 GRACE_SECONDS = 2
@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _told_to_end(self, number: int) -> None:
-        prefect_api.lose_patience()  # threads that ask Prefect are waited for
+        prefect_client.lose_patience()  # threads that ask Prefect are waited for
         self.handle_exit(number, None)
         self._ending.set()
 

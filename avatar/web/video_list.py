@@ -15,7 +15,7 @@ from avatar.job.month_index import VIDEOS, WORTH, Bundle, list_bundles, list_cha
 from avatar.models import VideoState
 from avatar.store.objects import Stat
 from avatar.store.store import Store
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.waiting import in_turns
 
 PER_PAGE = 24

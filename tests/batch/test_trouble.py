@@ -11,7 +11,7 @@ from avatar.batch.models import Checked, Outcome, RowState, Summary
 from avatar.batch.report import require_videos
 from avatar.batch.run import RowRunner, run_chunks
 from avatar.errors import AvatarError, BatchIncomplete, BatchInterrupted, StoreUnavailable
-from avatar.local.prefect_api import failed_for_now
+from avatar.local.prefect_client import failed_for_now
 from avatar.settings_sections import BatchSettings
 from avatar.workspace import Workspace
 

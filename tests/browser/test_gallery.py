@@ -19,7 +19,7 @@ from avatar.local import find
 from avatar.models import Video, VideoState
 from avatar.settings import AvatarSettings
 from avatar.store.store import Store
-from avatar.stored import Check
+from avatar.stored_models import Check
 from tests.browser.conftest import ROOT, SCREENSHOTS, Up, screenshot, window
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]

@@ -16,7 +16,7 @@ from minio import Minio
 from avatar.local import Services, embedded_store, environment, services
 from avatar.local.processes import kill
 from avatar.local.start_programs import ensure_program, server_program
-from avatar.local.state import StateDirectory
+from avatar.local.state_directory import StateDirectory
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import StoreSettings
 from tests.chaos.gate import Gatehouse

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from avatar.local.processes import stop
-from avatar.local.state import StateDirectory
+from avatar.local.state_directory import StateDirectory
 from tests.chaos.case import Case
 from tests.chaos.gate import Rule
 from tests.chaos.person import recover

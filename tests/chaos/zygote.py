@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 LATE = (
     "av", "avatar.commands.main", "avatar.commands.generate", "avatar.commands.status",
     "flows.generate", "avatar.local", "flows.upkeep", "minio", "numpy", "PIL.Image", "PIL.PngImagePlugin",
-    "PIL.JpegImagePlugin", "prefect.main", "prefect.server.schemas", "tasks.artifacts", "avatar.media.decoding",
+    "PIL.JpegImagePlugin", "prefect.main", "prefect.server.schemas", "tasks.artifacts", "avatar.media.decoder_calls",
     "avatar.providers.fal", "avatar.providers.pixazo", "avatar.workspace",
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from avatar.local import embedded_store
-from avatar.local.prefect_api import online_workers
+from avatar.local.prefect_client import online_workers
 from avatar.local.processes import free_port
 from tests.chaos.ground import open_client
 from tests.cluster.programs import BIN, Program, answering, postgres, proxy, redis, server_environment, until

@@ -9,7 +9,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from avatar.batch.run import RowRunner
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.workspace import Workspace
 from tasks import batch as batching
 from tasks.turns import AccountLimit, CountedTurns, HeldSlot, TurnServer

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from avatar.media.decoding import probe_video
+from avatar.media.decoder_calls import probe_video
 from tests.flows.conftest import PORTRAIT, VOICE, Local
 from tests.sandbox.running import Sandbox
 

@@ -8,7 +8,7 @@ import pytest
 from avatar.commands import doctor
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import StoreSettings
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from tests.sandbox.running import Sandbox
 
 #: Nobody listens there.

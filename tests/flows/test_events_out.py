@@ -20,7 +20,7 @@ from avatar.events import NOTICES, Notice
 from avatar.job.reconcile import reconcile_renders
 from avatar.models import AvatarJob, Video
 from avatar.settings import AvatarSettings
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.workspace import Workspace
 from tests.batch.conftest import Works, make_works, manifest, media, rows  # noqa: F401 - fixtures
 from tests.flows.conftest import PREFECTS_SOCKETS, Local, Produce

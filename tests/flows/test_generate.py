@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from avatar.errors import BudgetRefused, RenderFailed
-from avatar.media.decoding import probe_video, probe_voice
+from avatar.media.decoder_calls import probe_video, probe_voice
 from avatar.models import AvatarJob, Video
 from avatar.option_names import at_form
 from avatar.store.store import Store

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from avatar.errors import BatchIncomplete
-from avatar.inbox import ownership as taking
+from avatar.inbox import upload_owner as taking
 from avatar.settings_sections import RecoverySettings, StoreSettings
 from avatar.workspace import Workspace
 from tests.batch.conftest import media  # noqa: F401 - a fixture

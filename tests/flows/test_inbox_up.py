@@ -16,7 +16,7 @@ import pytest
 
 from avatar.local import find
 from avatar.local.processes import children
-from avatar.local.state import StateDirectory
+from avatar.local.state_directory import StateDirectory
 from avatar.settings import AvatarSettings
 from tests.flows.test_recovery import Api, short_voice, until
 from tests.inbox.conftest import Client

@@ -18,15 +18,15 @@ import pytest
 from avatar.batch.models import Batch, Checked
 from avatar.batch.run import RowRunner, run_chunks
 from avatar.local import environment, services
-from avatar.local import state as locks
+from avatar.local import state_directory as locks
 from avatar.local.embedded_store import choose_ports
 from avatar.local.processes import Process, is_free, kill
 from avatar.local.start_programs import ensure_program, server_program
-from avatar.local.state import StartedProgram, StateDirectory
+from avatar.local.state_directory import StartedProgram, StateDirectory
 from avatar.models import AvatarJob
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import FalSettings
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from tasks.turns import AccountLimit, HeldSlot, TurnServer
 from tests.batch.conftest import Works, make_works, manifest, media, rows, works  # noqa: F401 - fixtures
 from tests.flows.conftest import PORTRAIT, PREFECTS_SOCKETS, Local, Produce

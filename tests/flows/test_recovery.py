@@ -14,7 +14,7 @@ import pytest
 
 from avatar.local import find
 from avatar.local.processes import children
-from avatar.local.state import StateDirectory
+from avatar.local.state_directory import StateDirectory
 from avatar.settings import AvatarSettings
 from tests.sandbox import samples
 from tests.sandbox.running import Sandbox

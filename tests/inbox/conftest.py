@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from minio import Minio
 
-from avatar.inbox.ownership import Taken
 from avatar.inbox.sweep import Sweep, SweepResult
+from avatar.inbox.upload_owner import Taken
 from avatar.inbox.uploads import Inbox
 from avatar.settings_sections import StoreSettings
 from avatar.workspace import Workspace

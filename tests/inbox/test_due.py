@@ -52,7 +52,7 @@ async def test_the_upload_of_a_run_that_is_over_is_due_once_it_rested(make_inbox
     runs = Runs(inbox)
     user.pair("anna")
     await runs.take("run-1")
-    monkeypatch.setattr("avatar.inbox.ownership.LatestNote.rested", property(lambda _: True))
+    monkeypatch.setattr("avatar.inbox.upload_owner.LatestNote.rested", property(lambda _: True))
     assert await due(inbox, runs) == set()
     runs.over.add("run-1")
     assert len(await due(inbox, runs)) == 1

@@ -8,10 +8,10 @@ from avatar import errors, waiting
 from avatar.batch.models import Outcome, Row, RowState
 from avatar.batch.run import BatchStopped, run_row
 from avatar.inbox.finish import decide_ending
-from avatar.inbox.ownership import Ending, Taken
+from avatar.inbox.upload_owner import Ending, Taken
 from avatar.inbox.uploads import File, Inbox
 from avatar.models import AvatarJob
-from avatar.stored import Asset
+from avatar.stored_models import Asset
 from avatar.workspace import Workspace
 from tests.money.scripted import make_plan
 

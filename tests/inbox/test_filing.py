@@ -8,7 +8,7 @@ import pytest
 from avatar.batch.models import Outcome, RowState
 from avatar.errors import BatchIncomplete, StoreUnavailable
 from avatar.inbox.finish import decide_ending, file_away, require_done, write_end
-from avatar.inbox.ownership import Ending, Filed
+from avatar.inbox.upload_owner import Ending, Filed
 from tests.inbox.conftest import PNG, WAV
 from tests.inbox.test_looking import ODD
 

@@ -4,10 +4,10 @@ import asyncio
 
 from avatar.batch.models import Outcome, RowState
 from avatar.errors import StoreUnavailable
-from avatar.inbox import ownership as taking
+from avatar.inbox import upload_owner as taking
 from avatar.inbox.finish import decide_ending, file_away, write_end
-from avatar.inbox.ownership import Ending, note_end
 from avatar.inbox.sweep import describe
+from avatar.inbox.upload_owner import Ending, note_end
 from tests.inbox.conftest import PNG, WAV
 
 LATER = Outcome(line=1, state=RowState.FAILED, job_id="j", reason="The provider was away.", passes=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from avatar.errors import InvalidInput
-from avatar.media.decoding import prepare_portrait
+from avatar.media.decoder_calls import prepare_portrait
 from avatar.models import Limits
 from tests.inputs import files
 

@@ -15,7 +15,7 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from avatar.errors import InvalidInput
-from avatar.media.decoding import prepare_voice, probe_voice
+from avatar.media.decoder_calls import prepare_voice, probe_voice
 from avatar.media.extract_voice import extract_voice
 from avatar.models import Limits
 from tests.media import speech

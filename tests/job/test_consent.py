@@ -13,7 +13,7 @@ from avatar.job.consent import fault_of, find_consent, with_consent, write_conse
 from avatar.job.produce import render_all
 from avatar.job.publish import find_video, publish_video
 from avatar.models import AvatarJob
-from avatar.stored import Consent
+from avatar.stored_models import Consent
 from tests.job.test_publish import rendered
 from tests.money.conftest import footage, inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted

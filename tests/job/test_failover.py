@@ -9,7 +9,7 @@ from avatar.job.produce import plan_failover
 from avatar.models import AvatarJob, Limits
 from avatar.money.quote import quote_render
 from avatar.money.submit import submit_render
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from tests.money.conftest import inputs, make_workspace, plan  # noqa: F401 - fixtures
 from tests.money.scripted import Scripted
 

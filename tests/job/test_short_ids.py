@@ -8,11 +8,11 @@ from decimal import Decimal
 
 import pytest
 
-from avatar.commands import outputs, status
+from avatar.commands import captions_and_formats, status
 from avatar.errors import InvalidInput
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import StoreSettings
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.workspace import Workspace
 from tests.store.memory import MemoryStore
 from tests.web.gallery.manifests import put_video
@@ -43,7 +43,7 @@ def store(monkeypatch, tmp_path):
         facts = {"job_id": JOB, "provider": ProviderName.FAL, "quoted": Decimal("1.04")}
         await workspace.journal.begin(None, render_id=RENDER, **facts)
 
-    for module in (status, outputs):
+    for module in (status, captions_and_formats):
         monkeypatch.setattr(module, "with_store", with_store)
     with_store(fill)
     return store
@@ -108,8 +108,8 @@ def test_a_video_is_renamed_by_the_beginning_of_its_id(store, capsys):
 @pytest.mark.parametrize(
     ("run", "given"),
     [
-        (outputs.run_captions, {"files": ["de.srt"]}),
-        (outputs.run_formats, {"forms": ["9:16"]}),
+        (captions_and_formats.run_captions, {"files": ["de.srt"]}),
+        (captions_and_formats.run_formats, {"forms": ["9:16"]}),
     ],
 )
 def test_captions_and_forms_are_for_the_video_that_begins_so(store, capsys, monkeypatch, run, given):
@@ -120,7 +120,7 @@ def test_captions_and_forms_are_for_the_video_that_begins_so(store, capsys, monk
         return video
 
     for name in ("caption_video", "add_forms"):
-        monkeypatch.setattr(outputs, name, change)
+        monkeypatch.setattr(captions_and_formats, name, change)
     assert said(capsys, run, job="ab12cd", **given)["job_id"] == JOB
     assert [job_id for job_id, _ in asked] == [JOB]
     with pytest.raises(InvalidInput, match="There is no video of job 'ffffff'"):

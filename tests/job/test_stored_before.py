@@ -20,7 +20,7 @@ from avatar.money.entries import RenderState
 from avatar.money.quote import quote_render
 from avatar.money.settle import attach_request
 from avatar.money.submit import submit_render
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.workspace import Workspace
 from tests.money.conftest import make_workspace  # noqa: F401 - a fixture
 from tests.money.scripted import Scripted

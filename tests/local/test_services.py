@@ -20,12 +20,12 @@ import httpx
 import pytest
 
 from avatar.commands import doctor
-from avatar.local import Services, environment, find, prefect_api, start_programs
-from avatar.local import state as locks
+from avatar.local import Services, environment, find, prefect_client, start_programs
+from avatar.local import state_directory as locks
 from avatar.local.environment import flatten
 from avatar.local.processes import Process, alive, children, free_port, identify, python, spawn, stop
 from avatar.local.start_programs import POOL, ensure_program, fingerprint, site_program, stop_workers
-from avatar.local.state import TITLES, StartedProgram, StateDirectory
+from avatar.local.state_directory import TITLES, StartedProgram, StateDirectory
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import FalSettings, GallerySettings
 
@@ -131,7 +131,7 @@ def test_services_of_a_killed_user_are_taken_over(state: StateDirectory, program
     found, pids = answer(first), recorded(state)
     first.kill()
     first.wait()
-    assert prefect_api.healthy(found["api"])
+    assert prefect_client.healthy(found["api"])
     second = program(USER)
     assert (answer(second), recorded(state)) == (found, pids)
     leave(second)
@@ -168,8 +168,8 @@ def test_up_runs_everything_and_stops_what_it_started(
     assert httpx.get(f"{running.bridge_url}health").text == "ok\n"
     assert "No videos yet" in httpx.get(running.gallery_url).text
     assert httpx.get(running.ui_url, follow_redirects=True).headers["content-type"].startswith("text/html")
-    assert prefect_api.read(running.api_url, "/deployments/name/generate-avatar/generate-avatar")
-    assert len(prefect_api.online_workers(running.api_url, POOL)) == 2
+    assert prefect_client.read(running.api_url, "/deployments/name/generate-avatar/generate-avatar")
+    assert len(prefect_client.online_workers(running.api_url, POOL)) == 2
     assert doctor.run_doctor(settings(state), as_json=True) == 0
     assert {row["status"] for row in json.loads(capsys.readouterr().out)["findings"]} == {"ok"}
     told, _ = program(UP).communicate(timeout=60)
@@ -240,7 +240,7 @@ def start_run(api_url: str, voice: Path) -> str:
 
 
 def start_deployment(api_url: str, name: str, parameters: dict[str, Any]) -> str:
-    found = prefect_api.read(api_url, f"/deployments/name/{name}/{name}")
+    found = prefect_client.read(api_url, f"/deployments/name/{name}/{name}")
     assert found
     asked = httpx.post(
         f"{api_url}/deployments/{found['id']}/create_flow_run", json={"parameters": parameters}, timeout=30
@@ -266,7 +266,7 @@ def test_up_revives_a_dead_worker(state: StateDirectory, program: Program) -> No
     os.kill(before.process.pid, signal.SIGKILL)
     assert up.stdout.readline() == "The worker died; starting it again.\n"
     after = wait_for(lambda: (now := state.read().worker) and now.process != before.process and now)
-    wait_for(lambda: after.name in prefect_api.online_workers(find(settings(state)).api_url, POOL))
+    wait_for(lambda: after.name in prefect_client.online_workers(find(settings(state)).api_url, POOL))
     up.send_signal(signal.SIGINT)
     up.communicate(timeout=90)
     assert not alive(after.process)
@@ -291,7 +291,7 @@ def test_upkeep_has_a_worker_of_its_own(state: StateDirectory, program: Program)
     record, api_url = state.read(), find(settings(state)).api_url
     assert record.worker
     assert record.upkeep
-    queue = prefect_api.read(api_url, f"/work_pools/{POOL}/queues/upkeep")
+    queue = prefect_client.read(api_url, f"/work_pools/{POOL}/queues/upkeep")
     assert queue
     assert queue["priority"] == 1, "a worker that takes all queues begins with it"
     os.kill(record.worker.process.pid, signal.SIGSTOP)
@@ -303,7 +303,7 @@ def test_upkeep_has_a_worker_of_its_own(state: StateDirectory, program: Program)
     assert up.stdout.readline() == "The upkeep worker died; starting it again.\n"
     before = record.upkeep.process
     after = wait_for(lambda: (now := state.read().upkeep) and now.process != before and now)
-    wait_for(lambda: after.name in prefect_api.online_workers(api_url, POOL))
+    wait_for(lambda: after.name in prefect_client.online_workers(api_url, POOL))
     assert state.read().worker == record.worker
     up.send_signal(signal.SIGTERM)
     up.communicate(timeout=90)

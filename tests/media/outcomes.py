@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from avatar.errors import AvatarError
-from avatar.media.decoding import (
+from avatar.media.decoder_calls import (
     cut_voice,
     plan_cuts,
     prepare_portrait,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from avatar.errors import InvalidInput
-from avatar.media.caption_files import lay_script
-from avatar.media.captions import Cue, as_vtt, from_vtt, language_of
-from avatar.media.decoding import read_captions
+from avatar.media.decoder_calls import read_captions
+from avatar.media.read_captions import lay_script
+from avatar.media.webvtt import Cue, as_vtt, from_vtt, language_of
 
 SRT = "1\n00:00:00,500 --> 00:00:02,500\n{a} <i>Tom</i> & Ann\nsecond line\n\n2\n00:00:03,000 --> 00:00:04,000\n3\n"
 

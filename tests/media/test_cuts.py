@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from avatar.errors import InvalidInput
 from avatar.media.cuts import choose_cuts, frame_sample
-from avatar.media.decoding import plan_cuts, probe_voice
+from avatar.media.decoder_calls import plan_cuts, probe_voice
 from avatar.models import Limits
 from tests.media.recordings import EXAMPLES, encode, tone, write_wav
 from tests.media.speech import RATE, sentences, shuffled, speech

@@ -16,7 +16,7 @@ from PIL import Image
 
 from avatar.errors import InvalidInput, VideoRejected
 from avatar.media import confined
-from avatar.media.decoding import (
+from avatar.media.decoder_calls import (
     inspect_video,
     last_frame,
     prepare_portrait,

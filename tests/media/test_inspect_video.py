@@ -3,7 +3,7 @@
 import pytest
 
 from avatar.errors import VideoRejected
-from avatar.media.decoding import inspect_video
+from avatar.media.decoder_calls import inspect_video
 from tests.media.clips import BAD, GOOD, Clip, write_clip
 from tests.media.clips import late as moved
 from tests.media.recordings import EXAMPLES, write_video

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from avatar.errors import InvalidInput
-from avatar.media.decoding import prepare_portrait
+from avatar.media.decoder_calls import prepare_portrait
 from avatar.models import Limits
 from tests.media.recordings import EXAMPLES
 

@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from PIL import Image
 
 from avatar.errors import VideoRejected
-from avatar.media.decoding import inspect_video, last_frame, thumbnail
+from avatar.media.decoder_calls import inspect_video, last_frame, thumbnail
 from avatar.media.facts import Stills
 from avatar.media.stills import StillsWatch
 from tests.media.recordings import EXAMPLES, gradient, write_video

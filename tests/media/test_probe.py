@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avatar.errors import InvalidInput, VideoRejected
-from avatar.media.decoding import probe_video, probe_voice
+from avatar.media.decoder_calls import probe_video, probe_voice
 from avatar.media.probe import watch_video
 from tests.media.recordings import EXAMPLES, encode, tone, write_video, write_wav
 

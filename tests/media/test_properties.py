@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avatar.errors import InvalidInput, VideoRejected
-from avatar.media.decoding import prepare_portrait, prepare_voice, probe_video, probe_voice
+from avatar.media.decoder_calls import prepare_portrait, prepare_voice, probe_video, probe_voice
 from avatar.media.facts import check_voice
 from avatar.models import Limits
 from tests.media.recordings import write_wav

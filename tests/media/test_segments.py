@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from avatar.errors import InvalidInput
-from avatar.media.decoding import cut_voice, plan_cuts, probe_voice
+from avatar.media.decoder_calls import cut_voice, plan_cuts, probe_voice
 from avatar.media.sound import read_mono
 from avatar.media.sound_match import RATE as COMPARED_RATE
 from avatar.media.sound_match import REACH, find_match

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avatar.errors import InvalidInput, VideoRejected
-from avatar.media.decoding import cut_voice, inspect_video, plan_cuts, probe_video, probe_voice, stitch
+from avatar.media.decoder_calls import cut_voice, inspect_video, plan_cuts, probe_video, probe_voice, stitch
 from avatar.media.facts import Part
 from avatar.media.probe import has_faststart
 from avatar.models import Limits

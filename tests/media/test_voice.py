@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from avatar.errors import InvalidInput
-from avatar.media.decoding import prepare_voice, probe_voice
+from avatar.media.decoder_calls import prepare_voice, probe_voice
 from avatar.media.extract_voice import extract_voice
 from avatar.media.facts import VoiceFacts, check_voice
 from avatar.media.sound import read_mono

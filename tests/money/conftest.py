@@ -9,7 +9,7 @@ from avatar import waiting
 from avatar.models import Plan
 from avatar.money.quote import quote_render
 from avatar.settings_sections import StoreSettings
-from avatar.stored import Asset
+from avatar.stored_models import Asset
 from avatar.workspace import Workspace
 from tests.money.clock import QuickLoop
 from tests.money.scripted import Scripted, make_plan

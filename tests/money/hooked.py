@@ -6,7 +6,7 @@ from avatar.errors import OutcomeUnknown
 from avatar.models import RemoteState, Snapshot
 from avatar.money.webhooks import WebhookNote
 from avatar.providers.base import Capabilities
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from tests.money.scripted import Scripted
 
 PUBLIC = {"public_url": "https://bridge.example/base/"}

@@ -17,7 +17,7 @@ from avatar.models import (
     Submission,
 )
 from avatar.providers.base import Capabilities, Provider, RenderInputs
-from avatar.stored import Asset, Portrait, ProviderName, Quote, Segment, Voice
+from avatar.stored_models import Asset, Portrait, ProviderName, Quote, Segment, Voice
 
 Answer = Exception | str | Callable[[], object]
 

@@ -17,7 +17,7 @@ from avatar.money.settle import declare_not_charged, describe_history, what_to_l
 from avatar.money.state import read_current
 from avatar.money.submit import submit_render
 from avatar.providers.base import ListedRequest
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.waiting import Moment
 from tests.money.scripted import Scripted
 

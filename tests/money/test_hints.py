@@ -11,7 +11,7 @@ from avatar.money.quote import quote_render
 from avatar.money.settle import declare_not_charged
 from avatar.money.submit import submit_render
 from avatar.money.webhooks import keep_note, valid_request_id
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from tests.money.hooked import CUT, PUBLIC, Hooked, hint, kept
 from tests.money.scripted import make_plan
 

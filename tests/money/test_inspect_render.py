@@ -9,7 +9,7 @@ from avatar.errors import VideoRejected
 from avatar.job.produce import render_all
 from avatar.job.publish import publish_video
 from avatar.media import confined
-from avatar.media.decoding import inspect_video
+from avatar.media.decoder_calls import inspect_video
 from avatar.media.facts import Stills
 from avatar.models import AvatarJob, VideoState
 from avatar.money.collect import collect_render

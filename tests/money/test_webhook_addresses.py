@@ -9,7 +9,7 @@ from avatar.errors import NotConfigured, Throttled
 from avatar.money import submit
 from avatar.money.submit import submit_render
 from avatar.money.webhooks import SECRET_KEY, WebhookAddresses, WebhookTarget, open_webhook_addresses
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from tests.money.hooked import PUBLIC, Hooked
 from tests.money.scripted import Scripted
 

@@ -10,7 +10,7 @@ from avatar.models import Submission
 from avatar.providers import open_provider
 from avatar.providers.base import Provider, RenderInputs
 from avatar.settings import AvatarSettings
-from avatar.stored import Asset, Portrait, ProviderName, Segment
+from avatar.stored_models import Asset, Portrait, ProviderName, Segment
 from tests.sandbox.fixtures import sandbox, sandbox_inputs, sandbox_process  # noqa: F401 - fixtures
 
 KEY = "sandbox-key"

@@ -14,7 +14,7 @@ from avatar.models import CancelOutcome, RemoteState, Submission
 from avatar.providers import open_provider
 from avatar.providers.base import Provider, RenderInputs
 from avatar.store.objects import hash_file
-from avatar.stored import Asset, ProviderName
+from avatar.stored_models import Asset, ProviderName
 from tests.providers.conftest import RENDER_ID, make_inputs, make_submission
 from tests.providers.conftest import make_settings as paid_settings
 from tests.sandbox.samples import make_inputs as make_files

@@ -11,7 +11,7 @@ from avatar.providers import describe_provider, open_provider
 from avatar.providers.fal_answers import app_of
 from avatar.providers.known_models import find_model, known_models
 from avatar.settings import AvatarSettings
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from tests.providers.conftest import make_inputs, make_settings, make_submission, open_at
 from tests.sandbox.fal import ENDPOINTS
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from avatar.errors import SubmitRefused
 from avatar.providers.outcome import REFUSALS, SubmitState, accepted_id, classify_submit, submit_seconds
 from avatar.providers.wire import Wire
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 ACCEPTED = {"request_id": "r-1", "status": "IN_QUEUE"}
 

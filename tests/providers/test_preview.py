@@ -22,15 +22,15 @@ from avatar.errors import (
     RenderLost,
     SubmitRefused,
 )
-from avatar.media.decoding import probe_video, probe_voice
-from avatar.media.preview_folder import MAX_STARTS, try_lock
+from avatar.media.decoder_calls import probe_video, probe_voice
+from avatar.media.preview_request import MAX_STARTS, try_lock
 from avatar.media.preview_scene import BAR_COLOUR, EDGE_COLOUR, THROAT_COLOUR, Scene, canvas_size, clock_text
 from avatar.models import CancelOutcome, RemoteState, Submission
 from avatar.providers import open_provider
 from avatar.providers.base import RenderInputs
 from avatar.settings_sections import StoreSettings
 from avatar.store.store import Store
-from avatar.stored import Asset, Portrait, ProviderName, Segment
+from avatar.stored_models import Asset, Portrait, ProviderName, Segment
 from tests.media.recordings import EXAMPLES, tone, write_wav
 
 PORTRAIT = EXAMPLES / "portrait.png"

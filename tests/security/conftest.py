@@ -19,7 +19,7 @@ import pytest
 
 from avatar.local.processes import free_port
 from avatar.local.start_programs import server_environment
-from avatar.local.state import StartedPrograms, StateDirectory
+from avatar.local.state_directory import StartedPrograms, StateDirectory
 from avatar.settings_sections import StoreSettings
 from tests.providers.conftest import inputs, open_sandboxed  # noqa: F401 - fixtures
 from tests.sandbox import samples

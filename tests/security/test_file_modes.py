@@ -56,7 +56,7 @@ def test_a_worker_makes_its_folders_as_private(no_umask: None, tmp_path: Path) -
 def test_replacing_a_file_does_not_open_it(no_umask: None, tmp_path: Path) -> None:
     """A holder that somebody made readable is private again when it is next written."""
     code = (
-        "from pathlib import Path; from avatar.local.state import StateDirectory\n"
+        "from pathlib import Path; from avatar.local.state_directory import StateDirectory\n"
         "from avatar.local.processes import Process\n"
         "state = StateDirectory(Path('.')); state.services.touch(mode=0o666)\n"
         "state.change(up=Process(pid=1, born='1'))"

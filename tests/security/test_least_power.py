@@ -18,9 +18,9 @@ from minio import Minio
 from minio.error import S3Error
 from pydantic import SecretStr
 
-from avatar.commands import doctor as exposure
+from avatar.commands import network_exposure as exposure
 from avatar.errors import StoreUnavailable
-from avatar.job.expire import expire
+from avatar.job.retention import expire
 from avatar.local import embedded_store
 from avatar.settings import AvatarSettings
 from avatar.settings_sections import StoreSettings
@@ -269,7 +269,7 @@ async def test_old_things_go_with_the_statement_for_them(
     async def in_two_days(_: Store) -> datetime:
         return later
 
-    monkeypatch.setattr("avatar.job.expire.store_clock", in_two_days)
+    monkeypatch.setattr("avatar.job.retention.store_clock", in_two_days)
     for name, kept in (("worker", 1), ("tidy", 0)):
         async with opened(guarded(name)) as store:
             for key in OLD:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar.local.prefect_api import PrefectAccess
+from avatar.local.prefect_client import PrefectAccess
 from avatar.settings import AvatarSettings
 
 ROOT = Path(__file__).parents[2]

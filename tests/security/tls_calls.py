@@ -10,13 +10,13 @@ from pathlib import Path
 
 from avatar.errors import AvatarError
 from avatar.job.inputs import fetch_input
-from avatar.local.prefect_api import healthy
+from avatar.local.prefect_client import healthy
 from avatar.providers.download import fetch_video
 from avatar.providers.fal_platform import upload
 from avatar.providers.fal_webhooks import FalSignatures
 from avatar.settings_sections import DownloadSettings, StoreSettings
 from avatar.store.store import Store
-from avatar.stored import Asset
+from avatar.stored_models import Asset
 from tests.providers.conftest import make_inputs, make_settings, make_submission, open_at
 
 ASSET = Asset(key="assets/x.png", sha256="0" * 64, size=1, content_type="image/png")

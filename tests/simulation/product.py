@@ -33,7 +33,7 @@ from avatar.providers import open_provider
 from avatar.providers.base import Provider
 from avatar.settings import AvatarSettings
 from avatar.store import store_id
-from avatar.stored import Asset, Check, Portrait, ProviderName, Quote, Segment, Voice
+from avatar.stored_models import Asset, Check, Portrait, ProviderName, Quote, Segment, Voice
 from avatar.waiting import patiently
 from avatar.workspace import Workspace
 from tests.simulation.provider import BROKEN, Accepted

@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import quote
 
 from avatar.errors import InvalidInput, ObjectNotFound, StoreUnavailable
-from avatar.store.bucket import MIB
 from avatar.store.connection import CallCounts
 from avatar.store.objects import Blob, KeyTaken, Stat, check_key, check_metadata, check_readable
+from avatar.store.sdk_calls import MIB
 from avatar.store.store import LONGEST_PRESIGN, Store
 
 

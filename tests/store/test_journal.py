@@ -10,7 +10,7 @@ from avatar.errors import StoreUnavailable
 from avatar.models import Submission
 from avatar.money.entries import TRANSITIONS, IllegalTransition, RenderState, transitions_table
 from avatar.money.journal import Journal
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 
 RENDER = "a" * 32
 

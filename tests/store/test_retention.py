@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from avatar.batch.models import Batch, RowState, Summary
-from avatar.job import expire as module
-from avatar.job.expire import Expired, expire
+from avatar.job import retention as module
+from avatar.job.retention import Expired, expire
 from avatar.money.commit import close_job, open_job, open_key
 from avatar.settings_sections import RetentionSettings
 from avatar.store import by_day

@@ -15,7 +15,7 @@ import pytest
 from avatar.errors import NotConfigured
 from avatar.local.environment import flatten
 from avatar.local.services import bridge_listener
-from avatar.local.state import StateDirectory
+from avatar.local.state_directory import StateDirectory
 from avatar.web.bridge import check_reach
 from tests.web.bridge.conftest import s3_notification
 

@@ -16,7 +16,7 @@ from avatar.errors import StoreUnavailable
 from avatar.models import RemoteState, Snapshot, Submission
 from avatar.money.entries import Failure, RenderState
 from avatar.money.webhooks import SECRET_KEY, WebhookTarget, path_of
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.web import bridge as serving
 from avatar.web.bridge import Bridge, build_app
 from avatar.workspace import Workspace

@@ -10,7 +10,7 @@ from avatar.money.entries import RenderState
 from avatar.money.follow import follow_render
 from avatar.money.submit import submit_render
 from avatar.providers import fal_webhooks
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.web.bridge import Bridge, build_app
 from avatar.web.server import Server, listen
 from avatar.workspace import Workspace

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from avatar.job.index import add_video
 from avatar.models import Video
-from avatar.stored import Asset, Check, Cost, Portrait, Render, Segment, Voice
+from avatar.stored_models import Asset, Check, Cost, Portrait, Render, Segment, Voice
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 PASSED = Check(name="picture length", value="8.16 s", bound="8.12 to 8.18 s", passed=True)

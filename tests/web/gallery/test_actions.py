@@ -18,7 +18,7 @@ from avatar.money.commit import plan_key
 from avatar.money.entries import Failure, RenderState
 from avatar.money.journal import Journal
 from avatar.settings_sections import GallerySettings
-from avatar.stored import Consent, ProviderName
+from avatar.stored_models import Consent, ProviderName
 from avatar.web.gallery import check_actions
 from avatar.workspace import Workspace
 from tests.money.scripted import make_plan

@@ -13,7 +13,7 @@ from avatar.batch.manifest import open_manifest
 from avatar.batch.models import Batch, Outcome, RowState
 from avatar.batch.report import write_report
 from avatar.errors import InvalidInput
-from avatar.stored import Caption
+from avatar.stored_models import Caption
 from avatar.web import drafts
 from avatar.web.batches import BatchRow, BatchRows
 from avatar.web.users import Role

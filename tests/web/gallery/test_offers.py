@@ -1,7 +1,7 @@
 """What the gallery asks for two files, before anything is started."""
 
 from avatar.job import plan
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.web import offers
 from tests.sandbox import samples
 from tests.web.gallery.manifests import put_video

@@ -22,9 +22,9 @@ from av.video.stream import VideoStream
 from pysubs2 import SSAFile
 
 from avatar.errors import VideoRejected
-from avatar.media.captions import Cue, from_vtt
 from avatar.media.disclosure import CaptionTrack, MarkedFile, Marks, file_language, xmp_of
 from avatar.media.sound import open_media, reason
+from avatar.media.webvtt import Cue, from_vtt
 
 #: XMP specification, part 3 (MP4); C2PA 2.2, BMFF.
 XMP_BOX = uuid.UUID("BE7ACFCB-97A9-42E8-9C71-999491E3AFAC").bytes
@@ -44,7 +44,7 @@ def write_marked(
     captions: tuple[CaptionTrack, ...] = (),
     made_of: tuple[Path, ...] = (),
 ) -> MarkedFile:
-    """As `avatar.media.decoding.write_marked` says."""
+    """As `avatar.media.decoder_calls.write_marked` says."""
     try:
         tags, packets, told = _provider_marks(made_of or (source,))
     except (FFmpegError, OSError) as error:

@@ -8,10 +8,10 @@ import av
 import pytest
 
 from avatar.errors import VideoRejected
-from avatar.media.captions import Cue, as_vtt
-from avatar.media.decoding import write_marked
+from avatar.media.decoder_calls import write_marked
 from avatar.media.disclosure import SENTENCES, CaptionTrack, Marks, disclosure_for, file_language
-from avatar.media.marking import _digest_of
+from avatar.media.embed_metadata import _digest_of
+from avatar.media.webvtt import Cue, as_vtt
 from tests.money.conftest import footage, inputs  # noqa: F401 - fixtures
 
 MARKS = Marks(disclosure_for("de"), "de", "kling & co", "a" * 32)

@@ -10,7 +10,7 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 from avatar.media.sound import MOST_PLANES, Samples, as_float
-from avatar.stored import Speech
+from avatar.stored_models import Speech
 
 __all__ = ["Levels"]
 

@@ -14,8 +14,8 @@ from avatar.errors import AvatarError
 from avatar.inbox.sweep import Sweep
 from avatar.inbox.uploads import Inbox
 from avatar.job.open_work import find_unfinished, find_unsettled_claims
-from avatar.local import prefect_api
-from avatar.local.prefect_api import FORGOTTEN_AFTER, TAG, failed_for_now
+from avatar.local import prefect_client
+from avatar.local.prefect_client import FORGOTTEN_AFTER, TAG, failed_for_now
 from avatar.workspace import Workspace
 
 SWEEP, RECONCILE = "take-uploads/sweep-inbox", "reconcile/reconcile"
@@ -45,7 +45,7 @@ class FlowRuns:
 
     async def is_under_way(self, run_id: str) -> bool:
         """Whether it goes on, or will be started again by itself."""
-        run = await asyncio.to_thread(prefect_api.read, self.api_url, f"/flow_runs/{run_id}")
+        run = await asyncio.to_thread(prefect_client.read, self.api_url, f"/flow_runs/{run_id}")
         if run is None or run["state_type"] in _OVER:
             return False
         if run["deployment_id"] is None or _time(run["start_time"]) < datetime.now(UTC) - FORGOTTEN_AFTER:
@@ -81,7 +81,7 @@ class FlowRuns:
         }
         if await self._ask("/flow_runs/count", waiting):
             return
-        found = await asyncio.to_thread(prefect_api.read, self.api_url, f"/deployments/name/{deployment}")
+        found = await asyncio.to_thread(prefect_client.read, self.api_url, f"/deployments/name/{deployment}")
         if found is not None:  # else nothing was deployed there yet
             key = f"{deployment} {int(time.time() / 10)}"  # a lost answer, or another bridge, makes no second one
             await self._ask(f"/deployments/{found['id']}/create_flow_run", {"idempotency_key": key})
@@ -108,11 +108,11 @@ class FlowRuns:
             return False
         if _time(run["state"]["timestamp"]) > now - self._stale:
             return False
-        query = prefect_api.heartbeat_query(run["id"], now - self._stale, now)
+        query = prefect_client.heartbeat_query(run["id"], now - self._stale, now)
         return not (await self._ask("/events/filter", query))["events"]
 
     async def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
-        return await asyncio.to_thread(prefect_api.ask, self.api_url, path, body)
+        return await asyncio.to_thread(prefect_client.ask, self.api_url, path, body)
 
 
 def _time(text: str | None) -> datetime:

@@ -9,8 +9,8 @@ import numpy as np
 import pysubs2
 
 from avatar.errors import InvalidInput
-from avatar.media.captions import LARGEST, Cue
 from avatar.media.sound import read_mono
+from avatar.media.webvtt import LARGEST, Cue
 
 #: Seconds by which cues may pass the end of the voice, or one another, as rounding makes them; they are cut there.
 PAST_END, OVERLAP = 0.5, 0.1
@@ -29,7 +29,7 @@ _HINT = "Correct that cue, or give the text alone as .txt: it is then laid over 
 
 
 def read_captions(path: Path, name: str, seconds: float, voice: Path | None = None) -> tuple[Cue, ...]:
-    """As `avatar.media.decoding.read_captions` says."""
+    """As `avatar.media.decoder_calls.read_captions` says."""
     text = _text_of(path, name)
     if name.lower().endswith(".txt"):
         return lay_script(_pieces(text), seconds, _spoken(voice) if voice else np.zeros(0, bool))

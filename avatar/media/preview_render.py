@@ -1,4 +1,4 @@
-"""Renders one preview: `python -m avatar.media.preview FOLDER`, a child process of the preview provider.
+"""Renders one preview: `python -m avatar.media.preview_render FOLDER`, a child process of the preview provider.
 
 It is confined like all that decodes (`avatar.media.confined`). Reads `request.json`, the portrait and the voice in the
 folder; writes `progress.json` while it works, and at the end `video.mp4` or `failure.json`.
@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from avatar.errors import AvatarError
 from avatar.media.decoder_limits import Bounds, confine
-from avatar.media.preview_folder import PreviewFolder, PreviewRequest, Progress
+from avatar.media.preview_request import PreviewFolder, PreviewRequest, Progress
 from avatar.media.preview_scene import Pixels, Scene, frame_levels
 from avatar.media.sound import Sound, open_sound, read_mono, resampled
 from avatar.media.voice import mp3_rate

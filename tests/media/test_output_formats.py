@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from avatar.errors import VideoRejected
-from avatar.media.captions import Cue, as_vtt
-from avatar.media.decoding import make_form
+from avatar.media.decoder_calls import make_form
 from avatar.media.disclosure import CaptionTrack, Marks, disclosure_for
 from avatar.media.facts import form_of
-from avatar.media.formats import size_for
+from avatar.media.output_formats import size_for
+from avatar.media.webvtt import Cue, as_vtt
 from tests.money.conftest import footage, inputs  # noqa: F401 - fixtures
 
 MARKS = Marks(disclosure_for("en"), "en", "kling", "a" * 32)

@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from avatar.errors import InvalidInput, VideoRejected
-from avatar.media.captions import Cue
 from avatar.media.confined import confined
 from avatar.media.disclosure import CaptionTrack, MarkedFile, Marks
 from avatar.media.facts import (
@@ -25,8 +24,9 @@ from avatar.media.facts import (
     VideoFacts,
     VoiceFacts,
 )
+from avatar.media.webvtt import Cue
 from avatar.models import Limits
-from avatar.stored import Check
+from avatar.stored_models import Check
 
 
 @confined(InvalidInput)
@@ -172,9 +172,9 @@ def read_captions(path: Path, name: str, seconds: float, voice: Path | None = No
     Raises:
         InvalidInput: it cannot be read, is empty, or does not fit the voice; the text names file and cue.
     """
-    from avatar.media import caption_files
+    from avatar.media import read_captions as work
 
-    return caption_files.read_captions(path, name, seconds, voice)
+    return work.read_captions(path, name, seconds, voice)
 
 
 @confined(VideoRejected)
@@ -281,9 +281,9 @@ def write_marked(
     Raises:
         VideoRejected: it cannot be copied as it is.
     """
-    from avatar.media import marking
+    from avatar.media import embed_metadata
 
-    return marking.write_marked(source, target, marks, captions, made_of)
+    return embed_metadata.write_marked(source, target, marks, captions, made_of)
 
 
 @confined(VideoRejected, work=8)
@@ -295,6 +295,6 @@ def make_form(
     Raises:
         VideoRejected: it, its intro or its outro does not decode.
     """
-    from avatar.media import formats
+    from avatar.media import output_formats
 
-    return formats.make_form(source, target, form, marks, captions)
+    return output_formats.make_form(source, target, form, marks, captions)

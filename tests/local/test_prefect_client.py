@@ -10,8 +10,8 @@ from threading import Thread
 import httpx
 import pytest
 
-from avatar.local import prefect_api
-from avatar.local.prefect_api import PrefectAccess
+from avatar.local import prefect_client
+from avatar.local.prefect_client import PrefectAccess
 
 CLOUD = """
 active = "cloud"
@@ -29,7 +29,7 @@ def own_profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A place for Prefect's profiles, and a directory without a `.env`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFECT_PROFILES_PATH", str(tmp_path / "profiles.toml"))
-    monkeypatch.setattr(prefect_api, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(prefect_client, "PAUSES", (0.0, 0.0))
     return tmp_path / "profiles.toml"
 
 
@@ -90,24 +90,24 @@ def api(*answers: int, header: str = "") -> Iterator[tuple[str, list[str]]]:
 def test_a_server_that_cannot_answer_just_now_is_waited_for(code: int) -> None:
     """A locked database, a restart, a full queue; a no is told at once."""
     with api(code, code, 200) as (url, seen):
-        assert prefect_api.read(url, "/deployments/x") == {"id": 1}
+        assert prefect_client.read(url, "/deployments/x") == {"id": 1}
         assert len(seen) == 3
     with api(403) as (url, seen), pytest.raises(httpx.HTTPStatusError):
-        prefect_api.read(url, "/deployments/x")
+        prefect_client.read(url, "/deployments/x")
     assert len(seen) == 1
 
 
 def test_the_wait_ends() -> None:
     """A server that stays away is an error in the end."""
     with api(503) as (url, seen), pytest.raises(httpx.HTTPStatusError):
-        prefect_api.read(url, "/deployments/x")
+        prefect_client.read(url, "/deployments/x")
     assert len(seen) == 3
 
 
 def test_the_users_headers_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """PREFECT_CLIENT_CUSTOM_HEADERS, also to the question whether it is there at all."""
     with api(200, header="X-Proxy") as (url, _):
-        assert not prefect_api.healthy(url)
+        assert not prefect_client.healthy(url)
         monkeypatch.setenv("PREFECT_CLIENT_CUSTOM_HEADERS", '{"X-Proxy": "let me in"}')
-        assert prefect_api.healthy(url)
-        assert prefect_api.read(url, "/deployments/x") == {"id": 1}
+        assert prefect_client.healthy(url)
+        assert prefect_client.read(url, "/deployments/x") == {"id": 1}

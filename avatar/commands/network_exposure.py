@@ -9,12 +9,12 @@ from typing import Literal
 
 import httpx
 
-from avatar.local.prefect_api import PATIENCE, PrefectAccess
+from avatar.local.prefect_client import PATIENCE, PrefectAccess
 from avatar.settings import AvatarSettings, env_file
 from avatar.settings_sections import StoreSettings
 from avatar.store.connection import parse_endpoint
 from avatar.store.store import Store
-from avatar.stored import ProviderName
+from avatar.stored_models import ProviderName
 from avatar.web import server
 
 #: What a finding comes to.

@@ -1,4 +1,4 @@
-"""The process that decodes: `python -m avatar.media.decoder DESCRIPTOR`, started and asked by `avatar.media.confined`.
+"""The process that decodes: `python -m avatar.media.decoder_process DESCRIPTOR`, started and asked by `avatar.media.confined`.
 
 It answers one call after another within its limits, and ends when whoever started it does, even in the middle of one.
 With `--fork` it decodes nothing itself, and forks a child for each connection that it is sent.
@@ -16,7 +16,7 @@ from queue import SimpleQueue
 
 # Beside the first, what is asked for: imported before there are forks. Nothing of it may start a thread, for a fork has
 # only the one it is made in.
-from avatar.media import confined, decoding, inspect_video, marking, portrait, voice  # noqa: F401
+from avatar.media import confined, decoder_calls, embed_metadata, inspect_video, portrait, voice  # noqa: F401
 from avatar.media.decoder_limits import confine, forbid_network
 from avatar.media.decoder_pool import ENDED, READY
 

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from avatar.errors import VideoRejected
-from avatar.media.captions import as_vtt, from_vtt
 from avatar.media.disclosure import CaptionTrack, Marks
+from avatar.media.embed_metadata import write_marked
 from avatar.media.facts import FormSpec, MadeForm
 from avatar.media.loudness import RATE, gain_to, join_stereo, level_sound, limit_peaks, measure, read_sound
-from avatar.media.marking import write_marked
 from avatar.media.sound import open_media, reason
+from avatar.media.webvtt import as_vtt, from_vtt
 
 LONGEST_SIDE, SHORTEST_SIDE = 1920, 96
 #: H.264 at this quality (CRF) is within 0.98 of its source by SSIM for speaking faces.
@@ -58,7 +58,7 @@ def size_for(shape: str, width: int, height: int, *, crop: bool) -> tuple[int, i
 def make_form(
     source: Path, target: Path, form: FormSpec, marks: Marks, captions: tuple[CaptionTrack, ...] = ()
 ) -> MadeForm:
-    """As `avatar.media.decoding.make_form` says."""
+    """As `avatar.media.decoder_calls.make_form` says."""
     try:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             return _make(source, target, form, marks, captions=captions, folder=Path(folder))

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from avatar.errors import ObjectNotFound
 from avatar.inbox.uploads import TAKEN, Contents, File, Inbox, Upload, in_turns, read_signature
-from avatar.stored import Stored
+from avatar.stored_models import Stored
 
 
 class Ending(StrEnum):

@@ -9,8 +9,16 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from avatar.errors import StoreUnavailable
-from avatar.web import find_work as looking
-from avatar.web.find_work import FIRST_PAUSE, LONGEST_PAUSE, RECONCILE, SWEEP, DueRuns, FlowRuns, OpenWork
+from avatar.web import start_due_runs as looking
+from avatar.web.start_due_runs import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    RECONCILE,
+    SWEEP,
+    DueRuns,
+    FlowRuns,
+    OpenWork,
+)
 
 NOW = 1_000.0
 STALE = 600.0

@@ -140,7 +140,7 @@ class PreviewFolder:
         """Start the renderer, which inherits the locks, and reap it when it ends."""
         with self._log.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "avatar.media.preview", str(self.path)],
+                [sys.executable, "-m", "avatar.media.preview_render", str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from avatar.commands import doctor as exposure
-from avatar.local.prefect_api import PrefectAccess
+from avatar.commands import network_exposure as exposure
+from avatar.local.prefect_client import PrefectAccess
 from avatar.settings import AvatarSettings
 from tests.providers.sockets import Visit, closed_port, serving
 
