@@ -282,7 +282,7 @@ async def test_a_job_that_cannot_be_put_together_is_tried_ever_less_often(
     make_workspace, plan, footage, monkeypatch
 ):
     """It stays open, and a day of reconciling decodes it a few times, not hundreds."""
-    from avatar.job import reconcile
+    from avatar.job import finish_open_job
 
     tries = []
 
@@ -290,7 +290,7 @@ async def test_a_job_that_cannot_be_put_together_is_tried_ever_less_often(
         tries.append(1)
         raise OSError("cannot be decoded")
 
-    monkeypatch.setattr(reconcile, "publish_video", broken)
+    monkeypatch.setattr(finish_open_job, "publish_video", broken)
     workspace = make_workspace(Scripted("req-1", video=footage))
     await collect_render(workspace, await bought(workspace, plan))
     for _ in range(DAY // 120):
