@@ -30,7 +30,7 @@ from avatar.stored_models import (
     Voice,
 )
 
-# The nouns of the project as frozen models (vocabulary: README, "Words").
+# The nouns of the project as frozen models (their meanings: README, "How it runs").
 #: The model of those who name none, and of what was bought before there were others.
 KLING_AVATAR = "kling-ai-avatar-v2-pro"
 #: The free local stand-in.

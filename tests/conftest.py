@@ -98,7 +98,7 @@ def make_settings(store_settings: StoreSettings, tmp_path: Path) -> Callable[...
 #: Fixtures that start a process (a store, the sandbox, a Prefect server) or encode a video.
 PARTS = {"seaweed", "sandbox_process", "local", "program", "relay", "footage"}
 #: Test files that start processes by themselves, ask for such fixtures by name, encode or decode many files, make up
-#: hundreds of inputs, or import Prefect, which takes longer than all the rest.
+#: hundreds of inputs, serve HTTP to themselves, or import Prefect, which takes longer than all the rest.
 PLACES = (
     "store/test_contract", "local/test_embedded", "store/test_conditional", "store/test_failures", "media/", "inputs/",
     "providers/test_contract", "providers/test_preview", "sandbox/", "test_sandbox", "chaos/",
@@ -106,6 +106,9 @@ PLACES = (
     "security/test_tls", "security/test_settings_errors", "flows/test_cancelling", "flows/test_generate",
     "flows/test_batch", "flows/test_inbox", "flows/test_limits", "flows/test_fork_server", "flows/test_shown",
     "flows/test_asking", "browser/", "providers/test_any_answer", "batch/test_any_manifest", "security/test_file_modes",
+    "security/test_supply_chain", "test_architecture", "money/test_inspect_render", "job/test_growth", "job/test_month_index",
+    "batch/test_hostile_manifests", "providers/test_proxies", "providers/test_hostile_answers", "test_readme",
+    "providers/test_fal_stream", "providers/test_download", "providers/test_fal_webhooks", "job/test_fetching",
 )  # fmt: skip
 
 
