@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "out" / "lowest"
 INSTALL = "-m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade".split()  # noqa: SIM905
-TESTS = ("flows/test_generate", "flows/test_context", "local/test_prefect_api", "test_forms")
+TESTS = ("flows/test_generate", "flows/test_context", "local/test_prefect_client", "test_forms")
 
 
 def main() -> int:
