@@ -106,8 +106,10 @@ async def test_a_failed_render_is_told_and_not_published(
     run = await produce(JOB, **sandbox.fal_env())
     assert isinstance(run.outcome, RenderFailed)
     assert "This face is not allowed" in str(run.outcome)
-    logs = run.logs(at_form(f"Next: {run.outcome.hint}"))
+    next_step = at_form(f"Next: {run.outcome.hint}")
+    logs = run.logs(next_step)
     assert not [line for line in logs if "Traceback" in line]
+    assert next_step in logs[-1]
     (progress,) = run.artifacts("progress")
     assert progress["description"].startswith("Ended without a video: ")
     assert "This face is not allowed" in progress["description"]
