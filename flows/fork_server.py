@@ -32,7 +32,7 @@ MODULES = (
     "avatar.money.budget", "avatar.money.journal", "avatar.providers.fal", "avatar.providers.pixazo",
     "avatar.providers.preview",
     # What they import only when they run.
-    "prefect.utilities.visualization", "anyio._backends._asyncio", "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
+    "prefect.utilities.visualization", "anyio._backends._asyncio",
 )  # fmt: skip
 #: Seconds without a run after which it ends: what it holds in memory is for those that come soon.
 IDLE_SECONDS = 600.0

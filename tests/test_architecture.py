@@ -33,14 +33,16 @@ def test_the_library_works_where_prefect_is_not_installed():
 
 
 def test_only_the_process_that_decodes_loads_decoders():
-    """All but `avatar/media`, and of that what others import, is imported with FFmpeg, Pillow and numpy blocked."""
+    """All but `avatar/media`, what is asked of that, and what runs begin with: imported with FFmpeg, Pillow and numpy blocked."""
     outside = [path for path in LIBRARY if path.parent.name != "media"]
     outside += [*(ROOT / "flows").glob("*.py"), *(ROOT / "tasks").glob("*.py")]
     names = ["avatar.media.decoder_calls", *(name_of(path) for path in sorted(outside))]
     code = (
         "import sys, importlib\n"
         "for name in ('av', 'numpy', 'PIL'): sys.modules[name] = None\n"
-        f"for name in {names!r}: importlib.import_module(name)"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "from flows.fork_server import MODULES\n"
+        "for name in MODULES: importlib.import_module(name)"
     )
     result = run_python(code)
     assert result.returncode == 0, result.stderr

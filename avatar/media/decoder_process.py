@@ -16,7 +16,9 @@ from queue import SimpleQueue
 
 # Beside the first, what is asked for: imported before there are forks. Nothing of it may start a thread, for a fork has
 # only the one it is made in.
-from avatar.media import confined, decoder_calls, embed_metadata, inspect_video, portrait, voice  # noqa: F401
+from PIL import JpegImagePlugin, PngImagePlugin  # noqa: F401
+
+from avatar.media import confined, cuts, decoder_calls, embed_metadata, inspect_video, portrait, voice  # noqa: F401
 from avatar.media.decoder_limits import confine, forbid_network
 from avatar.media.decoder_pool import ENDED, READY
 

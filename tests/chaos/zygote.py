@@ -19,9 +19,8 @@ from typing import Any, NoReturn
 
 #: What a run imports late, where it is used; imported here once for all.
 LATE = (
-    "av", "avatar.commands.main", "avatar.commands.generate", "avatar.commands.status",
-    "flows.generate", "avatar.local", "flows.upkeep", "minio", "numpy", "PIL.Image", "PIL.PngImagePlugin",
-    "PIL.JpegImagePlugin", "prefect.main", "prefect.server.schemas", "tasks.artifacts", "avatar.media.decoder_calls",
+    "avatar.commands.main", "avatar.commands.generate", "avatar.commands.status", "flows.generate", "avatar.local",
+    "flows.upkeep", "minio", "prefect.main", "prefect.server.schemas", "tasks.artifacts", "avatar.media.decoder_calls",
     "avatar.providers.fal", "avatar.providers.pixazo", "avatar.workspace",
 )  # fmt: skip
 
